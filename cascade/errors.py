@@ -1,0 +1,38 @@
+"""Errors a user can mend, and how entry points show them: one line, a non-zero exit code, no traceback."""
+
+from __future__ import annotations
+
+import functools
+import sys
+from collections.abc import Callable
+from typing import ParamSpec, TypeVar
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class CascadeError(ValueError):
+    """Something given to `cascade` is not what it has to be. The message is one line and says what was expected."""
+
+
+def one_line_errors(*kinds: type[Exception]) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """Decorates a program's entry point: errors of these kinds and file errors end it with one line and code 2.
+
+    Anything else is a bug of ours and keeps its traceback.
+    """
+
+    def decorate(function: Callable[P, R]) -> Callable[P, R]:
+        @functools.wraps(function)
+        def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
+            try:
+                return function(*args, **kwargs)
+            except (CascadeError, *kinds) as error:
+                message = " ".join(str(error).split())
+            except (PermissionError, NotADirectoryError, FileExistsError, FileNotFoundError) as error:
+                message = f"{error.strerror}: {error.filename}"
+            print(f"error: {message}", file=sys.stderr)
+            raise SystemExit(2)
+
+        return wrapper
+
+    return decorate

@@ -1,0 +1,266 @@
+"""Hugging Face decoders: one forward pass gives the answer, P(T) and every layer's state at the last prompt token.
+
+Loads by name from a folder, the Hub or the embedded miniature. Knows nothing of disks, tasks or thresholds.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from cascade.errors import CascadeError
+from cascade.miniature.families import ASSETS, MODEL_NAMES
+from cascade.tasks.base import ANSWER_PREFIX
+from probes.capture import HiddenStateCapture, decoder_blocks, last_token_positions, resolve_layers
+from probes.store import DTYPES
+
+_WHOLE_FILE_BYTES = 64 * 2**20
+_BLOCK_BYTES, _BLOCKS = 2**16, 256
+
+
+@dataclass(frozen=True)
+class PromptOutput:
+    """What one forward pass over a batch of prompts gives.
+
+    Attributes:
+        first_token: Log-probabilities of the token after the prompt, ``[batch, vocabulary]``, float32.
+        states: For each layer ``[batch, hidden]`` at the last prompt token, on the CPU.
+        prompt_tokens: Tokens of each prompt, ``[batch]``, int64.
+        texts: Generated continuations, where some were asked for.
+        completion_tokens: Tokens generated for each, ``[batch]``, int64.
+    """
+
+    first_token: Tensor
+    states: dict[int, Tensor]
+    prompt_tokens: Tensor
+    texts: tuple[str, ...] = ()
+    completion_tokens: Tensor | None = None
+
+
+class HuggingFaceModel:
+    """A decoder and its tokenizer, ready to be asked.
+
+    Args:
+        name: As the user gave it.
+        model: The decoder, in evaluation mode.
+        tokenizer: Its tokenizer.
+        revision: Commit on the Hub, or hash of the local files.
+    """
+
+    def __init__(self, name: str, model: Any, tokenizer: Any, revision: str) -> None:
+        self.name, self.model, self.tokenizer, self.revision = name, model.eval(), tokenizer, revision
+        if tokenizer.pad_token_id is None:
+            tokenizer.pad_token_id = tokenizer.eos_token_id
+        if tokenizer.pad_token_id is None:
+            raise CascadeError(f"Expected the tokenizer of {name!r} to have a padding or end token, but it has neither")
+        self._accepts = set(inspect.signature(model.forward).parameters)
+
+    @classmethod
+    def from_pretrained(
+        cls, name: str, revision: str | None = None, dtype: str = "float32", device_map: str | None = None
+    ) -> HuggingFaceModel:
+        """Loads a model with `transformers`' Auto classes.
+
+        Args:
+            name: A miniature's name, a folder, or a Hub id.
+            revision: Branch, tag or commit on the Hub.
+            dtype: ``float32``, ``float16`` or ``bfloat16``; the weights are cast to it.
+            device_map: As in `transformers`; without it the GPU where there is one, else the CPU.
+
+        Raises:
+            CascadeError: If there is no such model, or `dtype` is not known.
+        """
+        from transformers import AutoModelForCausalLM, AutoTokenizer
+
+        if dtype not in DTYPES:
+            raise CascadeError(f"Expected `dtype` to be one of {', '.join(DTYPES)}, but got {dtype!r}")
+        source = resolve_model(name)
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(source, revision=revision)
+            model = AutoModelForCausalLM.from_pretrained(
+                source, revision=revision, dtype=DTYPES[dtype], device_map=device_map
+            )
+        except (OSError, ValueError) as error:
+            reason = str(error).strip().splitlines()[0]
+            raise CascadeError(
+                f"Expected `model` to be one of {', '.join(MODEL_NAMES)}, a folder or a Hub id, but {name!r} "
+                f"could not be loaded: {reason}"
+            ) from error
+        if device_map is None and torch.cuda.is_available():
+            model = model.to("cuda")
+        found = getattr(model.config, "_commit_hash", None) or hash_folder(Path(source))
+        return cls(name, model, tokenizer, found)
+
+    @property
+    def depth(self) -> int:
+        """Number of decoder blocks."""
+        return len(decoder_blocks(self.model))
+
+    @property
+    def hidden_size(self) -> int:
+        """Width of a hidden state."""
+        size: int = self.model.config.get_text_config().hidden_size
+        return size
+
+    @property
+    def parameters(self) -> int:
+        """Number of parameters, shared ones counted once."""
+        return sum(p.numel() for p in self.model.parameters())
+
+    @property
+    def tokenizer_hash(self) -> str:
+        """Hash of everything the tokenizer does to text."""
+        backend = getattr(self.tokenizer, "backend_tokenizer", None)
+        text = backend.to_str() if backend is not None else repr(sorted(self.tokenizer.get_vocab().items()))
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    def layers(self, layers: Sequence[int] | str) -> tuple[int, ...]:
+        """Layer numbers of this model, checked."""
+        return resolve_layers(layers, self.depth)
+
+    def option_tokens(self, prompt: str, letters: Sequence[str]) -> tuple[int, ...]:
+        """The token that stands for each option letter right after a prompt.
+
+        Raises:
+            CascadeError: If a letter is more than one token there, or two letters are the same token.
+        """
+        stem = self.tokenizer(prompt).input_ids
+        found: list[int] = []
+        for letter in letters:
+            for text in (f" {letter}", letter):
+                whole = self.tokenizer(prompt + text).input_ids
+                if len(whole) == len(stem) + 1 and whole[:-1] == stem and whole[-1] not in found:
+                    found.append(whole[-1])
+                    break
+            else:
+                raise CascadeError(
+                    f"Expected the tokenizer of {self.name!r} to give option letter {letter!r} one token of its own "
+                    f"after the prompt, but it does not"
+                )
+        return tuple(found)
+
+    def answer_prefix_tokens(self) -> tuple[int, ...]:
+        """Every token that can begin "Answer": the paper's P(T) for open-ended questions is their mass."""
+        prefix = ANSWER_PREFIX.rstrip(":")
+        tokens = self.tokenizer.convert_ids_to_tokens(range(len(self.tokenizer)))
+        special = set(self.tokenizer.all_special_ids)
+        texts = (self.tokenizer.convert_tokens_to_string([t]).strip() if t else "" for t in tokens)
+        return tuple(i for i, text in enumerate(texts) if text and prefix.startswith(text) and i not in special)
+
+    def lengths(self, prompts: Sequence[str]) -> list[int]:
+        """Tokens of each prompt.
+
+        Raises:
+            CascadeError: If a prompt is longer than the model's context.
+        """
+        lengths = [len(ids) for ids in self.tokenizer(list(prompts)).input_ids]
+        context = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+        if context is not None and max(lengths, default=0) > context:
+            raise CascadeError(
+                f"Expected prompts of at most {context} tokens for {self.name!r}, but prompt "
+                f"{lengths.index(max(lengths))} has {max(lengths)}"
+            )
+        return lengths
+
+    @torch.inference_mode()
+    def run(
+        self,
+        prompts: Sequence[str],
+        layers: Sequence[int] | str = "all",
+        max_new_tokens: int = 0,
+        padding_side: Literal["left", "right"] = "left",
+    ) -> PromptOutput:
+        """Runs a batch of prompts once.
+
+        Args:
+            prompts: Texts; tokenised with the tokenizer's own special tokens.
+            layers: Layers whose states are wanted.
+            max_new_tokens: If positive, continues greedily from the same pass.
+            padding_side: Makes no difference to the result; generation pads on the left.
+
+        Returns:
+            See `PromptOutput`. Only the last prompt position's logits are computed.
+        """
+        side = "left" if max_new_tokens else padding_side
+        batch = self.tokenizer(list(prompts), padding=True, padding_side=side, return_tensors="pt")
+        ids = batch.input_ids.to(self.model.device)
+        mask = batch.attention_mask.to(self.model.device)
+        positions = last_token_positions(mask)
+        with HiddenStateCapture(self.model, layers) as capture:
+            capture.arm(positions)
+            if max_new_tokens:
+                logits, texts, counts = self._generate(ids, mask, max_new_tokens)
+            else:
+                logits, texts, counts = self._forward(ids, mask, positions), (), None
+        states = {layer: state.cpu() for layer, state in capture.states.items()}
+        return PromptOutput(logits.float().log_softmax(-1).cpu(), states, mask.sum(1).cpu(), texts, counts)
+
+    def _forward(self, ids: Tensor, mask: Tensor, positions: Tensor) -> Tensor:
+        """Logits at ``positions``, ``[batch, vocabulary]``; nowhere else where the architecture allows it."""
+        inputs: dict[str, Any] = {"input_ids": ids, "attention_mask": mask, "use_cache": False}
+        if "position_ids" in self._accepts:
+            inputs["position_ids"] = (mask.cumsum(1) - 1).clamp(min=0)
+        wanted, place = torch.unique(positions, return_inverse=True)
+        if "logits_to_keep" in self._accepts:
+            logits = self.model(**inputs, logits_to_keep=wanted).logits
+        else:
+            logits, place = self.model(**inputs).logits, positions
+        picked: Tensor = logits[torch.arange(len(ids), device=logits.device), place.to(logits.device)]
+        return picked
+
+    def _generate(self, ids: Tensor, mask: Tensor, max_new_tokens: int) -> tuple[Tensor, tuple[str, ...], Tensor]:
+        """Greedy continuation: first-token logits, texts, and how many tokens each took."""
+        output = self.model.generate(
+            input_ids=ids,
+            attention_mask=mask,
+            do_sample=False,
+            temperature=None,
+            top_p=None,
+            top_k=None,
+            max_new_tokens=max_new_tokens,
+            pad_token_id=self.tokenizer.pad_token_id,
+            output_logits=True,
+            return_dict_in_generate=True,
+        )
+        new = output.sequences[:, ids.shape[1] :].cpu()
+        ends = torch.tensor(sorted(self._end_tokens()))
+        ended = torch.isin(new, ends)
+        counts = torch.where(ended.any(1), ended.int().argmax(1) + 1, new.shape[1])
+        texts = tuple(
+            self.tokenizer.decode(row[: int(n)], skip_special_tokens=True) for row, n in zip(new, counts, strict=True)
+        )
+        return output.logits[0], texts, counts
+
+    def _end_tokens(self) -> Iterator[int]:
+        for end in (self.model.generation_config.eos_token_id, self.tokenizer.eos_token_id):
+            if end is not None:
+                yield from end if isinstance(end, list) else [end]
+
+
+def resolve_model(name: str) -> str:
+    """The folder of a miniature by its name; any other name as it is."""
+    return str(ASSETS / name) if name in MODEL_NAMES else name
+
+
+def hash_folder(folder: Path) -> str:
+    """Hash of a local model: configuration whole, weights whole up to 64 MiB and in 256 spread blocks above."""
+    digest = hashlib.sha256()
+    files = [folder / "config.json", *sorted(folder.glob("*.safetensors")), *sorted(folder.glob("*.bin"))]
+    for path in files:
+        size = path.stat().st_size
+        digest.update(f"{path.name}:{size}".encode())
+        with path.open("rb") as file:
+            if size <= _WHOLE_FILE_BYTES:
+                digest.update(file.read())
+                continue
+            for block in range(_BLOCKS):
+                file.seek(block * (size - _BLOCK_BYTES) // (_BLOCKS - 1))
+                digest.update(file.read(_BLOCK_BYTES))
+    return digest.hexdigest()[:16]

@@ -1,0 +1,253 @@
+"""The P(IK) head others load: raw hidden states in, calibrated P(IK) out.
+
+A checkpoint is a folder with `config.json`, `model.safetensors` and `README.md`. Everything needed to use the
+probe on raw hidden states is in it; nothing is ever unpickled. Training is not here (`probes.training`).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import Tensor, nn
+
+from probes.calibration import Calibrator, build_calibrator
+from probes.errors import ProbeError
+from probes.store import write_atomically
+
+FORMAT = 1
+WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
+_ACTIVATIONS = {"relu": nn.ReLU, "gelu": nn.GELU, "tanh": nn.Tanh, "silu": nn.SiLU}
+
+
+@dataclass(frozen=True)
+class HeadConfig:
+    """The shape of a head.
+
+    Attributes:
+        width: Units of each hidden layer.
+        depth: Hidden layers; 0 is a linear head.
+        dropout: Dropout after each hidden layer, while training.
+        activation: ``relu``, ``gelu``, ``tanh`` or ``silu``.
+    """
+
+    width: int = 128
+    depth: int = 1
+    dropout: float = 0.1
+    activation: str = "relu"
+
+    def __post_init__(self) -> None:
+        if self.activation not in _ACTIVATIONS:
+            raise ProbeError(f"Expected `activation` to be one of {', '.join(_ACTIVATIONS)}, but got {self.activation!r}")
+        if self.width < 1 or self.depth < 0 or not 0 <= self.dropout < 1:
+            raise ProbeError(f"Expected width ≥ 1, depth ≥ 0 and 0 ≤ dropout < 1, but got {self}")
+
+
+@dataclass(frozen=True)
+class ProbeConfig:
+    """What a probe is and what it was trained on.
+
+    Attributes:
+        hidden_size: Width of the states it reads.
+        layer: Layer it reads (0 = embeddings, ℓ = raw output of block ℓ).
+        base_model: Name of the model whose states it reads.
+        base_revision: Commit on the Hub, or hash of the local weights.
+        num_layers: Decoder blocks of the base model.
+        head: Shape of the head.
+        calibration: Kind of calibrator.
+        threshold: P(IK) below this escalates.
+        position: The token that is read.
+        template_hash: Hash of the prompt's wording.
+        task: Task it was trained on.
+        task_revision: Hash of that task's questions.
+        label: What 1 means.
+        split_fingerprint: Hash of the question ids it was trained, calibrated and tested on.
+        metrics: Test metrics, for the reader.
+    """
+
+    hidden_size: int
+    layer: int
+    base_model: str
+    base_revision: str = ""
+    num_layers: int = 0
+    head: HeadConfig = field(default_factory=HeadConfig)
+    calibration: str = "none"
+    threshold: float = 0.5
+    position: str = "last_prompt_token"
+    template_hash: str = ""
+    task: str = ""
+    task_revision: str = ""
+    label: str = "the base model's greedy answer is correct"
+    split_fingerprint: str = ""
+    metrics: Mapping[str, float] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """The configuration as plain JSON values."""
+        return asdict(self) | {"format": FORMAT, "metrics": dict(self.metrics)}
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any], source: str) -> ProbeConfig:
+        """The inverse of `to_json`; ``source`` names the file in errors."""
+        values = dict(values)
+        if (version := values.pop("format", None)) != FORMAT:
+            raise ProbeError(f"Expected {source} to be of format {FORMAT}, but got {version!r}; update this library?")
+        known = {f.name for f in fields(cls)}
+        if unknown := sorted(set(values) - known):
+            raise ProbeError(f"Expected {source} to hold only {sorted(known)}, but got also {unknown}")
+        try:
+            return cls(**(values | {"head": HeadConfig(**values["head"])}))
+        except (TypeError, KeyError) as error:
+            raise ProbeError(f"Expected {source} to be a whole probe configuration, but {error}") from error
+
+
+def build_head(config: HeadConfig, hidden_size: int) -> nn.Sequential:
+    """A head from states to one logit: linear, or a multi-layer perceptron."""
+    layers: list[nn.Module] = []
+    width = hidden_size
+    for _ in range(config.depth):
+        layers += [nn.Linear(width, config.width), _ACTIVATIONS[config.activation](), nn.Dropout(config.dropout)]
+        width = config.width
+    return nn.Sequential(*layers, nn.Linear(width, 1))
+
+
+class Probe(nn.Module):
+    """A P(IK) probe: standardises a hidden state, runs the head, calibrates.
+
+    Example:
+        >>> probe = Probe.from_pretrained("runs/probes/mini-llama-small")
+        >>> p_ik = probe(states)  # [..., hidden] -> [...]
+
+    Args:
+        config: See `ProbeConfig`.
+
+    Attributes:
+        mean, scale: Feature standardisation, ``[hidden]``, float32.
+    """
+
+    mean: Tensor
+    scale: Tensor
+
+    def __init__(self, config: ProbeConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.register_buffer("mean", torch.zeros(config.hidden_size))
+        self.register_buffer("scale", torch.ones(config.hidden_size))
+        self.head = build_head(config.head, config.hidden_size)
+        self.calibrator: Calibrator = build_calibrator(config.calibration)
+
+    def raw_logits(self, states: Tensor) -> Tensor:
+        """Uncalibrated logits, ``[...]`` from states ``[..., hidden]``."""
+        if states.shape[-1:] != (self.config.hidden_size,):
+            raise ProbeError(f"Expected `states` to be [..., {self.config.hidden_size}], but got {tuple(states.shape)}")
+        standardised = (states.to(self.mean.dtype) - self.mean) / self.scale
+        logits: Tensor = self.head(standardised).squeeze(-1)
+        return logits
+
+    def forward(self, states: Tensor) -> Tensor:
+        """Calibrated P(IK): ``[...]`` in [0, 1], float32, from raw hidden states ``[..., hidden]`` of any dtype."""
+        return torch.sigmoid(self.calibrator(self.raw_logits(states)))
+
+    @torch.no_grad()
+    def predict(self, states: np.ndarray | Tensor) -> np.ndarray:
+        """Calibrated P(IK) without gradients, as a float32 array ``[...]``.
+
+        Raises:
+            ProbeError: If the width is wrong or a state is NaN or infinite.
+        """
+        tensor = torch.as_tensor(states)
+        if not bool(torch.isfinite(tensor).all()):
+            raise ProbeError("Expected finite hidden states, but `states` holds NaN or infinity")
+        result: np.ndarray = self.eval()(tensor.to(self.mean.device)).cpu().numpy()
+        return result
+
+    def save_pretrained(self, folder: str | Path, card: str | None = None) -> Path:
+        """Writes the checkpoint folder; ``card`` is its README, by default a short one."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self.state_dict().items()}
+        write_atomically(folder / WEIGHTS, save(tensors))
+        write_atomically(folder / CARD, (card or model_card(self.config)).encode())
+        config = json.dumps(self.config.to_json(), indent=2, sort_keys=True) + "\n"
+        write_atomically(folder / CONFIG, config.encode())
+        return folder
+
+    @classmethod
+    def from_pretrained(cls, folder_or_id: str | Path, revision: str | None = None) -> Probe:
+        """Loads a probe from a folder or from the Hugging Face Hub.
+
+        Args:
+            folder_or_id: A checkpoint folder, or a Hub id such as ``someone/some-probe``.
+            revision: Branch, tag or commit on the Hub.
+
+        Raises:
+            ProbeError: If a file is missing or of a newer format, or a tensor is missing, unexpected or of
+                another shape.
+        """
+        folder = _checkpoint_folder(str(folder_or_id), revision)
+        for name in (CONFIG, WEIGHTS):
+            if not (folder / name).exists():
+                raise ProbeError(f"Expected a probe checkpoint in {folder}, but there is no {name}")
+        try:
+            values = json.loads((folder / CONFIG).read_text())
+            tensors = load_file(folder / WEIGHTS)
+        except (json.JSONDecodeError, SafetensorError) as error:
+            raise ProbeError(f"Probe checkpoint {folder} is corrupt: {error}") from error
+        probe = cls(ProbeConfig.from_json(values, str(folder / CONFIG)))
+        _load_strictly(probe, tensors, folder / WEIGHTS)
+        return probe.eval()
+
+
+def _checkpoint_folder(name: str, revision: str | None) -> Path:
+    if Path(name).is_dir():
+        return Path(name)
+    if name.count("/") != 1 or name.startswith((".", "/")):
+        raise ProbeError(f"Expected a probe checkpoint folder or a Hub id, but there is no folder {name!r}")
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(name, revision=revision, allow_patterns=[CONFIG, WEIGHTS, CARD]))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise ProbeError(f"There is no folder {name!r}, and the Hub gave no probe of that id: {reason}") from error
+
+
+def _load_strictly(probe: Probe, tensors: Mapping[str, Tensor], path: Path) -> None:
+    expected = probe.state_dict()
+    for name in sorted(set(expected) | set(tensors)):
+        if name not in tensors:
+            raise ProbeError(f"Expected tensor {name!r} in {path}, but it is missing")
+        if name not in expected:
+            raise ProbeError(f"Expected no tensor {name!r} in {path}, but it is there")
+        if expected[name].shape != tensors[name].shape:
+            raise ProbeError(
+                f"Expected tensor {name!r} in {path} to be {tuple(expected[name].shape)}, "
+                f"but got {tuple(tensors[name].shape)}"
+            )
+    probe.load_state_dict(tensors)
+
+
+def model_card(config: ProbeConfig) -> str:
+    """The README of a checkpoint: what it reads, what it says, how good it was, how to use it."""
+    rows = "\n".join(f"| {name} | {value:.4f} |" for name, value in config.metrics.items())
+    table = f"\n| test metric | value |\n|---|---|\n{rows}\n" if rows else ""
+    return f"""# P(IK) probe for {config.base_model}, layer {config.layer}
+
+Reads the hidden state of `{config.base_model}` (revision `{config.base_revision}`) after decoder block
+{config.layer} of {config.num_layers} at the {config.position.replace("_", " ")}, and gives P(IK): the probability
+that {config.label}. Trained on `{config.task}`; calibration: {config.calibration}; threshold {config.threshold}.
+{table}
+```python
+from probes import Probe
+
+probe = Probe.from_pretrained("path/to/this/folder")
+p_ik = probe.predict(states)  # states: [..., {config.hidden_size}], raw block output; p_ik: [...]
+```
+"""

@@ -1,0 +1,291 @@
+"""Hidden states on disk: a folder of safetensors shards and a manifest, one folder for each key.
+
+A shard holds consecutive rows, one contiguous tensor a layer (`layer.24`: rows × hidden), so one layer is read
+without touching the others. Shards appear under their final name only when they are whole, so a killed
+writer goes on where it stopped. What the rows mean (questions, answers) is not known here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from probes.errors import ProbeError
+
+FORMAT = 1
+MANIFEST = "manifest.json"
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+
+
+@dataclass(frozen=True)
+class StoreKey:
+    """What the states were computed from. Stores with different keys never share a folder.
+
+    Attributes:
+        model: Name or path of the model.
+        model_revision: Commit on the Hub, or hash of the local weights.
+        tokenizer_hash: Hash of the tokenizer.
+        template_hash: Hash of the prompt's wording.
+        task: Name of the task.
+        task_revision: Hash of its questions.
+        dtype: ``float32``, ``float16`` or ``bfloat16``: the states as computed and as stored.
+        layers: Layer numbers (0 = embeddings).
+        position: The token that was read.
+        versions: Library versions the numbers depend on, such as ``{"torch": "2.13"}``.
+    """
+
+    model: str
+    model_revision: str
+    tokenizer_hash: str
+    template_hash: str
+    task: str
+    task_revision: str
+    dtype: str
+    layers: tuple[int, ...]
+    position: str
+    versions: Mapping[str, str]
+
+    def __post_init__(self) -> None:
+        if self.dtype not in DTYPES:
+            raise ProbeError(f"Expected `dtype` to be one of {', '.join(DTYPES)}, but got {self.dtype!r}")
+
+    @cached_property
+    def digest(self) -> str:
+        """Short hash of the whole key."""
+        return hashlib.sha256(json.dumps(self.to_json(), sort_keys=True).encode()).hexdigest()[:12]
+
+    def to_json(self) -> dict[str, object]:
+        """The key as plain JSON values."""
+        return asdict(self) | {"layers": list(self.layers), "versions": dict(self.versions), "format": FORMAT}
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, object]) -> StoreKey:
+        """The inverse of `to_json`."""
+        fields = {k: v for k, v in values.items() if k != "format"}
+        fields["layers"] = tuple(fields["layers"])  # type: ignore[arg-type]
+        return cls(**fields)  # type: ignore[arg-type]
+
+    @property
+    def folder_name(self) -> str:
+        """``<model>--<task>--<digest>`` with nothing in it a file system minds."""
+        slug = re.sub(r"[^A-Za-z0-9.-]+", "-", Path(self.model).name if "/" in self.model else self.model)
+        return f"{slug}--{self.task}--{self.digest}"
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Writes ``data`` to ``path`` so that the name never stands for half a file."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        with partial.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _checksum(tensor: Tensor) -> int:
+    return zlib.crc32(tensor.contiguous().view(torch.uint8).numpy().reshape(-1))
+
+
+def _read_shard_header(path: Path) -> dict[str, object]:
+    """The shard's own description of itself: key digest, row range, a CRC-32 for each tensor."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            return dict(json.loads((file.metadata() or {})["shard"]))
+    except (SafetensorError, KeyError, json.JSONDecodeError) as error:
+        raise ProbeError(f"Shard {path} is corrupt ({error}); delete it and score again, the rest is kept") from error
+
+
+class StoreWriter:
+    """Writes a store shard by shard; what is already there is kept.
+
+    Args:
+        root: Folder that holds stores; this one gets a folder of its own, named by its key.
+        key: What the states are computed from.
+        rows: How many rows the whole store will have.
+        hidden_size: Width of a state.
+        shard_rows: Rows of a shard, all but the last.
+
+    Raises:
+        ProbeError: If the folder holds something else, or the disk has not the room.
+    """
+
+    def __init__(self, root: str | Path, key: StoreKey, rows: int, hidden_size: int, shard_rows: int = 1024) -> None:
+        self.folder = Path(root) / key.folder_name
+        self.key, self.rows, self.hidden_size = key, rows, hidden_size
+        self.shards = [range(start, min(start + shard_rows, rows)) for start in range(0, rows, shard_rows)]
+        self.bytes_per_row = len(key.layers) * hidden_size * DTYPES[key.dtype].itemsize
+        self.folder.mkdir(parents=True, exist_ok=True)
+        for stale in self.folder.glob(".*.partial"):
+            if not _alive(int(stale.name.split(".")[-2])):
+                stale.unlink(missing_ok=True)
+
+    @property
+    def total_bytes(self) -> int:
+        """Size of the finished store's tensors."""
+        return self.rows * self.bytes_per_row
+
+    def check_room(self) -> None:
+        """Raises `ProbeError` if the disk cannot take what is still to be written."""
+        missing = sum(len(self.shards[i]) for i in self.pending()) * self.bytes_per_row
+        free = shutil.disk_usage(self.folder).free
+        if missing > free:
+            raise ProbeError(f"Expected {missing:,} free bytes in {self.folder} for the hidden states, but got {free:,}")
+
+    def path(self, shard: int) -> Path:
+        """The final name of a shard."""
+        return self.folder / f"shard-{shard:05d}.safetensors"
+
+    def pending(self) -> list[int]:
+        """Numbers of the shards still to be written. A shard that is there but not this store's is an error."""
+        missing = []
+        for number, rows in enumerate(self.shards):
+            if not self.path(number).exists():
+                missing.append(number)
+                continue
+            header = _read_shard_header(self.path(number))
+            expected = {"key": self.key.digest, "start": rows.start, "stop": rows.stop}
+            if {name: header.get(name) for name in expected} != expected:
+                raise ProbeError(f"Expected shard {self.path(number)} to be {expected}, but got {header}")
+        return missing
+
+    def write(self, shard: int, states: Mapping[int, Tensor]) -> None:
+        """Writes one shard: for each layer of the key ``[rows of the shard, hidden]``.
+
+        Raises:
+            ProbeError: If a layer is missing, has another shape, or holds NaN or infinity.
+        """
+        rows, dtype = self.shards[shard], DTYPES[self.key.dtype]
+        tensors: dict[str, Tensor] = {}
+        for layer in self.key.layers:
+            state = states[layer].to(dtype).cpu().contiguous()
+            if state.shape != (len(rows), self.hidden_size):
+                raise ProbeError(
+                    f"Expected layer {layer} of rows {rows.start}:{rows.stop} to be "
+                    f"{(len(rows), self.hidden_size)}, but got {tuple(state.shape)}"
+                )
+            if not bool(torch.isfinite(state).all()):
+                bad = rows.start + int((~torch.isfinite(state).all(dim=1)).nonzero()[0])
+                raise ProbeError(f"Expected finite hidden states, but row {bad} of layer {layer} holds NaN or infinity")
+            tensors[f"layer.{layer}"] = state
+        header = {
+            "key": self.key.digest,
+            "start": rows.start,
+            "stop": rows.stop,
+            "crc32": {name: _checksum(tensor) for name, tensor in tensors.items()},
+        }
+        partial = self.folder / f".shard-{shard:05d}.{os.getpid()}.partial"
+        # One metadata entry only: safetensors does not keep the order of several, and bytes must repeat.
+        save_file(tensors, partial, metadata={"shard": json.dumps(header)})
+        with partial.open("rb") as file:
+            os.fsync(file.fileno())
+        os.replace(partial, self.path(shard))
+
+    def finish(self) -> HiddenStateStore:
+        """Writes the manifest, once every shard is there, and opens the store."""
+        if missing := self.pending():
+            raise ProbeError(f"Expected all {len(self.shards)} shards in {self.folder}, but {len(missing)} are missing")
+        shards = []
+        for number in range(len(self.shards)):
+            header = _read_shard_header(self.path(number))
+            shards.append({"file": self.path(number).name, **{k: header[k] for k in ("start", "stop", "crc32")}})
+        manifest = {
+            "format": FORMAT,
+            "key": self.key.to_json(),
+            "rows": self.rows,
+            "hidden_size": self.hidden_size,
+            "shards": shards,
+        }
+        write_atomically(self.folder / MANIFEST, (json.dumps(manifest, indent=1) + "\n").encode())
+        return HiddenStateStore(self.folder)
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+class HiddenStateStore:
+    """A finished store, for reading.
+
+    Args:
+        folder: The store's folder.
+        expect: If given, the key the store must have.
+
+    Raises:
+        ProbeError: If there is no finished store, it is of another format or key, or a shard is missing.
+    """
+
+    def __init__(self, folder: str | Path, expect: StoreKey | None = None) -> None:
+        self.folder = Path(folder)
+        path = self.folder / MANIFEST
+        if not path.exists():
+            raise ProbeError(f"Expected a finished hidden-state store in {self.folder}, but there is no {MANIFEST}")
+        try:
+            manifest = json.loads(path.read_text())
+            if manifest["format"] != FORMAT:
+                raise ProbeError(f"Expected {path} to be of format {FORMAT}, but got {manifest['format']!r}")
+            self.key = StoreKey.from_json(manifest["key"])
+            self.rows: int = manifest["rows"]
+            self.hidden_size: int = manifest["hidden_size"]
+            self._shards: Sequence[dict[str, object]] = manifest["shards"]
+        except (json.JSONDecodeError, KeyError, TypeError) as error:
+            raise ProbeError(f"Manifest {path} is corrupt ({error!r}); delete it and score again") from error
+        if expect is not None and expect.to_json() != self.key.to_json():
+            ours, theirs = expect.to_json(), self.key.to_json()
+            differs = ", ".join(f"{k}={theirs.get(k)!r} instead of {v!r}" for k, v in ours.items() if theirs.get(k) != v)
+            raise ProbeError(f"The store in {self.folder} is of something else: {differs}")
+        for shard in self._shards:
+            if not (self.folder / str(shard["file"])).exists():
+                raise ProbeError(f"Shard {self.folder / str(shard['file'])} is missing; score again, the rest is kept")
+
+    @property
+    def layers(self) -> tuple[int, ...]:
+        """The layers held."""
+        return self.key.layers
+
+    def iter_layer(self, layer: int) -> Iterator[Tensor]:
+        """The shards of one layer in row order, each ``[rows, hidden]`` in the store's dtype, read through mmap.
+
+        Every tensor is held against its checksum as it is read.
+
+        Raises:
+            ProbeError: If the layer is not held, or a shard is corrupt.
+        """
+        if layer not in self.layers:
+            raise ProbeError(f"Expected `layer` to be one of {list(self.layers)} in {self.folder}, but got {layer}")
+        name = f"layer.{layer}"
+        for shard in self._shards:
+            path = self.folder / str(shard["file"])
+            try:
+                with safe_open(path, framework="pt") as file:
+                    tensor: Tensor = file.get_tensor(name)
+            except SafetensorError as error:
+                raise ProbeError(f"Shard {path} is corrupt ({error}); delete it and score again") from error
+            if _checksum(tensor) != shard["crc32"][name]:  # type: ignore[index]
+                raise ProbeError(f"Shard {path} is corrupt (checksum of {name} differs); delete it and score again")
+            yield tensor
+
+    def layer(self, layer: int) -> Tensor:
+        """One layer whole: ``[rows, hidden]`` in the store's dtype. See `iter_layer`."""
+        return torch.cat(list(self.iter_layer(layer)))
