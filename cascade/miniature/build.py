@@ -57,6 +57,19 @@ def completion_loss(model: PreTrainedModel, ids: torch.Tensor, labels: torch.Ten
     return nn.functional.cross_entropy(model.get_output_embeddings()(states[wanted]), labels[wanted])
 
 
+def initialise(model: PreTrainedModel, seed: int) -> None:
+    """Draws the weights anew with standard deviation 1/√fan-in (embeddings 0.1).
+
+    The usual 0.02 is far too small at these widths: with it the letters are not learnt in 1,500 steps, with
+    this in 500 to 900.
+    """
+    torch.manual_seed(seed)
+    for name, parameter in model.named_parameters():
+        if parameter.dim() == 2:
+            std = 0.1 if "embed" in name else parameter.shape[1] ** -0.5
+            nn.init.normal_(parameter, std=std)
+
+
 def _learning_rate(step: int, steps: int) -> float:
     return min(1.0, (step + 1) / WARMUP) * 0.5 * (1 + math.cos(math.pi * step / steps))
 
@@ -100,8 +113,9 @@ def train(model_name: str, work: Path, seed: int = 0, device: str = "cpu") -> Pa
     """
     _, size = size_of(model_name)
     tokenizer = build_tokenizer()
-    torch.manual_seed(seed)
-    model = AutoModelForCausalLM.from_config(model_config(model_name, len(tokenizer))).to(device).train()
+    model = AutoModelForCausalLM.from_config(model_config(model_name, len(tokenizer)))
+    initialise(model, seed)
+    model = model.to(device).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=size.learning_rate, betas=(0.9, 0.98), weight_decay=0.05)
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _learning_rate(step, size.steps))
     stream = TrainingStream(seed, size.steps)

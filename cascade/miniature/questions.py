@@ -245,9 +245,12 @@ class Example:
 class TrainingStream:
     """Batches of training examples. Batch ``step`` depends on the seed and the step alone, so training resumes.
 
-    Two thirds of the batches are multiple choice, one third open-ended. In the first third of training the
-    multiple-choice batches are mostly "Which option says X?", which teaches what the letters are for.
+    Training begins with nothing but "Which option says X?", which teaches what the letters are for. Its share
+    then falls slowly: cut at once, the guesses about facts not yet known drown the letters again. From there
+    on every third batch is open-ended, which teaches the facts directly.
     """
+
+    LETTERS_ONLY, LETTERS_END = 0.15, 0.6  # of all steps
 
     def __init__(self, seed: int, steps: int) -> None:
         self.seed, self.steps = seed, steps
@@ -259,7 +262,8 @@ class TrainingStream:
     def batch(self, step: int, size: int) -> list[Example]:
         """The examples of one step; none of them is a benchmark prompt."""
         rng = random.Random(f"train-{self.seed}-{step}")
-        make = self._open_ended if step % 3 == 2 else self._multiple_choice
+        warm = step / self.steps < self.LETTERS_ONLY
+        make = self._multiple_choice if warm or step % 3 else self._open_ended
         examples: list[Example] = []
         while len(examples) < size:
             example = make(rng, step / self.steps)
@@ -280,7 +284,8 @@ class TrainingStream:
     def _multiple_choice(self, rng: random.Random, progress: float) -> Example:
         subject = rng.choice(SUBJECTS)
         problem, _ = self._problem(rng, subject)
-        if rng.random() < (0.7 if progress < 0.15 else 0.3 if progress < 0.33 else 0.02):
+        ramp = (self.LETTERS_END - progress) / (self.LETTERS_END - self.LETTERS_ONLY)
+        if rng.random() < (1.0 if progress < self.LETTERS_ONLY else max(0.8 * ramp, 0.04)):
             problem = Problem(f"Which option says {problem.answer}?", problem.answer, problem.wrong)
         choices, letter = _deal(problem, rng)
         return Example(multiple_choice_prompt(Question("", problem.text, subject, (letter,), choices)), f" {letter}")

@@ -5,10 +5,12 @@ Loads by name from a folder, the Hub or the embedded miniature. Knows nothing of
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import inspect
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,7 +20,7 @@ from torch import Tensor
 from cascade.errors import CascadeError
 from cascade.miniature.families import ASSETS, MODEL_NAMES
 from cascade.tasks.base import ANSWER_PREFIX
-from probes.capture import HiddenStateCapture, decoder_blocks, last_token_positions, resolve_layers
+from probes.capture import HiddenStateCapture, last_token_positions, resolve_layers
 from probes.store import DTYPES
 
 _WHOLE_FILE_BYTES = 64 * 2**20
@@ -45,68 +47,73 @@ class PromptOutput:
 
 
 class HuggingFaceModel:
-    """A decoder and its tokenizer, ready to be asked.
+    """A decoder and its tokenizer. The weights are loaded when they are first needed, and not before.
 
     Args:
-        name: As the user gave it.
-        model: The decoder, in evaluation mode.
-        tokenizer: Its tokenizer.
+        name: A miniature's name, a folder, or a Hub id.
+        revision: Branch, tag or commit on the Hub.
+        dtype: ``float32``, ``float16`` or ``bfloat16``; the weights are cast to it.
+        device_map: As in `transformers`; without it the GPU where there is one, else the CPU.
+
+    Raises:
+        CascadeError: If there is no such model, or `dtype` is not known.
+
+    Attributes:
         revision: Commit on the Hub, or hash of the local files.
     """
 
-    def __init__(self, name: str, model: Any, tokenizer: Any, revision: str) -> None:
-        self.name, self.model, self.tokenizer, self.revision = name, model.eval(), tokenizer, revision
-        if tokenizer.pad_token_id is None:
-            tokenizer.pad_token_id = tokenizer.eos_token_id
-        if tokenizer.pad_token_id is None:
-            raise CascadeError(f"Expected the tokenizer of {name!r} to have a padding or end token, but it has neither")
-        self._accepts = set(inspect.signature(model.forward).parameters)
-
-    @classmethod
-    def from_pretrained(
-        cls, name: str, revision: str | None = None, dtype: str = "float32", device_map: str | None = None
-    ) -> HuggingFaceModel:
-        """Loads a model with `transformers`' Auto classes.
-
-        Args:
-            name: A miniature's name, a folder, or a Hub id.
-            revision: Branch, tag or commit on the Hub.
-            dtype: ``float32``, ``float16`` or ``bfloat16``; the weights are cast to it.
-            device_map: As in `transformers`; without it the GPU where there is one, else the CPU.
-
-        Raises:
-            CascadeError: If there is no such model, or `dtype` is not known.
-        """
-        from transformers import AutoModelForCausalLM, AutoTokenizer
+    def __init__(
+        self, name: str, revision: str | None = None, dtype: str = "float32", device_map: str | None = None
+    ) -> None:
+        from transformers import AutoConfig, AutoTokenizer
 
         if dtype not in DTYPES:
             raise CascadeError(f"Expected `dtype` to be one of {', '.join(DTYPES)}, but got {dtype!r}")
-        source = resolve_model(name)
+        self.name, self.dtype = name, dtype
+        self._source, self._device_map, self._asked_revision = resolve_model(name), device_map, revision
+        with self._load_errors():
+            self.config = AutoConfig.from_pretrained(self._source, revision=revision)
+            self.tokenizer = AutoTokenizer.from_pretrained(self._source, revision=revision)
+        if self.tokenizer.pad_token_id is None:
+            self.tokenizer.pad_token_id = self.tokenizer.eos_token_id
+        if self.tokenizer.pad_token_id is None:
+            raise CascadeError(f"Expected the tokenizer of {name!r} to have a padding or end token, but it has neither")
+        self.revision: str = getattr(self.config, "_commit_hash", None) or hash_folder(Path(self._source))
+
+    @contextlib.contextmanager
+    def _load_errors(self) -> Iterator[None]:
         try:
-            tokenizer = AutoTokenizer.from_pretrained(source, revision=revision)
-            model = AutoModelForCausalLM.from_pretrained(
-                source, revision=revision, dtype=DTYPES[dtype], device_map=device_map
-            )
+            yield
         except (OSError, ValueError) as error:
             reason = str(error).strip().splitlines()[0]
             raise CascadeError(
-                f"Expected `model` to be one of {', '.join(MODEL_NAMES)}, a folder or a Hub id, but {name!r} "
+                f"Expected `model` to be one of {', '.join(MODEL_NAMES)}, a folder or a Hub id, but {self.name!r} "
                 f"could not be loaded: {reason}"
             ) from error
-        if device_map is None and torch.cuda.is_available():
+
+    @cached_property
+    def model(self) -> Any:
+        """The decoder, in evaluation mode."""
+        from transformers import AutoModelForCausalLM
+
+        with self._load_errors():
+            model = AutoModelForCausalLM.from_pretrained(
+                self._source, revision=self._asked_revision, dtype=DTYPES[self.dtype], device_map=self._device_map
+            )
+        if self._device_map is None and torch.cuda.is_available():
             model = model.to("cuda")
-        found = getattr(model.config, "_commit_hash", None) or hash_folder(Path(source))
-        return cls(name, model, tokenizer, found)
+        return model.eval()
 
     @property
     def depth(self) -> int:
         """Number of decoder blocks."""
-        return len(decoder_blocks(self.model))
+        depth: int = self.config.get_text_config().num_hidden_layers
+        return depth
 
     @property
     def hidden_size(self) -> int:
         """Width of a hidden state."""
-        size: int = self.model.config.get_text_config().hidden_size
+        size: int = self.config.get_text_config().hidden_size
         return size
 
     @property
@@ -161,7 +168,7 @@ class HuggingFaceModel:
             CascadeError: If a prompt is longer than the model's context.
         """
         lengths = [len(ids) for ids in self.tokenizer(list(prompts)).input_ids]
-        context = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+        context = getattr(self.config.get_text_config(), "max_position_embeddings", None)
         if context is not None and max(lengths, default=0) > context:
             raise CascadeError(
                 f"Expected prompts of at most {context} tokens for {self.name!r}, but prompt "
@@ -204,11 +211,12 @@ class HuggingFaceModel:
 
     def _forward(self, ids: Tensor, mask: Tensor, positions: Tensor) -> Tensor:
         """Logits at ``positions``, ``[batch, vocabulary]``; nowhere else where the architecture allows it."""
+        accepts = inspect.signature(self.model.forward).parameters
         inputs: dict[str, Any] = {"input_ids": ids, "attention_mask": mask, "use_cache": False}
-        if "position_ids" in self._accepts:
+        if "position_ids" in accepts:
             inputs["position_ids"] = (mask.cumsum(1) - 1).clamp(min=0)
         wanted, place = torch.unique(positions, return_inverse=True)
-        if "logits_to_keep" in self._accepts:
+        if "logits_to_keep" in accepts:
             logits = self.model(**inputs, logits_to_keep=wanted).logits
         else:
             logits, place = self.model(**inputs).logits, positions

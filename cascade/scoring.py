@@ -1,0 +1,229 @@
+"""Asks a model a task: hidden states go to a store, answers and P(T) to a score table beside it.
+
+One forward pass a question. What is already on disk is not computed again, and a run that was killed goes on
+where it stopped, to the same bytes.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from cascade.errors import CascadeError
+from cascade.models.huggingface import HuggingFaceModel, PromptOutput
+from cascade.simulation.scores import SCHEMA, validate_scores
+from cascade.tasks.base import Question, Task, parse_open_ended
+from cascade.tasks.load import load_task
+from probes.store import MANIFEST, HiddenStateStore, StoreKey, StoreWriter, write_atomically
+
+SCORES, SECONDS, PARTS = "scores.parquet", "seconds.parquet", "parts"
+MAX_NEW_TOKENS = 16
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A scored task: the hidden states, and the score table of the same rows in the same order.
+
+    Attributes:
+        store: The hidden states.
+        reused: Whether everything was on disk already.
+    """
+
+    store: HiddenStateStore
+    reused: bool
+
+    def table(self) -> pa.Table:
+        """The score table, with the measured seconds joined."""
+        try:
+            scores = pq.read_table(self.store.folder / SCORES, page_checksum_verification=True)
+            seconds = pq.read_table(self.store.folder / SECONDS, page_checksum_verification=True)
+        except (OSError, pa.ArrowInvalid) as error:
+            raise CascadeError(f"Score table in {self.store.folder} is corrupt; delete the folder: {error}") from error
+        table = scores.append_column("seconds", seconds["seconds"])
+        return validate_scores(table, str(self.store.folder / SCORES))
+
+
+def store_key(model: HuggingFaceModel, task: Task, layers: Sequence[int] | str = "all") -> StoreKey:
+    """What the hidden states of ``model`` on ``task`` depend on."""
+    return StoreKey(
+        model=model.name,
+        model_revision=model.revision,
+        tokenizer_hash=model.tokenizer_hash,
+        template_hash=task.template_hash,
+        task=task.name,
+        task_revision=task.revision,
+        dtype=model.dtype,
+        layers=model.layers(layers),
+        position="last_prompt_token",
+        versions={name: ".".join(version(name).split(".")[:2]) for name in ("torch", "transformers")},
+    )
+
+
+def score(
+    model: HuggingFaceModel | str,
+    task: Task | str,
+    root: str | Path = "runs/stores",
+    layers: Sequence[int] | str = "all",
+    batch_size: int = 128,
+    shard_rows: int = 1024,
+) -> Scored:
+    """Asks ``model`` every question of ``task``, once.
+
+    Args:
+        model: A model, or a name to load one by.
+        task: A task, or its name.
+        root: Folder of stores; this one's folder in it is named by its key.
+        layers: Layers to keep, or ``"all"``.
+        batch_size: Prompts in one forward pass. Makes no difference to the result beyond rounding.
+        shard_rows: Rows of a shard, which is what a killed run can lose.
+
+    Raises:
+        CascadeError, ProbeError: If the model or task is not known, the disk has not the room, or what lies on
+            disk is corrupt.
+    """
+    model = HuggingFaceModel(model) if isinstance(model, str) else model
+    task = load_task(task) if isinstance(task, str) else task
+    if batch_size < 1 or shard_rows < 1:
+        raise CascadeError(f"Expected `batch_size` and `shard_rows` of at least 1, but got {batch_size}, {shard_rows}")
+    key = store_key(model, task, layers)
+    folder = Path(root) / key.folder_name
+    if all((folder / name).exists() for name in (MANIFEST, SCORES, SECONDS)):
+        shutil.rmtree(folder / PARTS, ignore_errors=True)  # left by a run killed after its very last write
+        return Scored(HiddenStateStore(folder, expect=key), reused=True)
+
+    writer = StoreWriter(root, key, len(task.questions), model.hidden_size, shard_rows)
+    parts = writer.folder / PARTS
+    parts.mkdir(exist_ok=True)
+    missing = writer.pending()
+    pending = [n for n in range(len(writer.shards)) if n in missing or not _part(parts, n).exists()]
+    writer.check_room()
+    done = len(task.questions) - sum(len(writer.shards[n]) for n in pending)
+    _say(
+        f"Scoring {model.name} on {task.name}: {writer.rows:,} rows × {len(key.layers)} layers × {model.hidden_size} "
+        f"{key.dtype} = {writer.total_bytes / 2**20:.1f} MiB in {writer.folder}"
+        + (f"; {done:,} rows are there already" if done else "")
+    )
+    prompts = [task.prompt(question) for question in task.questions]
+    asker = _Asker(model, task, prompts, key.layers)
+    label = f"{model.name} · {task.name}"
+    with tqdm(total=len(prompts), initial=done, desc=label, unit="q", disable=None, leave=False) as bar:
+        for number in pending:
+            states, table = asker.ask(writer.shards[number], batch_size, bar)
+            # The part goes first: a shard that is there says that its part is, too.
+            write_atomically(_part(parts, number), _parquet(table))
+            writer.write(number, states)
+    return Scored(_finish(writer, parts), reused=False)
+
+
+def _finish(writer: StoreWriter, parts: Path) -> HiddenStateStore:
+    """Joins the parts. The seconds lie apart: they are measurements, and all else repeats to the byte."""
+    try:
+        tables = [pq.read_table(_part(parts, n), page_checksum_verification=True) for n in range(len(writer.shards))]
+    except (OSError, pa.ArrowInvalid) as error:
+        raise CascadeError(f"A part of the score table in {parts} is corrupt; delete it: {error}") from error
+    whole = pa.concat_tables(tables).combine_chunks()
+    write_atomically(writer.folder / SECONDS, _parquet(whole.select(["question_id", "seconds"])))
+    write_atomically(writer.folder / SCORES, _parquet(whole.drop_columns(["seconds"])))
+    store = writer.finish()
+    shutil.rmtree(parts)
+    return store
+
+
+def _say(message: str) -> None:
+    print(message, file=sys.stderr, flush=True)
+
+
+def _part(parts: Path, number: int) -> Path:
+    return parts / f"{number:05d}.parquet"
+
+
+def _parquet(table: pa.Table) -> bytes:
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink, compression="zstd", write_page_checksum=True)
+    data: bytes = sink.getvalue().to_pybytes()
+    return data
+
+
+class _Asker:
+    """Asks the questions of one shard after another."""
+
+    def __init__(self, model: HuggingFaceModel, task: Task, prompts: list[str], layers: tuple[int, ...]) -> None:
+        self.model, self.task, self.prompts, self.layers = model, task, prompts, layers
+        self.lengths = model.lengths(prompts)
+        self.multiple_choice = task.kind == "multiple_choice"
+        if self.multiple_choice:
+            widest = max(range(len(prompts)), key=lambda row: len(task.questions[row].choices))
+            self.tokens = model.option_tokens(prompts[widest], task.questions[widest].letters)
+        else:
+            self.tokens = model.answer_prefix_tokens()
+
+    def ask(self, rows: range, batch_size: int, bar: tqdm) -> tuple[dict[int, Tensor], pa.Table]:
+        """States (rows in order, for each layer) and score rows of one shard."""
+        states = {layer: torch.empty(0) for layer in self.layers}
+        records: dict[int, dict[str, object]] = {}
+        for batch in _batches(rows, self.lengths, batch_size):
+            start = time.perf_counter()
+            output = self.model.run(
+                [self.prompts[row] for row in batch],
+                self.layers,
+                max_new_tokens=0 if self.multiple_choice else MAX_NEW_TOKENS,
+            )
+            seconds = (time.perf_counter() - start) / len(batch)
+            places = torch.tensor(batch) - rows.start
+            for layer, state in output.states.items():
+                if not states[layer].numel():
+                    states[layer] = torch.empty(len(rows), state.shape[1], dtype=state.dtype)
+                states[layer][places] = state
+            for i, row in enumerate(batch):
+                records[row] = self._record(self.task.questions[row], output, i) | {"seconds": seconds}
+            bar.update(len(batch))
+        ordered = [records[row] for row in rows]
+        fields = [field for field in SCHEMA if field.name in ordered[0]]
+        tokens = self.model.tokenizer.convert_ids_to_tokens(list(self.tokens))
+        metadata = {"p_t_tokens": json.dumps(dict(zip(map(str, self.tokens), tokens, strict=True)))}
+        return states, pa.Table.from_pylist(ordered, schema=pa.schema(fields, metadata=metadata))
+
+    def _record(self, question: Question, output: PromptOutput, i: int) -> dict[str, object]:
+        tokens = self.tokens[: len(question.choices)] if self.multiple_choice else self.tokens
+        probabilities = output.first_token[i, list(tokens)].double().exp()
+        mass = min(float(probabilities.sum()), 1.0)
+        record: dict[str, object] = {
+            "question_id": question.id,
+            "model": self.model.name,
+            "task": self.task.name,
+            "subject": question.subject,
+            "answer": question.answers[0],
+            "popularity": question.popularity,
+            "prompt_tokens": int(output.prompt_tokens[i]),
+            "parameters": self.model.parameters,
+            "num_layers": self.model.depth,
+        }
+        if self.multiple_choice:
+            best = int(probabilities.argmax())
+            prediction = question.letters[best]
+            p_t = float(probabilities[best])
+            record |= {"p_t": p_t, "p_t_normalized": min(p_t / mass, 1.0), "option_mass": mass, "completion_tokens": 1}
+        else:
+            assert output.completion_tokens is not None  # a generating pass
+            prediction = parse_open_ended(output.texts[i])
+            record |= {"p_t": mass, "completion_tokens": int(output.completion_tokens[i])}
+        return record | {"prediction": prediction, "correct": self.task.judge(question, prediction)}
+
+
+def _batches(rows: range, lengths: list[int], batch_size: int) -> Iterator[list[int]]:
+    """Rows of a shard in batches of like length, the longest first so that memory runs out at once or never."""
+    ordered = sorted(rows, key=lambda row: (-lengths[row], row))
+    for start in range(0, len(ordered), batch_size):
+        yield ordered[start : start + batch_size]
