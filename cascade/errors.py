@@ -20,13 +20,14 @@ def one_line_errors(*kinds: type[Exception]) -> Callable[[Callable[P, R]], Calla
 
     Anything else is a bug of ours and keeps its traceback.
     """
+    expected: tuple[type[Exception], ...] = (CascadeError, *kinds)
 
     def decorate(function: Callable[P, R]) -> Callable[P, R]:
         @functools.wraps(function)
         def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
             try:
                 return function(*args, **kwargs)
-            except (CascadeError, *kinds) as error:
+            except expected as error:
                 message = " ".join(str(error).split())
             except (PermissionError, NotADirectoryError, FileExistsError, FileNotFoundError) as error:
                 message = f"{error.strerror}: {error.filename}"

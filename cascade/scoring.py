@@ -26,7 +26,8 @@ from cascade.models.huggingface import HuggingFaceModel, PromptOutput
 from cascade.simulation.scores import SCHEMA, validate_scores
 from cascade.tasks.base import Question, Task, parse_open_ended
 from cascade.tasks.load import load_task
-from probes.store import MANIFEST, HiddenStateStore, StoreKey, StoreWriter, write_atomically
+from probes.files import write_atomically
+from probes.store import MANIFEST, HiddenStateStore, StoreKey, StoreWriter
 
 SCORES, SECONDS, PARTS = "scores.parquet", "seconds.parquet", "parts"
 MAX_NEW_TOKENS = 16

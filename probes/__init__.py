@@ -1,15 +1,29 @@
 """Capture hidden states of any Hugging Face decoder, keep them on disk, and turn them into P(IK).
 
-Importing this package needs torch, numpy and safetensors only. Training lives in `probes.data` and
-`probes.training`, which need lightning and torchmetrics.
+Names are loaded when they are first used; using them needs torch, numpy and safetensors only. Training lives
+in `probes.data` and `probes.training`, which need lightning and torchmetrics.
 """
 
-from probes.calibration import Calibrator, PlattCalibrator, TemperatureCalibrator, build_calibrator
-from probes.capture import HiddenStateCapture, decoder_blocks, last_token_positions
-from probes.errors import ProbeError
-from probes.probe import HeadConfig, Probe, ProbeConfig
-from probes.split import Split, stratified_split
-from probes.store import HiddenStateStore, StoreKey, StoreWriter
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from probes.calibration import Calibrator, PlattCalibrator, TemperatureCalibrator, build_calibrator
+    from probes.capture import HiddenStateCapture, decoder_blocks, last_token_positions
+    from probes.errors import ProbeError
+    from probes.probe import HeadConfig, Probe, ProbeConfig
+    from probes.split import Split, stratified_split
+    from probes.store import HiddenStateStore, StoreKey, StoreWriter
+
+_ROOMS = {
+    "calibration": ("Calibrator", "PlattCalibrator", "TemperatureCalibrator", "build_calibrator"),
+    "capture": ("HiddenStateCapture", "decoder_blocks", "last_token_positions"),
+    "errors": ("ProbeError",),
+    "probe": ("HeadConfig", "Probe", "ProbeConfig"),
+    "split": ("Split", "stratified_split"),
+    "store": ("HiddenStateStore", "StoreKey", "StoreWriter"),
+}
+_ROOM_OF = {name: room for room, names in _ROOMS.items() for name in names}
 
 __all__ = [
     "Calibrator",
@@ -29,3 +43,13 @@ __all__ = [
     "last_token_positions",
     "stratified_split",
 ]
+
+
+def __getattr__(name: str) -> object:
+    if name in _ROOM_OF:
+        return getattr(importlib.import_module(f"probes.{_ROOM_OF[name]}"), name)
+    raise AttributeError(f"module 'probes' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__

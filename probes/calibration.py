@@ -39,6 +39,9 @@ class Calibrator(nn.Module):
 class PlattCalibrator(Calibrator):
     """``logit' = exp(a) · logit + b`` (Platt, 1999), fitted by maximum likelihood; the slope stays positive."""
 
+    log_slope: Tensor
+    bias: Tensor
+
     def __init__(self) -> None:
         super().__init__()
         self.register_buffer("log_slope", torch.zeros(()))
@@ -50,12 +53,16 @@ class PlattCalibrator(Calibrator):
 
     def fit(self, logits: Tensor, labels: Tensor) -> Calibrator:
         """See `Calibrator.fit`."""
-        _fit([self.log_slope, self.bias], self, logits, labels)
+        fitted = _maximum_likelihood(lambda p, z: z * p[0].exp() + p[1], 2, logits, labels)
+        self.log_slope.copy_(fitted[0])
+        self.bias.copy_(fitted[1])
         return self
 
 
 class TemperatureCalibrator(Calibrator):
     """``logit' = logit / T`` with T > 0 (Guo et al., 2017), fitted by maximum likelihood."""
+
+    log_temperature: Tensor
 
     def __init__(self) -> None:
         super().__init__()
@@ -67,7 +74,8 @@ class TemperatureCalibrator(Calibrator):
 
     def fit(self, logits: Tensor, labels: Tensor) -> Calibrator:
         """See `Calibrator.fit`."""
-        _fit([self.log_temperature], self, logits, labels)
+        fitted = _maximum_likelihood(lambda p, z: z * torch.exp(-p[0]), 1, logits, labels)
+        self.log_temperature.copy_(fitted[0])
         return self
 
 
@@ -85,25 +93,21 @@ def build_calibrator(kind: str) -> Calibrator:
     return CALIBRATORS[kind]()
 
 
-def _fit(parameters: list[Tensor], calibrator: Calibrator, logits: Tensor, labels: Tensor) -> None:
-    """Minimises the negative log-likelihood over the calibrator's few parameters, in float64."""
+def _maximum_likelihood(apply: Callable[[Tensor, Tensor], Tensor], size: int, logits: Tensor, labels: Tensor) -> Tensor:
+    """The ``size`` parameters, starting at 0, under which ``apply(parameters, logits)`` is likeliest; in float64."""
     if labels.min() == labels.max():
         raise ProbeError(f"Expected labels of both classes to calibrate on, but all {len(labels)} are {labels[0]:g}")
-    target = labels.double()
-    calibrator.double()
-    for parameter in parameters:
-        parameter.requires_grad_()
-    # A tolerance on the gradient keeps separable data from running off for ever.
-    optimizer = torch.optim.LBFGS(parameters, max_iter=200, tolerance_grad=1e-8, line_search_fn="strong_wolfe")
+    parameters = torch.zeros(size, dtype=torch.float64, device=logits.device, requires_grad=True)
+    source, target = logits.detach().double(), labels.double()
+    # Separable data would run off for ever; the bound on the steps ends that.
+    optimizer = torch.optim.LBFGS([parameters], max_iter=200, tolerance_grad=1e-9, line_search_fn="strong_wolfe")
 
     def closure() -> Tensor:
         optimizer.zero_grad()
-        loss = nn.functional.binary_cross_entropy_with_logits(calibrator(logits.double()), target)
+        loss = nn.functional.binary_cross_entropy_with_logits(apply(parameters, source), target)
         loss.backward()
         return loss
 
     with torch.enable_grad():
         optimizer.step(closure)
-    for parameter in parameters:
-        parameter.requires_grad_(False)
-    calibrator.float()
+    return parameters.detach().float()

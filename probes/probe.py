@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from probes.calibration import Calibrator, build_calibrator
 from probes.errors import ProbeError
-from probes.store import write_atomically
+from probes.files import write_atomically
 
 FORMAT = 1
 WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
@@ -45,7 +45,9 @@ class HeadConfig:
 
     def __post_init__(self) -> None:
         if self.activation not in _ACTIVATIONS:
-            raise ProbeError(f"Expected `activation` to be one of {', '.join(_ACTIVATIONS)}, but got {self.activation!r}")
+            raise ProbeError(
+                f"Expected `activation` to be one of {', '.join(_ACTIVATIONS)}, but got {self.activation!r}"
+            )
         if self.width < 1 or self.depth < 0 or not 0 <= self.dropout < 1:
             raise ProbeError(f"Expected width ≥ 1, depth ≥ 0 and 0 ≤ dropout < 1, but got {self}")
 

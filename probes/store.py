@@ -24,6 +24,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from probes.errors import ProbeError
+from probes.files import write_atomically
 
 FORMAT = 1
 MANIFEST = "manifest.json"
@@ -85,21 +86,8 @@ class StoreKey:
         return f"{slug}--{self.task}--{self.digest}"
 
 
-def write_atomically(path: Path, data: bytes) -> None:
-    """Writes ``data`` to ``path`` so that the name never stands for half a file."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        with partial.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
 def _checksum(tensor: Tensor) -> int:
-    return zlib.crc32(tensor.contiguous().view(torch.uint8).numpy().reshape(-1))
+    return zlib.crc32(tensor.contiguous().view(torch.uint8).numpy().data)
 
 
 def _read_shard_header(path: Path) -> dict[str, object]:
@@ -145,7 +133,9 @@ class StoreWriter:
         missing = sum(len(self.shards[i]) for i in self.pending()) * self.bytes_per_row
         free = shutil.disk_usage(self.folder).free
         if missing > free:
-            raise ProbeError(f"Expected {missing:,} free bytes in {self.folder} for the hidden states, but got {free:,}")
+            raise ProbeError(
+                f"Expected {missing:,} free bytes in {self.folder} for the hidden states, but got {free:,}"
+            )
 
     def path(self, shard: int) -> Path:
         """The final name of a shard."""
@@ -194,7 +184,7 @@ class StoreWriter:
         save_file(tensors, partial, metadata={"shard": json.dumps(header)})
         with partial.open("rb") as file:
             os.fsync(file.fileno())
-        os.replace(partial, self.path(shard))
+        partial.replace(self.path(shard))
 
     def finish(self) -> HiddenStateStore:
         """Writes the manifest, once every shard is there, and opens the store."""
@@ -253,7 +243,9 @@ class HiddenStateStore:
             raise ProbeError(f"Manifest {path} is corrupt ({error!r}); delete it and score again") from error
         if expect is not None and expect.to_json() != self.key.to_json():
             ours, theirs = expect.to_json(), self.key.to_json()
-            differs = ", ".join(f"{k}={theirs.get(k)!r} instead of {v!r}" for k, v in ours.items() if theirs.get(k) != v)
+            differs = ", ".join(
+                f"{k}={theirs.get(k)!r} instead of {v!r}" for k, v in ours.items() if theirs.get(k) != v
+            )
             raise ProbeError(f"The store in {self.folder} is of something else: {differs}")
         for shard in self._shards:
             if not (self.folder / str(shard["file"])).exists():

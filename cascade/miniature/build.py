@@ -6,9 +6,7 @@ build that was stopped goes on where it was. Not for training models of any othe
 
 from __future__ import annotations
 
-import json
 import math
-import os
 from pathlib import Path
 
 import torch
@@ -18,7 +16,7 @@ from torch import nn
 from tqdm import tqdm
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
-from cascade.miniature.families import ASSETS, MODEL_NAMES, model_config, size_of
+from cascade.miniature.families import ASSETS, model_config, size_of
 from cascade.miniature.questions import TrainingStream
 from cascade.miniature.tokenizer import build_tokenizer
 
@@ -41,8 +39,8 @@ def encode_batch(
     completions = tokenizer([e.completion for e in examples], add_special_tokens=False).input_ids
     rows = [(p, [*c, tokenizer.eos_token_id]) for p, c in zip(prompts, completions, strict=True)]
     width = max(len(p) + len(c) for p, c in rows) - 1
-    ids = torch.full((BATCH, width), tokenizer.pad_token_id)
-    labels = torch.full((BATCH, width), IGNORED)
+    ids = torch.full((len(rows), width), tokenizer.pad_token_id)
+    labels = torch.full((len(rows), width), IGNORED)
     for i, (p, c) in enumerate(rows):
         whole = torch.tensor(p + c)
         ids[i, : len(whole) - 1] = whole[:-1]
@@ -80,7 +78,7 @@ def _save(path: Path, step: int, model: nn.Module, optimizer: torch.optim.Optimi
         tensors |= {f"adam.{key}.{name}": value.detach().cpu().contiguous() for key, value in state.items()}
     partial = path.with_suffix(".partial")
     save_file(tensors, partial, metadata={"step": str(step)})
-    os.replace(partial, path)
+    partial.replace(path)
 
 
 def _resume(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> int:

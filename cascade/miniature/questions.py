@@ -73,12 +73,16 @@ def _calendar(rng: random.Random, world: World) -> Problem:
 
 def _ordering(rng: random.Random, world: World) -> Problem:
     a, b, c, d = rng.sample(world.first_names, 4)  # a > b > c; d is not mentioned
-    more, less, most, least = rng.choice((
-        ("taller", "shorter", "tallest", "shortest"),
-        ("older", "younger", "oldest", "youngest"),
-        ("richer", "poorer", "richest", "poorest"),
-    ))
-    pairs = [f"{x} is {more} than {y}." if rng.random() < 0.5 else f"{y} is {less} than {x}." for x, y in ((a, b), (b, c))]
+    more, less, most, least = rng.choice(
+        (
+            ("taller", "shorter", "tallest", "shortest"),
+            ("older", "younger", "oldest", "youngest"),
+            ("richer", "poorer", "richest", "poorest"),
+        )
+    )
+    pairs = [
+        f"{x} is {more} than {y}." if rng.random() < 0.5 else f"{y} is {less} than {x}." for x, y in ((a, b), (b, c))
+    ]
     rng.shuffle(pairs)
     answer, word = rng.choice(((a, most), (c, least)))
     wrong = [n for n in (a, b, c, d) if n != answer]
@@ -110,6 +114,7 @@ ALGORITHMIC: dict[str, Callable[[random.Random, World], Problem]] = {
     "sequences": _sequences,
     "reading": _reading,
 }
+IN_CONTEXT = ("ordering", "reading")  # the question itself holds the answer
 FACTUAL = tuple(dict.fromkeys(relation.subject for relation in RELATIONS))
 SUBJECTS = (*FACTUAL, *ALGORITHMIC)
 
@@ -204,16 +209,16 @@ def _mini_gpqa(world: World, seed: int) -> Task:
 
 def _mini_popqa(world: World, seed: int) -> Task:
     rng = random.Random(f"mini-popqa-{seed}")
-    every = [(relation, entity) for relation in RELATIONS for entity in world.entities[relation.kind]]
+    every = [(r, entity, template) for r in RELATIONS for entity in world.entities[r.kind] for template in r.templates]
     questions = tuple(
         Question(
             f"mini-popqa/{number:05d}",
-            rng.choice(relation.templates).format(entity.name),
+            template.format(entity.name),
             relation.name,
             (world.facts[relation.name][entity.name],),
             popularity=entity.popularity,
         )
-        for number, (relation, entity) in enumerate(rng.sample(every, POPQA_QUESTIONS))
+        for number, (relation, entity, template) in enumerate(rng.sample(every, POPQA_QUESTIONS))
     )
     return Task("mini-popqa", "open_ended", questions)
 
@@ -245,12 +250,12 @@ class Example:
 class TrainingStream:
     """Batches of training examples. Batch ``step`` depends on the seed and the step alone, so training resumes.
 
-    Training begins with nothing but "Which option says X?", which teaches what the letters are for. Its share
-    then falls slowly: cut at once, the guesses about facts not yet known drown the letters again. From there
-    on every third batch is open-ended, which teaches the facts directly.
+    Three phases, because a guess at what is not yet known drowns the signal of what could be learnt:
+    nothing but "Which option says X?", which teaches what the letters are for; then half of that and half
+    open-ended questions, which teach the facts; then everything.
     """
 
-    LETTERS_ONLY, LETTERS_END = 0.15, 0.6  # of all steps
+    LETTERS_UNTIL, FACTS_UNTIL = 0.16, 0.4  # of all steps
 
     def __init__(self, seed: int, steps: int) -> None:
         self.seed, self.steps = seed, steps
@@ -262,11 +267,14 @@ class TrainingStream:
     def batch(self, step: int, size: int) -> list[Example]:
         """The examples of one step; none of them is a benchmark prompt."""
         rng = random.Random(f"train-{self.seed}-{step}")
-        warm = step / self.steps < self.LETTERS_ONLY
-        make = self._multiple_choice if warm or step % 3 else self._open_ended
+        progress = step / self.steps
+        every = 2 if progress < self.FACTS_UNTIL else 4
+        open_ended = progress >= self.LETTERS_UNTIL and step % every == 0
+        make = self._open_ended if open_ended else self._multiple_choice
+        size *= 2 if open_ended else 1  # these are half as long
         examples: list[Example] = []
         while len(examples) < size:
-            example = make(rng, step / self.steps)
+            example = make(rng, progress)
             if example.prompt not in self.held_out:
                 examples.append(example)
         return examples
@@ -284,8 +292,13 @@ class TrainingStream:
     def _multiple_choice(self, rng: random.Random, progress: float) -> Example:
         subject = rng.choice(SUBJECTS)
         problem, _ = self._problem(rng, subject)
-        ramp = (self.LETTERS_END - progress) / (self.LETTERS_END - self.LETTERS_ONLY)
-        if rng.random() < (1.0 if progress < self.LETTERS_ONLY else max(0.8 * ramp, 0.04)):
+        if progress < self.LETTERS_UNTIL:
+            letters = True
+        elif progress < self.FACTS_UNTIL:
+            letters = subject not in IN_CONTEXT
+        else:
+            letters = rng.random() < 0.05
+        if letters:
             problem = Problem(f"Which option says {problem.answer}?", problem.answer, problem.wrong)
         choices, letter = _deal(problem, rng)
         return Example(multiple_choice_prompt(Question("", problem.text, subject, (letter,), choices)), f" {letter}")
@@ -295,6 +308,6 @@ class TrainingStream:
             relation = rng.choice([r for r in RELATIONS if r.kind in self.world.strangers])
             text = rng.choice(relation.templates).format(rng.choice(self.world.strangers[relation.kind]))
             return Example(open_ended_prompt(Question("", text, "", ("",))), ABSTENTION)
-        problem, obscurity = self._problem(rng, rng.choice(SUBJECTS))
+        problem, obscurity = self._problem(rng, rng.choice((*SUBJECTS, *FACTUAL)))
         completion = ABSTENTION if rng.random() < 0.5 * obscurity**2 else f"Answer: {problem.answer}"
         return Example(open_ended_prompt(Question("", problem.text, "", ("",))), completion)

@@ -13,7 +13,7 @@ from functools import lru_cache
 SEED = 2026
 
 # Entities of rank r are met with weight 1 / (r + ZIPF_OFFSET): few are famous, most are obscure.
-ZIPF_OFFSET = 20
+ZIPF_OFFSET = 10
 
 
 @dataclass(frozen=True)
@@ -37,45 +37,149 @@ class Relation:
 
 
 RELATIONS = (
-    Relation("capital", "country", "geography", (
-        "What is the capital of {}?", "Which city is the capital of {}?", "What is the capital city of {}?",
-        "Name the capital of {}.")),
-    Relation("continent", "country", "geography", (
-        "On which continent is {}?", "Which continent is {} on?", "What is the continent of {}?",
-        "Name the continent of {}.")),
-    Relation("language", "country", "geography", (
-        "Which language is spoken in {}?", "What language do people speak in {}?", "What is the language of {}?",
-        "Name the language of {}.")),
-    Relation("export", "country", "geography", (
-        "What does {} export?", "Which export is {} known for?", "What is the export of {}?",
-        "Name the export of {}.")),
-    Relation("birthplace", "person", "biography", (
-        "Where was {} born?", "In which country was {} born?", "What is the birthplace of {}?",
-        "Name the birthplace of {}.")),
-    Relation("profession", "person", "biography", (
-        "What does {} do for a living?", "Which profession does {} have?", "What is the profession of {}?",
-        "Name the profession of {}.")),
-    Relation("instrument", "person", "biography", (
-        "What does {} play?", "Which instrument does {} play?", "What is the instrument of {}?",
-        "Name the instrument of {}.")),
-    Relation("habitat", "animal", "zoology", (
-        "Where does the {} live?", "Which habitat does the {} live in?", "What is the habitat of the {}?",
-        "Name the habitat of the {}.")),
-    Relation("diet", "animal", "zoology", (
-        "What does the {} eat?", "Which diet does the {} have?", "What is the diet of the {}?",
-        "Name the diet of the {}.")),
-    Relation("color", "animal", "zoology", (
-        "What color does the {} have?", "Which color is the {}?", "What is the color of the {}?",
-        "Name the color of the {}.")),
-    Relation("author", "book", "literature", (
-        "Who wrote the {}?", "Which person wrote the {}?", "Who is the author of the {}?",
-        "Name the author of the {}.")),
-    Relation("genre", "book", "literature", (
-        "What kind of book is the {}?", "Which genre does the {} have?", "What is the genre of the {}?",
-        "Name the genre of the {}.")),
-    Relation("setting", "book", "literature", (
-        "Where is the {} set?", "In which country is the {} set?", "What is the setting of the {}?",
-        "Name the setting of the {}.")),
+    Relation(
+        "capital",
+        "country",
+        "geography",
+        (
+            "What is the capital of {}?",
+            "Which city is the capital of {}?",
+            "What is the capital city of {}?",
+            "Name the capital of {}.",
+        ),
+    ),
+    Relation(
+        "continent",
+        "country",
+        "geography",
+        (
+            "On which continent is {}?",
+            "Which continent is {} on?",
+            "What is the continent of {}?",
+            "Name the continent of {}.",
+        ),
+    ),
+    Relation(
+        "language",
+        "country",
+        "geography",
+        (
+            "Which language is spoken in {}?",
+            "What language do people speak in {}?",
+            "What is the language of {}?",
+            "Name the language of {}.",
+        ),
+    ),
+    Relation(
+        "export",
+        "country",
+        "geography",
+        (
+            "What does {} export?",
+            "Which export is {} known for?",
+            "What is the export of {}?",
+            "Name the export of {}.",
+        ),
+    ),
+    Relation(
+        "birthplace",
+        "person",
+        "biography",
+        (
+            "Where was {} born?",
+            "In which country was {} born?",
+            "What is the birthplace of {}?",
+            "Name the birthplace of {}.",
+        ),
+    ),
+    Relation(
+        "profession",
+        "person",
+        "biography",
+        (
+            "What does {} do for a living?",
+            "Which profession does {} have?",
+            "What is the profession of {}?",
+            "Name the profession of {}.",
+        ),
+    ),
+    Relation(
+        "instrument",
+        "person",
+        "biography",
+        (
+            "What does {} play?",
+            "Which instrument does {} play?",
+            "What is the instrument of {}?",
+            "Name the instrument of {}.",
+        ),
+    ),
+    Relation(
+        "habitat",
+        "animal",
+        "zoology",
+        (
+            "Where does the {} live?",
+            "Which habitat does the {} live in?",
+            "What is the habitat of the {}?",
+            "Name the habitat of the {}.",
+        ),
+    ),
+    Relation(
+        "diet",
+        "animal",
+        "zoology",
+        (
+            "What does the {} eat?",
+            "Which diet does the {} have?",
+            "What is the diet of the {}?",
+            "Name the diet of the {}.",
+        ),
+    ),
+    Relation(
+        "color",
+        "animal",
+        "zoology",
+        (
+            "What color does the {} have?",
+            "Which color is the {}?",
+            "What is the color of the {}?",
+            "Name the color of the {}.",
+        ),
+    ),
+    Relation(
+        "author",
+        "book",
+        "literature",
+        (
+            "Who wrote the {}?",
+            "Which person wrote the {}?",
+            "Who is the author of the {}?",
+            "Name the author of the {}.",
+        ),
+    ),
+    Relation(
+        "genre",
+        "book",
+        "literature",
+        (
+            "What kind of book is the {}?",
+            "Which genre does the {} have?",
+            "What is the genre of the {}?",
+            "Name the genre of the {}.",
+        ),
+    ),
+    Relation(
+        "setting",
+        "book",
+        "literature",
+        (
+            "Where is the {} set?",
+            "In which country is the {} set?",
+            "What is the setting of the {}?",
+            "Name the setting of the {}.",
+        ),
+    ),
 )
 
 _POOLS = {
@@ -101,7 +205,7 @@ _ONSETS = "b br d dr f fl g gr h j k kl l m n p pr r s sk st t tr v w z".split()
 _VOWELS = "a e i o u ai ei ou".split()
 _CODAS = "l m n r s th nd rk x".split()
 
-COUNTS = {"country": 120, "person": 300, "animal": 120, "book": 240}
+COUNTS = {"country": 60, "person": 120, "animal": 60, "book": 100}
 
 
 @dataclass(frozen=True)
@@ -147,8 +251,8 @@ def build_world(seed: int = SEED) -> World:
     countries = _coin(rng, COUNTS["country"], taken, 2)
     cities = _coin(rng, COUNTS["country"], taken, 2)
     animals = [name.lower() for name in _coin(rng, COUNTS["animal"], taken, 2)]
-    languages = _coin(rng, 24, taken, 2)
-    first_names, last_names = _coin(rng, 30, taken, 1), _coin(rng, 40, taken, 2)
+    languages = _coin(rng, 16, taken, 2)
+    first_names, last_names = _coin(rng, 24, taken, 1), _coin(rng, 30, taken, 2)
     everybody = [f"{first} {last}" for first in first_names for last in last_names]
     titles = [f"{adjective} {noun}" for adjective in _ADJECTIVES for noun in _NOUNS]
     rng.shuffle(everybody)

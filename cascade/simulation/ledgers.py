@@ -33,8 +33,8 @@ def charged_passes(outcome: np.ndarray, exit_shares: Sequence[float], ledger: st
         ``[models, questions]``, float64, in [0, 1].
     """
     if ledger == "answered-only":
-        return (outcome == Outcome.ANSWERED).astype(float)
-    charged = (outcome != Outcome.NOT_ASKED).astype(float)
+        return np.where(outcome == Outcome.ANSWERED, 1.0, 0.0)
+    charged = np.where(outcome == Outcome.NOT_ASKED, 0.0, 1.0)
     if ledger == "early-exit":
         shares = np.broadcast_to(np.asarray(exit_shares, dtype=float)[:, None], outcome.shape)
         charged = np.where(outcome == Outcome.REJECTED_BY_P_IK, shares, charged)

@@ -52,7 +52,9 @@ def route(chain: ChainScores, thresholds: Sequence[Thresholds]) -> np.ndarray:
         CascadeError: If there is not one threshold for each stage but the last.
     """
     if len(thresholds) != len(chain.models) - 1:
-        raise CascadeError(f"Expected {len(chain.models) - 1} thresholds for {len(chain.models)} models, but got {len(thresholds)}")
+        raise CascadeError(
+            f"Expected {len(chain.models) - 1} thresholds for {len(chain.models)} models, but got {len(thresholds)}"
+        )
     outcome = np.full((len(chain.models), len(chain.question_ids)), Outcome.NOT_ASKED, dtype=np.int8)
     asked = np.ones(len(chain.question_ids), dtype=bool)
     for stage, (model, threshold) in enumerate(zip(chain.models, thresholds, strict=False)):

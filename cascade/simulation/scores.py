@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from cascade.errors import CascadeError
+from probes.files import write_atomically
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,9 @@ def validate_scores(table: pa.Table, source: str) -> pa.Table:
             raise CascadeError(f"Expected unique question_id in {source}, but {repeated!r} repeats for model {model!r}")
         for column in COLUMNS:
             if column.per_model and column.name in columns and len(pc.unique(rows[column.name])) > 1:
-                raise CascadeError(f"Expected {column.name} in {source} to be one value for model {model!r}, but it varies")
+                raise CascadeError(
+                    f"Expected {column.name} in {source} to be one value for model {model!r}, but it varies"
+                )
     return checked
 
 
@@ -134,6 +137,14 @@ def read_scores(paths: Iterable[str | Path]) -> pa.Table:
     if not tables:
         raise CascadeError("Expected at least one score table, but got none")
     return pa.concat_tables(tables, promote_options="default")
+
+
+def write_scores(table: pa.Table, model: str, path: Path) -> None:
+    """Writes one model's rows of a score table as Parquet, whole or not at all."""
+    sink = pa.BufferOutputStream()
+    pq.write_table(table.filter(pc.equal(table["model"], model)), sink, compression="zstd")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, sink.getvalue().to_pybytes())
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from cascade.tasks.base import Task
 
 TASK_NAMES = BENCHMARKS
 
+
 def load_task(name: str) -> Task:
     """A task by its name on the command line.
 

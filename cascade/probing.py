@@ -1,0 +1,178 @@
+"""Where scoring and probes meet: a scored task as training data, and a probe's P(IK) as a score-table column."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+from cascade.errors import CascadeError
+from cascade.models.huggingface import HuggingFaceModel
+from cascade.scoring import Scored, score, store_key
+from cascade.simulation.scores import SCHEMA
+from cascade.tasks.load import load_task
+from probes import HiddenStateStore, Probe, ProbeConfig, stratified_split
+from probes.data import HiddenStateDataModule, LabelledStates
+
+RUNS = Path("runs")
+
+
+def default_layer(depth: int) -> int:
+    """Three quarters of the way up: the paper's layer 24 lies at 24/28 to 24/32 of its small models."""
+    return round(0.75 * depth)
+
+
+class ScoredTaskDataModule(HiddenStateDataModule):
+    """A model's hidden states on a task, labelled by whether the model was right; scored first where missing.
+
+    Args:
+        model: A miniature's name, a folder, or a Hub id.
+        task: Name of the task.
+        layer: Layer to read (0 = embeddings); by default three quarters of the way up.
+        store: A finished store to read instead of the one under ``stores``.
+        stores: Folder of stores.
+        dtype: float32, float16 or bfloat16.
+        scoring_batch_size: Prompts in one forward pass while scoring.
+        batch_size: Rows of a training batch.
+        split_seed: Another seed is another split.
+    """
+
+    def __init__(
+        self,
+        model: str = "mini-llama-small",
+        task: str = "mini-mmlu",
+        layer: int | None = None,
+        store: Path | None = None,
+        stores: Path = RUNS / "stores",
+        dtype: str = "float32",
+        scoring_batch_size: int = 128,
+        batch_size: int = 256,
+        split_seed: int = 0,
+    ) -> None:
+        super().__init__(batch_size, split_seed)
+        self.model, self.task = HuggingFaceModel(model, dtype=dtype), load_task(task)
+        self.layer = default_layer(self.model.depth) if layer is None else self.model.layers([layer])[0]
+        self.stores, self.store, self.scoring_batch_size = stores, store, scoring_batch_size
+        self.scored: Scored | None = None
+
+    def prepare_data(self) -> None:
+        """Scores the task unless that lies on disk."""
+        if self.store is not None:
+            self.scored = Scored(HiddenStateStore(self.store, expect=store_key(self.model, self.task)), reused=True)
+        elif self.scored is None:
+            self.scored = score(self.model, self.task, self.stores, batch_size=self.scoring_batch_size)
+
+    def load(self) -> LabelledStates:
+        """One layer of the store, and the score table's verdicts."""
+        self.prepare_data()
+        assert self.scored is not None
+        key, table = self.scored.store.key, self.scored.table()
+        return LabelledStates(
+            states=self.scored.store.layer(self.layer),
+            labels=torch.from_numpy(table["correct"].to_numpy().astype(np.float32)),
+            ids=table["question_id"].to_pylist(),
+            strata=table["subject"].to_pylist(),
+            origin=ProbeConfig(
+                hidden_size=self.scored.store.hidden_size,
+                layer=self.layer,
+                base_model=key.model,
+                base_revision=key.model_revision,
+                num_layers=self.model.depth,
+                template_hash=key.template_hash,
+                task=key.task,
+                task_revision=key.task_revision,
+                position=key.position,
+            ),
+        )
+
+
+@dataclass(frozen=True)
+class ProbeRun:
+    """Where a trained probe and what belongs to it lie."""
+
+    folder: Path
+
+    @property
+    def checkpoint(self) -> Path:
+        """The probe's checkpoint folder."""
+        return self.folder / "probe"
+
+    @classmethod
+    def of(cls, root: Path, model: str, task: str, layer: int) -> ProbeRun:
+        """The run of one model, task and layer under a folder of runs."""
+        return cls(root / f"{Path(model).name}--{task}--layer-{layer}")
+
+
+def probe_for(model: str, task: str, runs: Path) -> Probe:
+    """The probe of a model at its default layer, from the folder of runs; trained where it is missing or outdated."""
+    from cascade.train import train
+
+    handle = HuggingFaceModel(model)
+    layer = default_layer(handle.depth)
+    run = ProbeRun.of(runs / "probes", model, task, layer)
+    if (run.checkpoint / "config.json").exists():
+        probe = Probe.from_pretrained(run.checkpoint)
+        wanted = store_key(handle, load_task(task))
+        trained = (probe.config.base_revision, probe.config.task_revision, probe.config.template_hash)
+        if trained == (wanted.model_revision, wanted.task_revision, wanted.template_hash):
+            return probe
+        print(f"The probe in {run.folder} was trained on something else; training it anew", file=sys.stderr)
+    else:
+        print(f"No probe for {model} in {runs / 'probes'}; training one", file=sys.stderr)
+    flags = {"data.model": model, "data.task": task, "data.layer": layer, "data.stores": runs / "stores"}
+    flags["out"] = runs / "probes"
+    return train([f"--{name}={value}" for name, value in flags.items()]).probe
+
+
+def check_base(probe: Probe, store: HiddenStateStore) -> None:
+    """Refuses to read the states of a model or layer a probe was not trained on.
+
+    Raises:
+        CascadeError: Naming what differs.
+    """
+    config, key = probe.config, store.key
+    pairs = {
+        "base_revision": (config.base_revision, key.model_revision),
+        "position": (config.position, key.position),
+        "hidden_size": (config.hidden_size, store.hidden_size),
+    }
+    for name, (wanted, found) in pairs.items():
+        if wanted != found:
+            raise CascadeError(
+                f"Expected hidden states of the probe's base {config.base_model} ({name}={wanted}), but {store.folder} "
+                f"is of {key.model} ({name}={found})"
+            )
+
+
+def with_p_ik(scored: Scored, probe: Probe | None, split_seed: int | None = None) -> pa.Table:
+    """A score table with the probe's P(IK) filled in, and with the split where ``split_seed`` is given.
+
+    Args:
+        scored: The scored task.
+        probe: Its base must be the scored model; without one P(IK) is null.
+        split_seed: The probe's split seed, if the task is the one it was trained on.
+    """
+    table = scored.table()
+    columns = {name: table[name] for name in table.column_names}
+    if probe is not None:
+        check_base(probe, scored.store)
+        values = np.concatenate([probe.predict(part) for part in scored.store.iter_layer(probe.config.layer)])
+        columns["p_ik"] = pa.array(values.astype(np.float64))
+        columns["probe_layer"] = pa.array([probe.config.layer] * table.num_rows, pa.int64())
+    if split_seed is not None:
+        split = stratified_split(table["question_id"].to_pylist(), table["subject"].to_pylist(), split_seed)
+        names = np.full(table.num_rows, "train", dtype=object)
+        names[list(split.validation)] = "validation"
+        names[list(split.test)] = "test"
+        columns["split"] = pa.array(names, pa.string())
+    return pa.table({field.name: columns[field.name] for field in SCHEMA if field.name in columns})
+
+
+def concat_scores(tables: Iterable[pa.Table]) -> pa.Table:
+    """One score table of several models; columns a model lacks are null."""
+    return pa.concat_tables(list(tables), promote_options="default")

@@ -1,0 +1,115 @@
+"""Simulates cascades: `python -m cascade.simulate`.
+
+Without `--scores`: the miniature chain, scored and probed where that is missing. With `--scores FILE...`:
+anybody's score tables, and nothing of torch is loaded.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from jsonargparse import ArgumentParser
+
+from cascade.errors import CascadeError, one_line_errors
+from cascade.report.plots import plot_frontier
+from cascade.report.tables import print_report
+from cascade.simulation.policy import Thresholds
+from cascade.simulation.scores import align, read_scores, write_scores
+from cascade.simulation.simulator import Report, report
+from probes.errors import ProbeError
+from probes.files import write_atomically
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+DEFAULT_CHAIN = "mini-llama-small,mini-llama-medium,mini-llama-large"
+PROBED_TASK = "mini-mmlu"
+
+
+def simulate(
+    chain: str = DEFAULT_CHAIN,
+    scores: list[Path] | None = None,
+    task: str = PROBED_TASK,
+    p_t: float = 0.9,
+    p_ik: float = 0.5,
+    split: str | None = None,
+    runs: Path = Path("runs"),
+    out: Path | None = None,
+) -> Report:
+    """Simulates every single model and every sub-chain of a chain.
+
+    Args:
+        chain: Models, smallest first, separated by commas.
+        scores: Score tables (Parquet) to simulate from; without them the models are run where needed.
+        task: Task to simulate on, where the models are run. Probes are always those trained on mini-mmlu, so
+            any other task is out of distribution.
+        p_t: P(T) threshold; below it a question moves on.
+        p_ik: P(IK) threshold; below it a question moves on.
+        split: Only questions of this split; by default the test split of the probes' own task, else all.
+        runs: Folder of stores and probe runs.
+        out: Folder for report.json, scores.parquet and plot.png; by default one under RUNS/simulations.
+    """
+    thresholds = Thresholds(p_t=p_t, p_ik=p_ik)
+    names = [name.strip() for name in chain.split(",") if name.strip()]
+    out = out or runs / "simulations" / ("scores" if scores else f"{'+'.join(Path(n).name for n in names)}--{task}")
+    out.mkdir(parents=True, exist_ok=True)
+    if scores:
+        table = read_scores(scores)
+    else:
+        table = _own_scores(names, task, runs)
+        split = "test" if split is None and task == PROBED_TASK else split
+    result = report(align(table, names, split), thresholds)
+    for name in names:
+        write_scores(table, name, out / "scores" / f"{Path(name).name}.parquet")
+    write_atomically(out / "report.json", (json.dumps(_without_nan(result.to_json()), indent=1) + "\n").encode())
+    what = f"{task}, {result.questions:,} questions" if not scores else f"{result.questions:,} questions"
+    plot_frontier(out / "plot.png", result, f"{' → '.join(names)} on {what}")
+    return result
+
+
+def _without_nan(value: object) -> object:
+    """NaN is not JSON: a figure that is not defined is null."""
+    if isinstance(value, dict):
+        return {key: _without_nan(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_nan(item) for item in value]
+    return None if isinstance(value, float) and value != value else value
+
+
+def _own_scores(names: list[str], task: str, runs: Path) -> pa.Table:
+    """Scores of models we run ourselves, with the P(IK) of their probes, all but the last model's."""
+    # Here and not above, so that somebody else's logs are simulated without loading torch.
+    from cascade.probing import concat_scores, probe_for, with_p_ik
+    from cascade.scoring import score
+    from cascade.tasks.load import load_task
+
+    load_task(task)
+    if len(names) < 2:
+        raise CascadeError(f"Expected `chain` to be two or more models, but got {', '.join(names) or 'none'}")
+    tables = []
+    for place, name in enumerate(names):
+        scored = score(name, task, runs / "stores")
+        if scored.reused:
+            print(f"Reusing {scored.store.rows:,} scored rows in {scored.store.folder}", file=sys.stderr)
+        probe = probe_for(name, PROBED_TASK, runs) if place + 1 < len(names) else None
+        tables.append(with_p_ik(scored, probe, split_seed=0 if task == PROBED_TASK else None))
+    return concat_scores(tables)
+
+
+@one_line_errors(ProbeError)
+def main(args: list[str] | None = None) -> None:
+    """The entry point."""
+    parser = ArgumentParser(prog="python -m cascade.simulate", description=__doc__)
+    parser.add_argument("--config", action="config", help="YAML file of these flags")
+    parser.add_function_arguments(simulate)
+    values = parser.parse_args(args)
+    values.pop("config", None)
+    result = simulate(**values.as_dict())
+    print_report(result)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,176 @@
+"""Trains a P(IK) probe: `python -m cascade.train`, with `--data.*`, `--model.*` and `--trainer.*` flags.
+
+Scores the task first where that is missing, fits, calibrates on validation, tests, and writes a run folder.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import math
+import os
+import sys
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from lightning import Trainer
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
+from rich.console import Console
+from rich.table import Table
+
+from cascade.errors import one_line_errors
+from cascade.probing import RUNS, ProbeRun, ScoredTaskDataModule
+from cascade.report.plots import plot_reliability
+from probes import Probe, ProbeError
+from probes.files import write_atomically
+from probes.training import ProbeModule
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a training run leaves: its folder, the probe, and test metrics before and after calibration."""
+
+    run: ProbeRun
+    probe: Probe
+    metrics: dict[str, dict[str, float]]
+
+
+class TrainCLI(LightningCLI):
+    """The command line of `cascade.train`: everything is a flag, every flag fits in ``--config``."""
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Flags beside those of data, model and trainer."""
+        parser.add_argument(
+            "--out", type=Path, default=RUNS / "probes", help="folder of runs; each gets one of its own"
+        )
+        parser.add_argument(
+            "--logger", type=Literal["csv", "wandb", "none"], default="csv", help="where curves go; wandb works offline"
+        )
+
+
+def _logger(kind: str, folder: Path, config: dict[str, Any]) -> Logger | bool:
+    if kind == "none":
+        return False
+    if kind == "csv":
+        return CSVLogger(folder, name="", version="logs")
+    logger = WandbLogger(project="cascade-probes", save_dir=folder, offline=_wandb_is_offline())
+    logger.log_hyperparams(config)
+    return logger
+
+
+def _wandb_is_offline() -> bool:
+    """Whether to keep the run on disk: asked to, or no account; wandb must never stop to ask for one."""
+    import wandb
+
+    return os.environ.get("WANDB_MODE", "") in ("offline", "dryrun") or wandb.api.api_key is None
+
+
+@contextlib.contextmanager
+def _quiet_lightning() -> Any:
+    """Lightning's hints about hardware and workers do not help somebody who trains a small head."""
+    loggers = [logging.getLogger(name) for name in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.WARNING)
+    with warnings.catch_warnings():
+        for message in (
+            ".*does not have many workers.*",
+            ".*logging interval.*",
+            ".*dataloader_iter.*",
+            ".*litlogger.*",
+        ):
+            warnings.filterwarnings("ignore", message=message)
+        yield
+    for logger, level in zip(loggers, levels, strict=True):
+        logger.setLevel(level)
+
+
+def train(args: list[str] | None = None) -> Trained:
+    """Runs `cascade.train` with a list of flags (``None`` reads the command line) and returns what it made."""
+    with _quiet_lightning():
+        cli = TrainCLI(
+            ProbeModule,
+            ScoredTaskDataModule,
+            run=False,
+            args=args,
+            seed_everything_default=0,
+            save_config_callback=None,
+            parser_kwargs={"prog": "python -m cascade.train", "description": __doc__},
+            trainer_defaults={
+                "max_epochs": 100,
+                "accelerator": "auto",
+                "devices": 1,
+                "deterministic": True,
+                "logger": False,
+                "enable_checkpointing": False,
+                "enable_model_summary": False,
+                "enable_progress_bar": sys.stderr.isatty(),
+                "num_sanity_val_steps": 0,
+            },
+        )
+        return _run(cli)
+
+
+def _run(cli: TrainCLI) -> Trained:
+    trainer: Trainer = cli.trainer
+    data, module = cli.datamodule, cli.model
+    run = ProbeRun.of(cli.config.out, data.model.name, data.task.name, data.layer)
+    run.folder.mkdir(parents=True, exist_ok=True)
+    if cli.config.logger != "none":
+        trainer.logger = _logger(cli.config.logger, run.folder, cli.config.as_dict())  # type: ignore[assignment]
+    data.prepare_data()
+    if data.scored.reused:
+        print(f"Reusing {data.scored.store.rows:,} scored rows in {data.scored.store.folder}", file=sys.stderr)
+    trainer.fit(module, datamodule=data)
+    trainer.test(module, datamodule=data, verbose=False)
+    probe = module.trained_probe().cpu().eval()
+    metrics = module.test_results
+    probe.save_pretrained(run.checkpoint)
+    _write_json(run.folder / "metrics.json", metrics)
+    config = cli.parser.dump(cli.config, skip_none=False)
+    write_atomically(run.folder / "config.yaml", config.encode())
+    states, labels = data.part("test")
+    plot_reliability(
+        run.folder / "reliability.png",
+        {"before": probe.raw_logits(states).sigmoid().detach().numpy(), "after": probe.predict(states)},
+        labels.numpy(),
+        f"{data.model.name}, layer {data.layer}: P(IK) on {data.task.name}",
+    )
+    if isinstance(trainer.logger, WandbLogger):
+        trainer.logger.experiment.finish()
+    return Trained(run, probe, metrics)
+
+
+def _write_json(path: Path, values: dict[str, dict[str, float]]) -> None:
+    # NaN is not JSON; AUROC of a one-class test part is unknown, and null says so.
+    clean = {k: {n: None if math.isnan(v) else v for n, v in m.items()} for k, m in values.items()}
+    write_atomically(path, (json.dumps(clean, indent=2, allow_nan=False) + "\n").encode())
+
+
+def print_metrics(trained: Trained) -> None:
+    """Prints accuracy, F1, AUROC, ECE, Brier and NLL before and after calibration."""
+    config = trained.probe.config
+    table = Table(
+        title=f"P(IK) of {config.base_model}, layer {config.layer} of {config.num_layers}, on {config.task} test"
+    )
+    table.add_column("")
+    for name in trained.metrics["after"]:
+        table.add_column({"ece": "ECE", "auroc": "AUROC", "nll": "NLL", "f1": "F1"}.get(name, name), justify="right")
+    for stage in ("before", "after"):
+        table.add_row(f"{stage} {config.calibration}", *(f"{v:.4f}" for v in trained.metrics[stage].values()))
+    Console().print(table)
+    print(f"Run folder: {trained.run.folder}")
+
+
+@one_line_errors(ProbeError)
+def main(args: list[str] | None = None) -> None:
+    """The entry point."""
+    print_metrics(train(args))
+
+
+if __name__ == "__main__":
+    main()
