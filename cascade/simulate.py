@@ -104,7 +104,8 @@ def main(args: list[str] | None = None) -> None:
     """The entry point."""
     parser = ArgumentParser(prog="python -m cascade.simulate", description=__doc__)
     parser.add_argument("--config", action="config", help="YAML file of these flags")
-    parser.add_function_arguments(simulate)
+    parser.add_argument("--scores", nargs="+", type=Path, help="score tables (Parquet) to simulate from, of any origin")
+    parser.add_function_arguments(simulate, skip={"scores"})
     values = parser.parse_args(args)
     values.pop("config", None)
     result = simulate(**values.as_dict())

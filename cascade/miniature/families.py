@@ -24,9 +24,9 @@ class Size:
 
 
 _SIZES = {
-    "small": Size(layers=3, hidden=48, heads=3, steps=8000, learning_rate=3e-3),
-    "medium": Size(layers=4, hidden=96, heads=4, steps=6000, learning_rate=1.5e-3),
-    "large": Size(layers=5, hidden=160, heads=5, steps=4500, learning_rate=1e-3),
+    "small": Size(layers=3, hidden=48, heads=3, steps=5000, learning_rate=3e-3),
+    "medium": Size(layers=4, hidden=96, heads=4, steps=4500, learning_rate=2e-3),
+    "large": Size(layers=5, hidden=160, heads=5, steps=4000, learning_rate=1.2e-3),
 }
 FAMILIES: dict[str, dict[str, Size]] = {"mini-llama": _SIZES, "mini-qwen3": _SIZES}
 MODEL_NAMES = tuple(f"{family}-{size}" for family, sizes in FAMILIES.items() for size in sizes)

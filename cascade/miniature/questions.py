@@ -114,7 +114,6 @@ ALGORITHMIC: dict[str, Callable[[random.Random, World], Problem]] = {
     "sequences": _sequences,
     "reading": _reading,
 }
-IN_CONTEXT = ("ordering", "reading")  # the question itself holds the answer
 FACTUAL = tuple(dict.fromkeys(relation.subject for relation in RELATIONS))
 SUBJECTS = (*FACTUAL, *ALGORITHMIC)
 
@@ -250,12 +249,11 @@ class Example:
 class TrainingStream:
     """Batches of training examples. Batch ``step`` depends on the seed and the step alone, so training resumes.
 
-    Three phases, because a guess at what is not yet known drowns the signal of what could be learnt:
-    nothing but "Which option says X?", which teaches what the letters are for; then half of that and half
-    open-ended questions, which teach the facts; then everything.
+    Every fourth batch is open-ended, which teaches the facts directly; the others are multiple choice. At first
+    some of those ask "Which option says X?", which teaches what the letters are for.
     """
 
-    LETTERS_UNTIL, FACTS_UNTIL = 0.16, 0.4  # of all steps
+    LETTERS_FIRST, LETTERS_UNTIL = 0.15, 0.2
 
     def __init__(self, seed: int, steps: int) -> None:
         self.seed, self.steps = seed, steps
@@ -268,8 +266,7 @@ class TrainingStream:
         """The examples of one step; none of them is a benchmark prompt."""
         rng = random.Random(f"train-{self.seed}-{step}")
         progress = step / self.steps
-        every = 2 if progress < self.FACTS_UNTIL else 4
-        open_ended = progress >= self.LETTERS_UNTIL and step % every == 0
+        open_ended = step % 4 == 0
         make = self._open_ended if open_ended else self._multiple_choice
         size *= 2 if open_ended else 1  # these are half as long
         examples: list[Example] = []
@@ -292,13 +289,7 @@ class TrainingStream:
     def _multiple_choice(self, rng: random.Random, progress: float) -> Example:
         subject = rng.choice(SUBJECTS)
         problem, _ = self._problem(rng, subject)
-        if progress < self.LETTERS_UNTIL:
-            letters = True
-        elif progress < self.FACTS_UNTIL:
-            letters = subject not in IN_CONTEXT
-        else:
-            letters = rng.random() < 0.05
-        if letters:
+        if rng.random() < (self.LETTERS_FIRST if progress < self.LETTERS_UNTIL else 0.05):
             problem = Problem(f"Which option says {problem.answer}?", problem.answer, problem.wrong)
         choices, letter = _deal(problem, rng)
         return Example(multiple_choice_prompt(Question("", problem.text, subject, (letter,), choices)), f" {letter}")

@@ -13,6 +13,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 
+from cascade.report.names import chain_label, short_names
 from probes.files import write_atomically
 
 if TYPE_CHECKING:
@@ -79,43 +80,58 @@ def plot_frontier(path: Path, report: Report, title: str) -> None:
     """
     from cascade.simulation.ledgers import LEDGERS
 
-    largest = report.singles[-1]
-    if largest.flops is None:
+    if report.singles[-1].flops is None:
         return
     size = {row.models[0]: 1 - row.flops["answered-only"] for row in report.singles if row.flops}
-    figure, axes = plt.subplots(1, 3, figsize=(12, 4.2), sharey=True, layout="constrained")
+    short = short_names(list(size))
+    figure, axes = plt.subplots(1, 3, figsize=(13, 4.2), sharey=True, layout="constrained")
+    points = sorted((size[row.models[0]], 100 * row.accuracy) for row in report.singles)
+    colors = [plt.get_cmap("tab20")(i % 20) for i in range(0, 2 * len(report.chains), 2)]
     for axis, ledger in zip(axes, LEDGERS, strict=True):
-        points = sorted((size[row.models[0]], 100 * row.accuracy) for row in report.singles)
-        axis.plot(*zip(*points, strict=True), color=MUTED, linestyle="--", linewidth=1, label="random mixing")
+        axis.plot(
+            *zip(*_upper_hull(points), strict=True), color=MUTED, linestyle="--", linewidth=1, label="random mixing"
+        )
         axis.scatter(*zip(*points, strict=True), color=INK, marker="s", s=36, label="single models", zorder=3)
         for row in report.singles:
-            axis.annotate(
-                row.models[0].split("-")[-1], (size[row.models[0]], 100 * row.accuracy), xytext=(5, -11),
-                textcoords="offset points", fontsize=8, color=INK,
-            )  # fmt: skip
-        for rows, color, marker, label in (
-            (report.chains, BLUE, "o", "chains" + (", P(IK) and P(T)" if report.without_p_ik else ", P(T)")),
-            (report.without_p_ik, ORANGE, "^", "chains, P(T) alone"),
-        ):
-            if not rows:
-                continue
-            # A chain's saving is against its own last model; the axis is in units of the largest one.
-            costs = [size[row.models[-1]] * (1 - row.flops[ledger]) for row in rows if row.flops]
-            axis.scatter(
-                costs, [100 * row.accuracy for row in rows], color=color, marker=marker, s=36, label=label, zorder=4
-            )
-            for cost, row in zip(costs, rows, strict=True):
-                if rows is report.chains:
-                    short = "→".join(name.split("-")[-1] for name in row.models)
-                    axis.annotate(
-                        short, (cost, 100 * row.accuracy), xytext=(5, 5), textcoords="offset points", fontsize=7,
-                        color=color,
-                    )  # fmt: skip
+            at = (size[row.models[0]], 100 * row.accuracy)
+            axis.annotate(short[row.models[0]], at, xytext=(6, -12), textcoords="offset points", fontsize=8, color=INK)
+        for rows, marker, filled in ((report.chains, "o", True), (report.without_p_ik, "^", False)):
+            for row, color in zip(rows, colors, strict=False):
+                if row.flops is None:
+                    continue
+                # A chain's saving is against its own last model; the axis is in units of the largest one.
+                cost = size[row.models[-1]] * (1 - row.flops[ledger])
+                label = chain_label(row.models, short) + ("" if filled else ", P(T) alone")
+                face = color if filled else "none"
+                axis.scatter(
+                    cost,
+                    100 * row.accuracy,
+                    marker=marker,
+                    s=44,
+                    facecolor=face,
+                    edgecolor=color,
+                    label=label,
+                    zorder=4,
+                )
         axis.axvline(1, color=MUTED, linewidth=0.6)
         axis.set(title=ledger, xlabel="cost, share of the largest model's FLOPs")
         axis.spines[["top", "right"]].set_visible(False)
-        axis.margins(x=0.12)
+        axis.margins(x=0.12, y=0.1)
     axes[0].set_ylabel("accuracy, %")
-    axes[0].legend(frameon=False, fontsize=8, loc="lower right")
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside right center", frameon=False, fontsize=8)
     figure.suptitle(title, fontsize=11)
     _save(figure, path)
+
+
+def _upper_hull(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
+    """What sending each question to one of two models by a coin reaches at best: the upper convex hull."""
+    hull: list[tuple[float, float]] = []
+    for x, y in points:
+        while len(hull) > 1:
+            (ax, ay), (bx, by) = hull[-2:]
+            if (bx - ax) * (y - ay) - (by - ay) * (x - ax) < 0:
+                break
+            hull.pop()
+        hull.append((x, y))
+    return hull

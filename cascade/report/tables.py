@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 
 from rich.console import Console
 from rich.table import Table
 
+from cascade.report.names import chain_label, short_names
 from cascade.simulation.ledgers import LEDGERS
 from cascade.simulation.simulator import Report, Row
 
@@ -17,10 +19,6 @@ def _percent(value: float | None, signed: bool = False) -> str:
     return NONE if value is None else f"{100 * value:{'+' if signed else ''}.2f}%"
 
 
-def _chain(row: Row) -> str:
-    return " → ".join(row.models)
-
-
 def _cost(row: Row, costs: dict[str, float] | None) -> list[str]:
     return [_percent(None if costs is None or len(row.models) == 1 else costs[ledger]) for ledger in LEDGERS]
 
@@ -28,16 +26,16 @@ def _cost(row: Row, costs: dict[str, float] | None) -> list[str]:
 def _table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], caption: str | None = None) -> Table:
     table = Table(title=title, caption=caption, title_justify="left", caption_justify="left")
     for i, name in enumerate(columns):
-        table.add_column(name, justify="left" if i == 0 else "right", no_wrap=i > 0)
+        table.add_column(name, justify="left" if i == 0 else "right", no_wrap=True)
     for row in rows:
         table.add_row(*row)
     return table
 
 
-def _accuracy(report: Report) -> Table:
+def _accuracy(report: Report, short: dict[str, str]) -> Table:
     rows = [
         [
-            _chain(row),
+            chain_label(row.models, short),
             _percent(row.accuracy),
             NONE if len(row.models) == 1 else f"{row.pd_points:+.2f}",
             NONE if len(row.models) == 1 else f"{row.pd_relative:+.2f}%",
@@ -49,42 +47,49 @@ def _accuracy(report: Report) -> Table:
         "Accuracy and reduced compute (Tables 1 and 3)",
         ["LLM(s)", "Acc.", "pd_points", "pd_relative", *LEDGERS],
         rows,
-        "Reduced compute: share of the chain's last model's FLOPs (2N a pass, eq. 5) saved. answered-only charges the\n"
-        "model that answered (the paper's eq. 6); full-path every model tried; early-exit ℓ/L of a pass where the\n"
-        "P(IK) probe at layer ℓ of L rejected. Negative: the chain costs more than its last model alone.",
+        "Ledgers: share saved of the FLOPs (2N a pass, eq. 5) of the chain's last model alone.\n"
+        "answered-only charges the model that answered (the paper's eq. 6), full-path every\n"
+        "model tried, early-exit ℓ/L of a pass where the P(IK) probe at layer ℓ of L rejected.\n"
+        "Negative: it costs more.",
     )
 
 
-def _time(report: Report) -> Table | None:
+def _time(report: Report, short: dict[str, str]) -> Table | None:
     if report.singles[-1].seconds is None:
         return None
-    rows = [[_chain(row), *_cost(row, row.seconds)] for row in report.chains]
+    rows = [[chain_label(row.models, short), *_cost(row, row.seconds)] for row in report.chains]
     return _table("Reduced time, from measured seconds (Table 1, Time)", ["LLM(s)", *LEDGERS], rows)
 
 
-def _macro(report: Report) -> Table | None:
+def _macro(report: Report, short: dict[str, str]) -> Table | None:
     if report.singles[-1].macro is None:
         return None
     rows = [
-        [_chain(row), *(f"{value:.4f}" for value in row.macro)]
+        [chain_label(row.models, short), *(f"{value:.4f}" for value in row.macro)]
         for row in (*report.singles, *report.chains)
         if row.macro is not None
     ]
     return _table("Macro precision, recall and F1 (Table 2)", ["LLM(s)", "P", "R", "F1"], rows)
 
 
-def _ablation(report: Report) -> Table | None:
+def _ablation(report: Report, short: dict[str, str]) -> Table | None:
     if not report.without_p_ik:
         return None
     rows = [
-        [_chain(row), setting, _percent(row.accuracy), f"{row.pd_points:+.2f}", *_cost(row, row.flops)]
+        [
+            chain_label(row.models, short),
+            setting,
+            _percent(row.accuracy),
+            f"{row.pd_points:+.2f}",
+            *_cost(row, row.flops),
+        ]
         for pair in zip(report.chains, report.without_p_ik, strict=True)
         for setting, row in zip(("w/ P(IK)", "w/o P(IK)"), pair, strict=True)
     ]
     return _table("With and without P(IK) (Table 5)", ["LLM(s)", "setting", "Acc.", "pd_points", *LEDGERS], rows)
 
 
-def _stages(report: Report) -> Table:
+def _stages(report: Report, short: dict[str, str]) -> Table:
     names = [row.models[0] for row in report.singles]
     rows = []
     for row in report.chains:
@@ -93,14 +98,18 @@ def _stages(report: Report) -> Table:
             f"{row.answered[places[name]]:,} of {row.tried[places[name]]:,}" if name in places else NONE
             for name in names
         ]
-        rows.append([_chain(row), *cells])
-    return _table("Questions answered at each stage, of those it was asked (Table 8)", ["LLM(s)", *names], rows)
+        rows.append([chain_label(row.models, short), *cells])
+    return _table(
+        "Questions answered at each stage, of those it was asked (Table 8)",
+        ["LLM(s)", *(short[name] for name in names)],
+        rows,
+    )
 
 
-def _significance(report: Report) -> Table:
+def _significance(report: Report, short: dict[str, str]) -> Table:
     rows = [
         [
-            f"{_chain(row)} vs. {row.models[-1]}",
+            f"{chain_label(row.models, short)} vs. {short[row.models[-1]]}",
             f"{test.only_first}, {test.only_second}",
             f"{test.p_exact:.4g}",
             f"{test.chi2:.2f} ({test.p_chi2:.4g})",
@@ -117,9 +126,9 @@ def _significance(report: Report) -> Table:
     )
 
 
-def _confidence(report: Report) -> Table:
+def _confidence(report: Report, short: dict[str, str]) -> Table:
     rows = [
-        [c.model, c.confidence, _percent(c.accuracy), _percent(c.f1), _percent(c.auroc), f"{c.mean:.3f}"]
+        [short[c.model], c.confidence, _percent(c.accuracy), _percent(c.f1), _percent(c.auroc), f"{c.mean:.3f}"]
         for c in report.confidences
     ]
     limits = report.thresholds
@@ -134,10 +143,13 @@ def _confidence(report: Report) -> Table:
 
 def print_report(report: Report, console: Console | None = None) -> None:
     """Prints every table that the scores allow."""
-    console = console or Console()
-    console.print(f"[bold]{report.questions:,} questions[/bold]")
+    # Piped output has no width of its own; these tables need about 100 columns.
+    console = console or Console(width=None if sys.stdout.isatty() else 120)
+    models = [row.models[0] for row in report.singles]
+    short = short_names(models)
+    console.print(f"[bold]{report.questions:,} questions, {' → '.join(models)}[/bold]", highlight=False)
     tables = (_accuracy, _time, _macro, _ablation, _stages, _significance, _confidence)
-    for table in (make(report) for make in tables):
+    for table in (make(report, short) for make in tables):
         if table is not None:
             console.print(table)
             console.print()

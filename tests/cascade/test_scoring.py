@@ -1,0 +1,219 @@
+"""One pass, resumable to the byte, on a real (miniature) model."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import random
+import signal
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from cascade.errors import CascadeError
+from cascade.models.huggingface import HuggingFaceModel
+from cascade.scoring import SECONDS, score, store_key
+from cascade.tasks.base import Task
+from cascade.tasks.load import load_task
+from probes import ProbeError
+
+MODEL = "mini-llama-small"
+TOLERANCE = {"rtol": 0, "atol": 1e-4}
+
+
+def some(task: str, count: int) -> Task:
+    """A few questions of a task, spread over its subjects."""
+    whole = load_task(task)
+    return Task(whole.name, whole.kind, whole.questions[:: len(whole.questions) // count][:count])
+
+
+@pytest.fixture(scope="module")
+def model() -> HuggingFaceModel:
+    return HuggingFaceModel(MODEL)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {p.name: p.read_bytes() for p in sorted(folder.iterdir()) if p.name != SECONDS}
+
+
+def test_results_do_not_depend_on_batch_size_or_padding_side(model):
+    task = some("mini-mmlu", 60)
+    prompts = [task.prompt(q) for q in task.questions]
+    alone = [model.run([p]) for p in prompts]
+    order = random.Random(0).sample(range(60), 60)
+    for side in ("left", "right"):
+        together = model.run([prompts[i] for i in order], padding_side=side)
+        for place, i in enumerate(order):
+            torch.testing.assert_close(together.first_token[place], alone[i].first_token[0], **TOLERANCE)
+            for layer, state in alone[i].states.items():
+                torch.testing.assert_close(together.states[layer][place], state[0], **TOLERANCE)
+
+
+def test_one_pass_is_the_models_own_logits_and_states(model):
+    """Against the model called plainly on one unpadded prompt, with `output_hidden_states`."""
+    task = some("mini-mmlu", 5)
+    for question in task.questions:
+        ids = model.tokenizer(task.prompt(question), return_tensors="pt").input_ids
+        with torch.no_grad():
+            plain = model.model(input_ids=ids, output_hidden_states=True)
+        ours = model.run([task.prompt(question)])
+        torch.testing.assert_close(ours.first_token[0], plain.logits[0, -1].log_softmax(-1), **TOLERANCE)
+        for layer in range(model.depth):
+            torch.testing.assert_close(ours.states[layer][0], plain.hidden_states[layer][0, -1], **TOLERANCE)
+
+
+def test_a_question_costs_one_forward_pass(model, tmp_path, monkeypatch):
+    task, seen = some("mini-mmlu", 40), []
+    original = model.model.forward
+
+    def counting(*args, **kwargs):
+        seen.append(len(kwargs["input_ids"]))
+        return original(*args, **kwargs)
+
+    counting.__signature__ = __import__("inspect").signature(original)
+    monkeypatch.setattr(model.model, "forward", counting)
+    score(model, task, tmp_path, batch_size=16)
+    assert sum(seen) == 40
+    assert score(model, task, tmp_path).reused
+    assert sum(seen) == 40
+
+
+def test_the_score_table_says_what_the_probabilities_say(model, tmp_path):
+    task = some("mini-mmlu", 30)
+    rows = score(model, task, tmp_path).table().to_pylist()
+    for question, row in zip(task.questions, rows, strict=True):
+        ids = model.tokenizer(task.prompt(question), return_tensors="pt").input_ids
+        with torch.no_grad():
+            p = model.model(input_ids=ids).logits[0, -1].softmax(-1)
+        options = [float(p[model.tokenizer.convert_tokens_to_ids(f" {letter}")]) for letter in "ABCD"]
+        assert row["question_id"] == question.id
+        assert row["p_t"] == pytest.approx(max(options), abs=1e-4)
+        assert row["option_mass"] == pytest.approx(sum(options), abs=1e-4)
+        assert row["p_t_normalized"] == pytest.approx(max(options) / sum(options), abs=1e-4)
+        assert row["prediction"] == "ABCD"[options.index(max(options))]
+        assert row["correct"] == (row["prediction"] == question.answers[0])
+        assert row["prompt_tokens"] == ids.shape[1]
+        assert row["parameters"] == sum(t.numel() for t in model.model.parameters())
+
+
+def test_open_ended_answers_are_those_of_plain_generation(model, tmp_path):
+    task = some("mini-popqa", 24)
+    rows = score(model, task, tmp_path, batch_size=8).table().to_pylist()
+    counted = model.answer_prefix_tokens()
+    assert model.tokenizer.convert_tokens_to_ids("Answer") in counted
+    for question, row in zip(task.questions, rows, strict=True):
+        ids = model.tokenizer(task.prompt(question), return_tensors="pt").input_ids
+        with torch.no_grad():
+            first = model.model(input_ids=ids).logits[0, -1].softmax(-1)
+            made = model.model.generate(ids, max_new_tokens=16, do_sample=False, pad_token_id=2)[0, ids.shape[1] :]
+        text = model.tokenizer.decode(made, skip_special_tokens=True)
+        assert row["prediction"] == text.removeprefix("Answer:").strip()
+        assert row["p_t"] == pytest.approx(float(first[list(counted)].sum()), abs=1e-4)
+        assert row["correct"] == (row["prediction"] == question.answers[0])
+
+
+def test_another_dtype_task_or_layer_is_another_key(model):
+    task = some("mini-mmlu", 5)
+    keys = {
+        store_key(model, task).digest,
+        store_key(model, task, [1]).digest,
+        store_key(model, some("mini-mmlu", 6)).digest,
+        store_key(HuggingFaceModel(MODEL, dtype="bfloat16"), task).digest,
+        store_key(HuggingFaceModel("mini-llama-medium"), task, [1]).digest,
+    }
+    assert len(keys) == 5
+
+
+def _score(root: str) -> None:
+    torch.set_num_threads(1)
+    score(MODEL, some("mini-mmlu", 400), root, batch_size=4, shard_rows=16)
+
+
+def test_a_run_killed_twenty_times_resumes_to_the_same_bytes(tmp_path):
+    whole = score(MODEL, some("mini-mmlu", 400), tmp_path / "whole", batch_size=4, shard_rows=16)
+    # A server that has imported everything forks the runs, so that kills land in the work and not in imports.
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["cascade.scoring", "transformers.models.llama.modeling_llama"])
+    clock, kills, progress = random.Random(5), 0, set()
+    folder = tmp_path / "killed" / whole.store.folder.name
+    while kills < 20:
+        process = context.Process(target=_score, args=(str(tmp_path / "killed"),))
+        process.start()
+        before = time.monotonic()
+        # Wait until it is at work, then let it work for a random moment.
+        while process.is_alive() and not list(folder.glob("parts/*")) and time.monotonic() - before < 60:
+            time.sleep(0.002)
+        time.sleep(clock.uniform(0, 0.6))
+        if not process.is_alive():
+            process.join()
+            assert process.exitcode == 0
+            # It was faster than the kills: begin again.
+            for path in folder.glob("shard-*"):
+                path.unlink()
+            (folder / "manifest.json").unlink()
+            continue
+        os.kill(process.pid, signal.SIGKILL)
+        process.join()
+        assert process.exitcode == -signal.SIGKILL
+        kills += 1
+        progress.add(len(list(folder.glob("shard-*"))))
+    resumed = score(MODEL, some("mini-mmlu", 400), tmp_path / "killed", batch_size=4, shard_rows=16)
+    assert contents(resumed.store.folder) == contents(whole.store.folder)
+    assert len(progress) > 3  # the kills did not all land in one place
+
+
+def test_what_is_on_disk_is_not_computed_again(model, tmp_path, monkeypatch):
+    task = some("mini-mmlu", 48)
+    whole = score(model, task, tmp_path, shard_rows=16)
+    (whole.store.folder / "shard-00001.safetensors").unlink()
+    (whole.store.folder / "manifest.json").unlink()
+    asked: list[str] = []
+    run = model.run
+    monkeypatch.setattr(model, "run", lambda prompts, *a, **k: (asked.extend(prompts), run(prompts, *a, **k))[1])
+    # The parts went when the run was finished, so the rows of the other shards are asked again, too.
+    score(model, task, tmp_path, shard_rows=16)
+    assert len(asked) == 48
+
+
+def test_a_flipped_bit_in_the_score_table_is_refused(model, tmp_path):
+    scored = score(model, some("mini-mmlu", 40), tmp_path)
+    path = scored.store.folder / "scores.parquet"
+    data = bytearray(path.read_bytes())
+    data[len(data) // 3] ^= 4
+    path.write_bytes(data)
+    with pytest.raises(CascadeError, match="corrupt"):
+        scored.table()
+
+
+def test_wrong_names_are_answered_with_the_right_ones(tmp_path):
+    with pytest.raises(CascadeError, match="mini-llama-small.*but 'mini-llama-huge' could not be loaded"):
+        score("mini-llama-huge", "mini-mmlu", tmp_path)
+    with pytest.raises(CascadeError, match="mini-mmlu, mini-gpqa, mini-popqa, but got 'mmmlu'"):
+        score(MODEL, "mmmlu", tmp_path)
+    with pytest.raises(ProbeError, match=r"0 \(embeddings\) to 3 \(last block\), but got \[9\]"):
+        score(MODEL, "mini-mmlu", tmp_path, layers=[9])
+
+
+def test_a_real_llama_runs_real_questions(shared_data, tmp_path):
+    """TinyStories' 260 K model knows no MMLU; the point is that real text goes through the same code."""
+    import pyarrow.parquet as pq
+
+    from cascade.tasks.base import Question
+
+    rows = pq.read_table(shared_data / "mmlu" / "questions.parquet", filters=[("split", "=", "dev")]).to_pylist()
+    questions = [
+        Question(f"dev/{i}", r["question"], r["subject"].replace("_", " "), ("ABCD"[r["answer"]],), tuple(r["ABCD"[j]] for j in range(4)))
+        for i, r in enumerate(rows)
+    ]  # fmt: skip
+    model = HuggingFaceModel(str(shared_data / "stories260k_hf"))
+    prompts = [Task("dev", "multiple_choice", tuple(questions)).prompt(q) for q in questions]
+    short = [p for p, n in zip(prompts, (len(i) for i in model.tokenizer(prompts).input_ids), strict=True) if n <= 512]
+    output = model.run(short[:32])
+    assert bool(torch.isfinite(output.first_token).all())
+    alone = model.run(short[3:4])
+    torch.testing.assert_close(output.first_token[3], alone.first_token[0], **TOLERANCE)
+    torch.testing.assert_close(output.states[5][3], alone.states[5][0], **TOLERANCE)
+    with pytest.raises(CascadeError, match="at most 512 tokens"):
+        model.lengths(prompts)
