@@ -9,15 +9,17 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
+from jsonargparse import ArgumentParser
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import nn
 from tqdm import tqdm
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
-from cascade.miniature.families import ASSETS, model_config, size_of
+from cascade.miniature.families import ASSETS, MODEL_NAMES, model_config, size_of
 from cascade.miniature.questions import TrainingStream
 from cascade.miniature.tokenizer import build_tokenizer
 
@@ -135,12 +137,13 @@ def _resume(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> i
     return done
 
 
-def train(model_name: str, work: Path, seed: int = 0, device: str = "cpu") -> Path:
+def train(model_name: str, work: Path, out: Path = ASSETS, seed: int = 0, device: str = "cpu") -> Path:
     """Trains one miniature model and writes it as a standard folder in half precision.
 
     Args:
         model_name: Such as ``mini-llama-small``.
         work: Where checkpoints lie while training; a stopped build goes on from here.
+        out: The model's folder is made here.
         seed: Of the initial weights and the stream of examples.
         device: ``cpu`` or ``cuda``.
 
@@ -170,8 +173,25 @@ def train(model_name: str, work: Path, seed: int = 0, device: str = "cpu") -> Pa
             bar.set_postfix(loss=f"{loss.item():.3f}", refresh=False)
         if (step + 1) % SAVE_EVERY == 0 or step + 1 == size.steps:
             _save(checkpoint, step + 1, teacher, optimizer)
-    folder = ASSETS / model_name
+    folder = out / model_name
     model.half().save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     (folder / "generation_config.json").unlink(missing_ok=True)
     return folder
+
+
+def main(args: list[str] | None = None) -> None:
+    """The entry point: trains the named models, or all six, one after another."""
+    parser = ArgumentParser(prog="python -m cascade.miniature.build", description=__doc__)
+    parser.add_argument("--models", nargs="+", choices=MODEL_NAMES, default=list(MODEL_NAMES), help="which ones")
+    parser.add_argument("--work", type=Path, default=Path("runs/build"), help="checkpoints; a stopped build resumes")
+    parser.add_argument("--out", type=Path, default=ASSETS, help="each model gets a folder here")
+    parser.add_argument("--seed", type=int, default=0, help="of weights and training examples; the world has its own")
+    parser.add_argument("--device", type=Literal["cpu", "cuda"], default="cuda" if torch.cuda.is_available() else "cpu")
+    values = parser.parse_args(args)
+    for name in values.models:
+        print(train(name, values.work, values.out, values.seed, values.device))
+
+
+if __name__ == "__main__":
+    main()

@@ -202,11 +202,17 @@ def test_a_real_llama_runs_real_questions(shared_data, tmp_path):
 
     from cascade.tasks.base import Question
 
-    rows = pq.read_table(shared_data / "mmlu" / "questions.parquet", filters=[("split", "=", "dev")]).to_pylist()
     questions = [
-        Question(f"dev/{i}", r["question"], r["subject"].replace("_", " "), ("ABCD"[r["answer"]],), tuple(r["ABCD"[j]] for j in range(4)))
-        for i, r in enumerate(rows)
-    ]  # fmt: skip
+        Question(
+            id=f"dev/{i}",
+            text=row["question"],
+            subject=row["subject"].replace("_", " "),
+            answers=("ABCD"[row["answer"]],),
+            choices=(row["A"], row["B"], row["C"], row["D"]),
+        )
+        for i, row in enumerate(pq.read_table(shared_data / "mmlu" / "questions.parquet").to_pylist())
+        if row["split"] == "dev"
+    ]
     model = HuggingFaceModel(str(shared_data / "stories260k_hf"))
     prompts = [Task("dev", "multiple_choice", tuple(questions)).prompt(q) for q in questions]
     short = [p for p, n in zip(prompts, (len(i) for i in model.tokenizer(prompts).input_ids), strict=True) if n <= 512]
