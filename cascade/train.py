@@ -80,8 +80,8 @@ def _quiet_lightning() -> Any:
         for message in (
             ".*does not have many workers.*",
             ".*logging interval.*",
-            ".*dataloader_iter.*",
-            ".*litlogger.*",
+            ".*Experiment logs directory.*",  # a rerun is meant to replace them
+            ".*LeafSpec.*",
         ):
             warnings.filterwarnings("ignore", message=message)
         yield

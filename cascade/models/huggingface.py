@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import inspect
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -95,7 +96,10 @@ class HuggingFaceModel:
     def model(self) -> Any:
         """The decoder, in evaluation mode."""
         from transformers import AutoModelForCausalLM
+        from transformers.utils import logging
 
+        if not sys.stderr.isatty():
+            logging.disable_progress_bar()
         with self._load_errors():
             model = AutoModelForCausalLM.from_pretrained(
                 self._source, revision=self._asked_revision, dtype=DTYPES[self.dtype], device_map=self._device_map

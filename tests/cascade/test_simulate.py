@@ -1,0 +1,176 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import yaml
+
+from cascade.miniature.families import MODEL_NAMES
+from cascade.simulate import main
+from cascade.simulation.scores import read_scores
+from cascade.tasks.load import TASK_NAMES
+from cascade.train import TrainCLI
+
+ROOT = Path(__file__).parents[2]
+
+
+def logs(folder: Path, rows: int = 200) -> list[str]:
+    """Score tables as somebody else might have them: the required columns and the parameters."""
+    rng = np.random.default_rng(0)
+    files = []
+    for name, skill, size in (("small", 0.5, 10), ("large", 0.8, 100)):
+        p_t = rng.beta(5, 2, rows)
+        table = pa.table(
+            {
+                "question_id": [f"q{i}" for i in range(rows)],
+                "model": [name] * rows,
+                "correct": rng.random(rows) < skill * p_t / p_t.mean(),
+                "p_t": p_t,
+                "parameters": [size] * rows,
+            }
+        )
+        pq.write_table(table, folder / f"{name}.parquet")
+        files.append(str(folder / f"{name}.parquet"))
+    return files
+
+
+@pytest.fixture(scope="module")
+def own(tmp_path_factory):
+    """The main job, run once."""
+    runs = tmp_path_factory.mktemp("runs")
+    main([f"--runs={runs}"])
+    return runs
+
+
+def test_the_main_job_leaves_report_scores_and_plot(own, capsys):
+    (folder,) = (own / "simulations").iterdir()
+    report = json.loads((folder / "report.json").read_text())
+    assert [row["chain"].count("→") for row in report["chains"]] == [1, 1, 1, 2]
+    assert report["questions"] == 900
+    assert len(report["without_p_ik"]) == 4
+    assert (folder / "plot.png").stat().st_size > 10_000
+    tables = read_scores(sorted((folder / "scores").glob("*.parquet")))
+    assert tables.num_rows == 27_000
+    # What was written gives the same report as somebody else's table would.
+    files = [str(p) for p in sorted((folder / "scores").glob("*.parquet"))]
+    chain = ",".join(report["singles"][i]["models"][0] for i in range(3))
+    main(["--scores", *files, "--chain", chain, "--split", "test", f"--out={own / 'again'}"])
+    again = json.loads((own / "again" / "report.json").read_text())
+    assert again == report
+    printed = capsys.readouterr().out
+    for word in ("answered-only", "full-path", "early-exit", "Table 8", "Table 9", "Table 14", "w/o P(IK)"):
+        assert word in printed
+
+
+def test_the_miniature_is_worth_routing_between(own):
+    """Accuracy rises by six points a size to at least 80 %, and the small ones are right where others miss."""
+    (folder,) = (own / "simulations").iterdir()
+    report = json.loads((folder / "report.json").read_text())
+    accuracies = [row["accuracy"] for row in report["singles"]]
+    assert accuracies[1] - accuracies[0] >= 0.06
+    assert accuracies[2] - accuracies[1] >= 0.06
+    assert accuracies[2] >= 0.80
+    assert all(row["mcnemar"]["only_first"] > 0 for row in report["singles"][:2])
+    p_ik = [c["auroc"] for c in report["confidences"] if c["confidence"] == "P(IK)"]
+    assert len(p_ik) == 2
+    assert min(p_ik) >= 0.70
+
+
+def test_out_of_distribution_uses_the_same_probes(own, capsys):
+    main([f"--runs={own}", "--task=mini-gpqa"])
+    captured = capsys.readouterr()
+    assert "448 questions" in captured.out
+    assert "training one" not in captured.err
+
+
+def test_a_second_run_computes_nothing_again(own, capsys):
+    main([f"--runs={own}"])
+    errors = capsys.readouterr().err
+    assert errors.count("Reusing 9,000 scored rows") == 3
+    assert "Scoring" not in errors
+    assert "training" not in errors
+
+
+def test_somebody_elses_logs_need_no_torch(tmp_path):
+    files = logs(tmp_path)
+    code = (
+        "import sys; from cascade.simulate import main; main(sys.argv[1:]);"
+        "assert not {'torch', 'transformers', 'lightning'} & set(sys.modules)"
+    )
+    command = [sys.executable, "-c", code, "--scores", *files, "--chain", "small,large", "--out", str(tmp_path / "o")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "small → large" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--chain", "small,huge"], r"(large, small), but got 'huge'"),
+        (["--chain", "small"], "two or more different models"),
+        (["--p_t", "1.5"], "Expected threshold `p_t` to be in [0, 1], but got 1.5"),
+        (["--p_ik", "-0.1"], "Expected threshold `p_ik` to be in [0, 1], but got -0.1"),
+        (["--split", "test"], "column split"),
+    ],
+)
+def test_bad_input_ends_with_one_line(tmp_path, capsys, more, message):
+    chain = [] if "--chain" in more else ["--chain", "small,large"]
+    with pytest.raises(SystemExit) as stop:
+        main(["--scores", *logs(tmp_path), *chain, *more, f"--out={tmp_path / 'o'}"])
+    assert stop.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: ")
+    assert message in line
+
+
+def test_an_output_that_cannot_be_written_is_named(tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(SystemExit) as stop:
+        main(["--scores", *logs(tmp_path), "--chain", "small,large", f"--out={tmp_path / 'file'}"])
+    assert stop.value.code == 2
+    assert str(tmp_path / "file") in capsys.readouterr().err
+
+
+def test_real_qwen_and_llama_chains_show_their_three_ledgers(shared_data, tmp_path, capsys):
+    """Full-path never saves more than answered-only; on these logs the ledger decides what pays."""
+    from experiments.convert_option_logits import main as convert
+
+    convert([str(shared_data / "mmlu_option_logits"), "--out", str(tmp_path)])
+    for chain in ("Qwen-1_8B,Qwen-7B,Qwen-14B,Qwen-72B", "Llama-2-7b,Llama-2-13b,Llama-2-70b"):
+        files = [str(tmp_path / f"{name}.parquet") for name in chain.split(",")]
+        main(["--scores", *files, "--chain", chain, f"--out={tmp_path / 'o'}"])
+        report = json.loads((tmp_path / "o" / "report.json").read_text())
+        for row in report["chains"]:
+            assert row["flops"]["answered-only"] > 0
+            assert row["flops"]["full-path"] == row["flops"]["early-exit"] < row["flops"]["answered-only"]
+    printed = capsys.readouterr().out
+    assert "Qwen-72B.parquet: 9,971 questions" in printed
+
+
+@pytest.mark.parametrize("path", sorted(ROOT.glob("configs/**/*.yaml")), ids=lambda p: p.stem)
+def test_every_shipped_config_names_what_there_is(path):
+    values = yaml.safe_load(path.read_text())
+    if path.parent.name == "chains":
+        assert set(values["chain"].split(",")) <= set(MODEL_NAMES)
+        assert values["task"] in TASK_NAMES
+        from jsonargparse import ArgumentParser
+
+        from cascade.simulate import simulate
+
+        parser = ArgumentParser()
+        parser.add_function_arguments(simulate)
+        assert parser.parse_path(path).chain == values["chain"]
+    else:
+        from cascade.probing import ScoredTaskDataModule
+        from probes.training import ProbeModule
+
+        cli = TrainCLI(
+            ProbeModule, ScoredTaskDataModule, run=False, args=["--config", str(path)], save_config_callback=None
+        )
+        assert cli.datamodule.model.name == f"{path.parent.name}-{path.stem}"

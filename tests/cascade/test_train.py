@@ -1,0 +1,129 @@
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from cascade.models.huggingface import HuggingFaceModel
+from cascade.probing import with_p_ik
+from cascade.scoring import score
+from cascade.train import main, train
+from probes import Probe, stratified_split
+
+MODEL = "mini-llama-small"
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("runs")
+
+
+def flags(runs: Path, *more: str) -> list[str]:
+    return [f"--data.stores={runs / 'stores'}", f"--out={runs / 'probes'}", "--trainer.max_epochs=15", *more]
+
+
+@pytest.fixture(scope="module")
+def trained(runs):
+    return train(flags(runs))
+
+
+def test_a_run_leaves_probe_metrics_config_and_plot(trained):
+    folder = trained.run.folder
+    names = {p.name for p in folder.iterdir()}
+    assert {"probe", "metrics.json", "config.yaml", "reliability.png", "logs"} <= names
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert metrics == trained.metrics
+    assert set(metrics["after"]) == {"accuracy", "f1", "auroc", "ece", "brier", "nll"}
+    assert metrics["after"]["auroc"] > 0.65
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    assert config["data"]["model"] == MODEL
+    assert config["trainer"]["max_epochs"] == 15
+
+
+def test_the_checkpoint_gives_calibrated_p_ik_from_raw_states(trained, runs):
+    """By hand: states from a plain forward pass of one test question, P(IK) from the saved folder."""
+    probe = Probe.from_pretrained(trained.run.checkpoint)
+    scored = score(MODEL, "mini-mmlu", runs / "stores")
+    assert scored.reused
+    table = with_p_ik(scored, probe, split_seed=0)
+    test = [row for row in table.to_pylist() if row["split"] == "test"]
+    assert len(test) == len(stratified_split(table["question_id"].to_pylist(), table["subject"].to_pylist()).test)
+    from cascade.tasks.load import load_task
+
+    task, model = load_task("mini-mmlu"), HuggingFaceModel(MODEL)
+    questions = {q.id: q for q in task.questions}
+    for row in test[:5]:
+        captured = []
+        block = model.model.model.layers[probe.config.layer - 1]
+        handle = block.register_forward_hook(lambda m, i, o, to=captured: to.append(o if torch.is_tensor(o) else o[0]))
+        ids = model.tokenizer(task.prompt(questions[row["question_id"]]), return_tensors="pt").input_ids
+        with torch.no_grad():
+            model.model(input_ids=ids)
+        handle.remove()
+        assert float(probe.predict(captured[0][0, -1])) == pytest.approx(row["p_ik"], abs=1e-4)
+    labels = np.array([row["correct"] for row in test], float)
+    p_ik = np.array([row["p_ik"] for row in test])
+    assert np.mean((p_ik - labels) ** 2) == pytest.approx(trained.metrics["after"]["brier"], abs=1e-5)
+
+
+def test_a_rerun_reuses_the_store_says_so_and_gives_the_same_probe(trained, runs, capsys):
+    before = (trained.run.checkpoint / "model.safetensors").read_bytes()
+    again = train(flags(runs))
+    assert "Reusing 9,000 scored rows" in capsys.readouterr().err
+    assert (again.run.checkpoint / "model.safetensors").read_bytes() == before
+
+
+def test_the_written_config_reproduces_the_run(trained, runs, tmp_path):
+    again = train(["--config", str(trained.run.folder / "config.yaml"), f"--out={tmp_path}"])
+    assert again.metrics == trained.metrics
+
+
+def test_wandb_logs_offline_without_an_account(runs, tmp_path, monkeypatch):
+    for name in [n for n in os.environ if n.startswith("WANDB")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("NETRC", str(tmp_path / "none"))
+    done = train([*flags(runs, "--logger=wandb")[:1], f"--out={tmp_path}", "--trainer.max_epochs=2", "--logger=wandb"])
+    assert list(done.run.folder.glob("wandb/offline-run-*/*.wandb"))
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--data.model=mini-llama-huge"], "but 'mini-llama-huge' could not be loaded"),
+        (["--data.layer=9"], r"from 0 \(embeddings\) to 3 \(last block\), but got \[9\]"),
+        (["--data.task=mmmlu"], "mini-mmlu, mini-gpqa, mini-popqa, but got 'mmmlu'"),
+        (["--model.threshold=1.5"], "Expected `threshold` to be in"),
+        (["--model.calibration=magic"], "none, temperature, platt, but got 'magic'"),
+        (["--data.dtype=int3"], "float32, float16, bfloat16, but got 'int3'"),
+    ],
+)
+def test_bad_flags_end_with_one_line(runs, capsys, more, message):
+    with pytest.raises(SystemExit) as stop:
+        main(flags(runs, *more))
+    assert stop.value.code == 2
+    errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error:")]
+    assert len(errors) == 1
+    import re
+
+    assert re.search(message, errors[0])
+
+
+def test_the_store_of_another_model_is_refused(trained, runs, capsys):
+    other = score(MODEL, "mini-gpqa", runs / "stores").store.folder
+    with pytest.raises(SystemExit):
+        main(flags(runs, f"--data.store={other}"))
+    assert "is of something else: task='mini-gpqa' instead of 'mini-mmlu'" in capsys.readouterr().err
+
+
+def test_an_output_folder_that_cannot_be_written_is_named(runs, tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(SystemExit) as stop:
+        main([*flags(runs), f"--out={tmp_path / 'file' / 'deeper'}"])
+    assert stop.value.code == 2
+    assert str(tmp_path / "file") in capsys.readouterr().err
