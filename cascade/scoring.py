@@ -7,7 +7,6 @@ where it stopped, to the same bytes.
 from __future__ import annotations
 
 import json
-import shutil
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -29,7 +28,6 @@ from cascade.tasks.load import load_task
 from probes.files import write_atomically
 from probes.store import MANIFEST, HiddenStateStore, StoreKey, StoreWriter
 
-SCORES, SECONDS, PARTS = "scores.parquet", "seconds.parquet", "parts"
 MAX_NEW_TOKENS = 16
 
 
@@ -47,13 +45,28 @@ class Scored:
 
     def table(self) -> pa.Table:
         """The score table, with the measured seconds joined."""
-        try:
-            scores = pq.read_table(self.store.folder / SCORES, page_checksum_verification=True)
-            seconds = pq.read_table(self.store.folder / SECONDS, page_checksum_verification=True)
-        except (OSError, pa.ArrowInvalid) as error:
-            raise CascadeError(f"Score table in {self.store.folder} is corrupt; delete the folder: {error}") from error
-        table = scores.append_column("seconds", seconds["seconds"])
-        return validate_scores(table, str(self.store.folder / SCORES))
+        tables = []
+        for shard in range(self.store.num_shards):
+            scores, seconds = (_read(path) for path in _paths(self.store.folder, shard))
+            tables.append(scores.append_column("seconds", seconds["seconds"]))
+        whole = pa.concat_tables(tables)
+        if whole.num_rows != self.store.rows:
+            raise CascadeError(
+                f"Expected {self.store.rows} score rows in {self.store.folder}, but got {whole.num_rows}"
+            )
+        return validate_scores(whole, str(self.store.folder))
+
+
+def _paths(folder: Path, shard: int) -> tuple[Path, Path]:
+    """Score rows and measured seconds of one shard. They lie apart: all but the measurements repeats to the byte."""
+    return folder / f"scores-{shard:05d}.parquet", folder / f"seconds-{shard:05d}.parquet"
+
+
+def _read(path: Path) -> pa.Table:
+    try:
+        return pq.read_table(path, page_checksum_verification=True)
+    except (OSError, pa.ArrowInvalid) as error:
+        raise CascadeError(f"Score rows {path} are corrupt or gone; delete them and score again: {error}") from error
 
 
 def store_key(model: HuggingFaceModel, task: Task, layers: Sequence[int] | str = "all") -> StoreKey:
@@ -88,7 +101,7 @@ def score(
         root: Folder of stores; this one's folder in it is named by its key.
         layers: Layers to keep, or ``"all"``.
         batch_size: Prompts in one forward pass. Makes no difference to the result beyond rounding.
-        shard_rows: Rows of a shard, which is what a killed run can lose.
+        shard_rows: Rows of a shard, which is what a killed run can lose; the same when it is resumed.
 
     Raises:
         CascadeError, ProbeError: If the model or task is not known, the disk has not the room, or what lies on
@@ -99,16 +112,14 @@ def score(
     if batch_size < 1 or shard_rows < 1:
         raise CascadeError(f"Expected `batch_size` and `shard_rows` of at least 1, but got {batch_size}, {shard_rows}")
     key = store_key(model, task, layers)
-    folder = Path(root) / key.folder_name
-    if all((folder / name).exists() for name in (MANIFEST, SCORES, SECONDS)):
-        shutil.rmtree(folder / PARTS, ignore_errors=True)  # left by a run killed after its very last write
-        return Scored(HiddenStateStore(folder, expect=key), reused=True)
-
     writer = StoreWriter(root, key, len(task.questions), model.hidden_size, shard_rows)
-    parts = writer.folder / PARTS
-    parts.mkdir(exist_ok=True)
-    missing = writer.pending()
-    pending = [n for n in range(len(writer.shards)) if n in missing or not _part(parts, n).exists()]
+    missing = set(writer.pending())
+    for number in range(len(writer.shards)):
+        if not all(path.exists() for path in _paths(writer.folder, number)):
+            missing.add(number)
+    pending = sorted(missing)
+    if not pending and (writer.folder / MANIFEST).exists():
+        return Scored(HiddenStateStore(writer.folder, expect=key), reused=True)
     writer.check_room()
     done = len(task.questions) - sum(len(writer.shards[n]) for n in pending)
     _say(
@@ -122,32 +133,16 @@ def score(
     with tqdm(total=len(prompts), initial=done, desc=label, unit="q", disable=None, leave=False) as bar:
         for number in pending:
             states, table = asker.ask(writer.shards[number], batch_size, bar)
-            # The part goes first: a shard that is there says that its part is, too.
-            write_atomically(_part(parts, number), _parquet(table))
+            # These go first: a shard that is there says that its score rows are, too.
+            scores_path, seconds_path = _paths(writer.folder, number)
+            write_atomically(seconds_path, _parquet(table.select(["question_id", "seconds"])))
+            write_atomically(scores_path, _parquet(table.drop_columns(["seconds"])))
             writer.write(number, states)
-    return Scored(_finish(writer, parts), reused=False)
-
-
-def _finish(writer: StoreWriter, parts: Path) -> HiddenStateStore:
-    """Joins the parts. The seconds lie apart: they are measurements, and all else repeats to the byte."""
-    try:
-        tables = [pq.read_table(_part(parts, n), page_checksum_verification=True) for n in range(len(writer.shards))]
-    except (OSError, pa.ArrowInvalid) as error:
-        raise CascadeError(f"A part of the score table in {parts} is corrupt; delete it: {error}") from error
-    whole = pa.concat_tables(tables).combine_chunks()
-    write_atomically(writer.folder / SECONDS, _parquet(whole.select(["question_id", "seconds"])))
-    write_atomically(writer.folder / SCORES, _parquet(whole.drop_columns(["seconds"])))
-    store = writer.finish()
-    shutil.rmtree(parts)
-    return store
+    return Scored(writer.finish(), reused=False)
 
 
 def _say(message: str) -> None:
     print(message, file=sys.stderr, flush=True)
-
-
-def _part(parts: Path, number: int) -> Path:
-    return parts / f"{number:05d}.parquet"
 
 
 def _parquet(table: pa.Table) -> bytes:

@@ -252,6 +252,11 @@ class HiddenStateStore:
                 raise ProbeError(f"Shard {self.folder / str(shard['file'])} is missing; score again, the rest is kept")
 
     @property
+    def num_shards(self) -> int:
+        """How many shards the rows are spread over."""
+        return len(self._shards)
+
+    @property
     def layers(self) -> tuple[int, ...]:
         """The layers held."""
         return self.key.layers

@@ -22,6 +22,8 @@ from cascade.train import train
 from probes import ProbeError, stratified_split
 from probes.files import write_atomically
 
+SUMMARY = "miniature.md"
+
 
 @dataclass(frozen=True)
 class Measured:
@@ -128,7 +130,9 @@ def main(args: list[str] | None = None) -> None:
         found[name] = measure(name, values.runs)
         write_atomically(ASSETS / name / "README.md", card(name, found[name]).encode())
         print(f"{name}: {asdict(found[name])}", file=sys.stderr)
-    print(summary(found))
+    table = summary(found)
+    write_atomically(values.runs / SUMMARY, (table + "\n").encode())
+    print(table)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from cascade.errors import CascadeError
+
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
 
@@ -26,7 +28,7 @@ class Size:
 _SIZES = {
     "small": Size(layers=3, hidden=48, heads=3, steps=5000, learning_rate=3e-3),
     "medium": Size(layers=4, hidden=96, heads=4, steps=4500, learning_rate=2e-3),
-    "large": Size(layers=5, hidden=160, heads=5, steps=4000, learning_rate=1.2e-3),
+    "large": Size(layers=5, hidden=160, heads=5, steps=5000, learning_rate=1.2e-3),
 }
 FAMILIES: dict[str, dict[str, Size]] = {"mini-llama": _SIZES, "mini-qwen3": _SIZES}
 MODEL_NAMES = tuple(f"{family}-{size}" for family, sizes in FAMILIES.items() for size in sizes)
@@ -36,7 +38,7 @@ def size_of(model: str) -> tuple[str, Size]:
     """Family and shape of a miniature model by its name, such as ``mini-llama-small``."""
     family, _, size = model.rpartition("-")
     if family not in FAMILIES or size not in FAMILIES[family]:
-        raise ValueError(f"Expected `model` to be one of {', '.join(MODEL_NAMES)}, but got {model!r}")
+        raise CascadeError(f"Expected `model` to be one of {', '.join(MODEL_NAMES)}, but got {model!r}")
     return family, FAMILIES[family][size]
 
 

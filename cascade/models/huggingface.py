@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import inspect
+import json
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ import torch
 from torch import Tensor
 
 from cascade.errors import CascadeError
-from cascade.miniature.families import ASSETS, MODEL_NAMES
+from cascade.miniature.families import ASSETS, MODEL_NAMES, size_of
 from cascade.tasks.base import ANSWER_PREFIX
 from probes.capture import HiddenStateCapture, last_token_positions, resolve_layers
 from probes.store import DTYPES
@@ -129,8 +130,11 @@ class HuggingFaceModel:
     def tokenizer_hash(self) -> str:
         """Hash of everything the tokenizer does to text."""
         backend = getattr(self.tokenizer, "backend_tokenizer", None)
-        text = backend.to_str() if backend is not None else repr(sorted(self.tokenizer.get_vocab().items()))
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
+        state = dict(self.tokenizer.get_vocab()) if backend is None else json.loads(backend.to_str())
+        # Padding and truncation are left behind by the last call and say nothing of the tokens.
+        state.pop("padding", None)
+        state.pop("truncation", None)
+        return hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()[:16]
 
     def layers(self, layers: Sequence[int] | str) -> tuple[int, ...]:
         """Layer numbers of this model, checked."""
@@ -258,7 +262,10 @@ class HuggingFaceModel:
 
 def resolve_model(name: str) -> str:
     """The folder of a miniature by its name; any other name as it is."""
-    return str(ASSETS / name) if name in MODEL_NAMES else name
+    if name.startswith("mini-") and not Path(name).is_dir():
+        size_of(name)  # a name of ours that is misspelt is not asked for at the Hub
+        return str(ASSETS / name)
+    return name
 
 
 def hash_folder(folder: Path) -> str:

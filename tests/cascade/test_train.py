@@ -95,7 +95,7 @@ def test_wandb_logs_offline_without_an_account(runs, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        (["--data.model=mini-llama-huge"], "but 'mini-llama-huge' could not be loaded"),
+        (["--data.model=mini-llama-huge"], "but got 'mini-llama-huge'"),
         (["--data.layer=9"], r"from 0 \(embeddings\) to 3 \(last block\), but got \[9\]"),
         (["--data.task=mmmlu"], "mini-mmlu, mini-gpqa, mini-popqa, but got 'mmmlu'"),
         (["--model.threshold=1.5"], "Expected `threshold` to be in"),

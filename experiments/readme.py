@@ -1,0 +1,82 @@
+"""Rewrites the README's measured tables and its picture: `python -m experiments.readme --logits FOLDER`.
+
+Run `python -m cascade.miniature.cards` first. What stands between `<!-- begin NAME -->` and `<!-- end NAME -->`
+in the README is this script's; the words around it are not.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+from pathlib import Path
+
+from jsonargparse import ArgumentParser
+
+from cascade.errors import CascadeError, one_line_errors
+from cascade.miniature.cards import SUMMARY
+from cascade.report.names import chain_label, short_names
+from cascade.simulate import DEFAULT_CHAIN, simulate
+from cascade.simulation.ledgers import LEDGERS
+from cascade.simulation.simulator import Report
+from experiments.convert_option_logits import main as convert
+from probes.errors import ProbeError
+from probes.files import write_atomically
+
+ROOT = Path(__file__).parents[1]
+PICTURE = Path("experiments/figures/demo.png")
+REAL_CHAINS = ("Qwen-1_8B,Qwen-7B,Qwen-14B,Qwen-72B", "Llama-2-7b,Llama-2-13b,Llama-2-70b")
+
+
+def markdown(report: Report, without_p_ik: bool = True) -> str:
+    """The accuracy table and the three ledgers as Markdown."""
+    short = short_names([row.models[0] for row in report.singles])
+    lines = [f"| LLM(s) | accuracy | pd_points | {' | '.join(LEDGERS)} |", "|---|---:|---:|---:|---:|---:|"]
+    groups = [(report.singles, ""), (report.chains, "")]
+    if without_p_ik and report.without_p_ik:
+        groups.append((report.without_p_ik, ", P(T) alone"))
+    for rows, note in groups:
+        for row in rows:
+            single = len(row.models) == 1 or row.flops is None
+            costs = ["–" if single else f"{100 * row.flops[ledger]:.1f} %" for ledger in LEDGERS]  # type: ignore[index]
+            drop = "–" if single else f"{row.pd_points:+.2f}"
+            label = chain_label(row.models, short) + note
+            lines.append(f"| {label} | {100 * row.accuracy:.2f} % | {drop} | {' | '.join(costs)} |")
+    return "\n".join(lines)
+
+
+def fill(text: str, name: str, content: str) -> str:
+    """``text`` with ``content`` between the markers of ``name``."""
+    pattern = re.compile(rf"(<!-- begin {name} -->\n).*?(\n<!-- end {name} -->)", re.DOTALL)
+    if not pattern.search(text):
+        raise CascadeError(f"Expected README.md to hold the markers of {name!r}, but it does not")
+    return pattern.sub(lambda match: match[1] + content + match[2], text)
+
+
+@one_line_errors(ProbeError)
+def main(args: list[str] | None = None) -> None:
+    """The entry point."""
+    parser = ArgumentParser(prog="python -m experiments.readme", description=__doc__)
+    parser.add_argument("--logits", type=Path, required=True, help="folder for experiments.convert_option_logits")
+    parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder of stores and probe runs")
+    values = parser.parse_args(args)
+    text = (ROOT / "README.md").read_text()
+    out = values.runs / "simulations" / "readme"
+    demo = simulate(DEFAULT_CHAIN, runs=values.runs, out=out)
+    (ROOT / PICTURE).parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(out / "plot.png", ROOT / PICTURE)
+    text = fill(text, "demo", markdown(demo))
+    text = fill(text, "ood", markdown(simulate(DEFAULT_CHAIN, task="mini-gpqa", runs=values.runs), without_p_ik=False))
+    if not (values.runs / SUMMARY).exists():
+        raise CascadeError(f"Expected {values.runs / SUMMARY}; run `python -m cascade.miniature.cards` first")
+    text = fill(text, "miniature", (values.runs / SUMMARY).read_text().strip())
+    real = values.runs / "real"
+    convert([str(values.logits), "--out", str(real)])
+    tables = []
+    for chain in REAL_CHAINS:
+        files = [real / f"{name}.parquet" for name in chain.split(",")]
+        tables.append(markdown(simulate(chain, scores=files, out=values.runs / "simulations" / chain)))
+    write_atomically(ROOT / "README.md", fill(text, "real", "\n\n".join(tables)).encode())
+
+
+if __name__ == "__main__":
+    main()
