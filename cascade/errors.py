@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import sys
+from argparse import ArgumentError
 from collections.abc import Callable
 from typing import ParamSpec, TypeVar
 
@@ -20,7 +21,7 @@ def one_line_errors(*kinds: type[Exception]) -> Callable[[Callable[P, R]], Calla
 
     Anything else is a bug of ours and keeps its traceback.
     """
-    expected: tuple[type[Exception], ...] = (CascadeError, *kinds)
+    expected: tuple[type[Exception], ...] = (CascadeError, ArgumentError, *kinds)
 
     def decorate(function: Callable[P, R]) -> Callable[P, R]:
         @functools.wraps(function)
@@ -29,8 +30,8 @@ def one_line_errors(*kinds: type[Exception]) -> Callable[[Callable[P, R]], Calla
                 return function(*args, **kwargs)
             except expected as error:
                 message = " ".join(str(error).split())
-            except (PermissionError, NotADirectoryError, FileExistsError, FileNotFoundError) as error:
-                message = f"{error.strerror}: {error.filename}"
+            except OSError as error:
+                message = f"{error.strerror}: {error.filename}" if error.filename else " ".join(str(error).split())
             print(f"error: {message}", file=sys.stderr)
             raise SystemExit(2)
 

@@ -18,6 +18,7 @@ from cascade.simulation.scores import SCHEMA
 from cascade.tasks.load import load_task
 from probes import HiddenStateStore, Probe, ProbeConfig, stratified_split
 from probes.data import HiddenStateDataModule, LabelledStates
+from probes.files import file_name
 
 RUNS = Path("runs")
 
@@ -87,6 +88,7 @@ class ScoredTaskDataModule(HiddenStateDataModule):
                 task=key.task,
                 task_revision=key.task_revision,
                 position=key.position,
+                dtype=key.dtype,
             ),
         )
 
@@ -105,32 +107,44 @@ class ProbeRun:
     @classmethod
     def of(cls, root: Path, model: str, task: str, layer: int) -> ProbeRun:
         """The run of one model, task and layer under a folder of runs."""
-        return cls(root / f"{Path(model).name}--{task}--layer-{layer}")
+        return cls(root / f"{file_name(model)}--{task}--layer-{layer}")
 
 
-def probe_for(model: str, task: str, runs: Path) -> Probe:
-    """The probe of a model at its default layer, from the folder of runs; trained where it is missing or outdated."""
+def probe_for(scored: Scored, runs: Path) -> Probe:
+    """The probe of a scored model at its default layer, from the folder of runs; trained where missing or outdated.
+
+    Args:
+        scored: The model's own scores on the task the probe is for.
+        runs: Folder of stores and probe runs.
+    """
     from cascade.train import train
 
-    handle = HuggingFaceModel(model)
-    layer = default_layer(handle.depth)
-    run = ProbeRun.of(runs / "probes", model, task, layer)
+    key, table = scored.store.key, scored.table()
+    layer = default_layer(key.layers[-1])
+    run = ProbeRun.of(runs / "probes", key.model, key.task, layer)
     if (run.checkpoint / "config.json").exists():
-        probe = Probe.from_pretrained(run.checkpoint)
-        wanted = store_key(handle, load_task(task))
-        trained = (probe.config.base_revision, probe.config.task_revision, probe.config.template_hash)
-        if trained == (wanted.model_revision, wanted.task_revision, wanted.template_hash):
+        config = (probe := Probe.from_pretrained(run.checkpoint)).config
+        split = stratified_split(table["question_id"].to_pylist(), table["subject"].to_pylist())
+        found = (
+            config.base_revision,
+            config.task_revision,
+            config.template_hash,
+            config.dtype,
+            config.split_fingerprint,
+        )
+        wanted = (key.model_revision, key.task_revision, key.template_hash, key.dtype, split.fingerprint)
+        if found == wanted:
             return probe
         print(f"The probe in {run.folder} was trained on something else; training it anew", file=sys.stderr)
     else:
-        print(f"No probe for {model} in {runs / 'probes'}; training one", file=sys.stderr)
-    flags = {"data.model": model, "data.task": task, "data.layer": layer, "data.stores": runs / "stores"}
+        print(f"No probe for {key.model} in {runs / 'probes'}; training one", file=sys.stderr)
+    flags = {"data.model": key.model, "data.task": key.task, "data.layer": layer, "data.stores": runs / "stores"}
     flags["out"] = runs / "probes"
     return train([f"--{name}={value}" for name, value in flags.items()]).probe
 
 
 def check_base(probe: Probe, store: HiddenStateStore) -> None:
-    """Refuses to read the states of a model or layer a probe was not trained on.
+    """Refuses to read the states of a model that a probe was not trained on.
 
     Raises:
         CascadeError: Naming what differs.
@@ -139,6 +153,7 @@ def check_base(probe: Probe, store: HiddenStateStore) -> None:
     pairs = {
         "base_revision": (config.base_revision, key.model_revision),
         "position": (config.position, key.position),
+        "dtype": (config.dtype, key.dtype),
         "hidden_size": (config.hidden_size, store.hidden_size),
     }
     for name, (wanted, found) in pairs.items():
@@ -166,6 +181,11 @@ def with_p_ik(scored: Scored, probe: Probe | None, split_seed: int | None = None
         columns["probe_layer"] = pa.array([probe.config.layer] * table.num_rows, pa.int64())
     if split_seed is not None:
         split = stratified_split(table["question_id"].to_pylist(), table["subject"].to_pylist(), split_seed)
+        if probe is not None and probe.config.split_fingerprint != split.fingerprint:
+            raise CascadeError(
+                f"Expected the probe of {probe.config.base_model} to be trained on the split of seed {split_seed}, but "
+                f"it saw another one, and with it some of the test questions"
+            )
         names = np.full(table.num_rows, "train", dtype=object)
         names[list(split.validation)] = "validation"
         names[list(split.test)] = "test"

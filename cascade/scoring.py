@@ -45,11 +45,16 @@ class Scored:
 
     def table(self) -> pa.Table:
         """The score table, with the measured seconds joined."""
-        tables = []
-        for shard in range(self.store.num_shards):
-            scores, seconds = (_read(path) for path in _paths(self.store.folder, shard))
-            tables.append(scores.append_column("seconds", seconds["seconds"]))
-        whole = pa.concat_tables(tables)
+        try:
+            tables = []
+            for shard in range(self.store.num_shards):
+                scores, seconds = (_read(path) for path in _paths(self.store.folder, shard))
+                tables.append(scores.append_column("seconds", seconds["seconds"]))
+            whole = pa.concat_tables(tables)
+        except (pa.ArrowException, KeyError) as error:
+            raise CascadeError(
+                f"The score rows in {self.store.folder} are corrupt; delete the folder: {error}"
+            ) from error
         if whole.num_rows != self.store.rows:
             raise CascadeError(
                 f"Expected {self.store.rows} score rows in {self.store.folder}, but got {whole.num_rows}"
@@ -65,7 +70,7 @@ def _paths(folder: Path, shard: int) -> tuple[Path, Path]:
 def _read(path: Path) -> pa.Table:
     try:
         return pq.read_table(path, page_checksum_verification=True)
-    except (OSError, pa.ArrowInvalid) as error:
+    except (OSError, pa.ArrowException) as error:
         raise CascadeError(f"Score rows {path} are corrupt or gone; delete them and score again: {error}") from error
 
 
@@ -157,7 +162,9 @@ class _Asker:
 
     def __init__(self, model: HuggingFaceModel, task: Task, prompts: list[str], layers: tuple[int, ...]) -> None:
         self.model, self.task, self.prompts, self.layers = model, task, prompts, layers
-        self.lengths = model.lengths(prompts)
+        self.lengths = model.lengths(prompts, room=0 if task.kind == "multiple_choice" else MAX_NEW_TOKENS)
+        # Loads the weights, which must not count as time of the first question.
+        self.parameters = model.parameters
         self.multiple_choice = task.kind == "multiple_choice"
         if self.multiple_choice:
             widest = max(range(len(prompts)), key=lambda row: len(task.questions[row].choices))
@@ -203,7 +210,7 @@ class _Asker:
             "answer": question.answers[0],
             "popularity": question.popularity,
             "prompt_tokens": int(output.prompt_tokens[i]),
-            "parameters": self.model.parameters,
+            "parameters": self.parameters,
             "num_layers": self.model.depth,
         }
         if self.multiple_choice:

@@ -13,17 +13,20 @@ from typing import TYPE_CHECKING
 
 from jsonargparse import ArgumentParser
 
-from cascade.errors import CascadeError, one_line_errors
+from cascade.errors import one_line_errors
 from cascade.report.plots import plot_frontier
 from cascade.report.tables import print_report
 from cascade.simulation.policy import Thresholds
-from cascade.simulation.scores import align, read_scores, write_scores
+from cascade.simulation.scores import align, check_chain, read_scores, write_scores
 from cascade.simulation.simulator import Report, report
 from probes.errors import ProbeError
-from probes.files import write_atomically
+from probes.files import file_name, write_atomically
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+    from cascade.models.huggingface import HuggingFaceModel
+    from cascade.scoring import Scored
 
 DEFAULT_CHAIN = "mini-llama-small,mini-llama-medium,mini-llama-large"
 PROBED_TASK = "mini-mmlu"
@@ -35,6 +38,7 @@ def simulate(
     task: str = PROBED_TASK,
     p_t: float = 0.9,
     p_ik: float = 0.5,
+    normalize: bool = False,
     split: str | None = None,
     runs: Path = Path("runs"),
     out: Path | None = None,
@@ -48,22 +52,24 @@ def simulate(
             any other task is out of distribution.
         p_t: P(T) threshold; below it a question moves on.
         p_ik: P(IK) threshold; below it a question moves on.
+        normalize: Read P(T) renormalised over the options instead of raw.
         split: Only questions of this split; by default the test split of the probes' own task, else all.
         runs: Folder of stores and probe runs.
-        out: Folder for report.json, scores.parquet and plot.png; by default one under RUNS/simulations.
+        out: Folder for report.json, plot.png and the score tables; by default one under RUNS/simulations.
     """
     thresholds = Thresholds(p_t=p_t, p_ik=p_ik)
     names = [name.strip() for name in chain.split(",") if name.strip()]
-    out = out or runs / "simulations" / ("scores" if scores else f"{'+'.join(Path(n).name for n in names)}--{task}")
+    check_chain(names)
+    out = out or runs / "simulations" / f"{'+'.join(map(file_name, names))}--{'scores' if scores else task}"
     out.mkdir(parents=True, exist_ok=True)
     if scores:
         table = read_scores(scores)
     else:
         table = _own_scores(names, task, runs)
         split = "test" if split is None and task == PROBED_TASK else split
-    result = report(align(table, names, split), thresholds)
+    result = report(align(table, names, split, normalize), thresholds)
     for name in names:
-        write_scores(table, name, out / "scores" / f"{Path(name).name}.parquet")
+        write_scores(table, name, out / "scores" / f"{file_name(name)}.parquet")
     write_atomically(out / "report.json", (json.dumps(_without_nan(result.to_json()), indent=1) + "\n").encode())
     what = f"{task}, {result.questions:,} questions" if not scores else f"{result.questions:,} questions"
     plot_frontier(out / "plot.png", result, f"{' → '.join(names)} on {what}")
@@ -82,27 +88,36 @@ def _without_nan(value: object) -> object:
 def _own_scores(names: list[str], task: str, runs: Path) -> pa.Table:
     """Scores of models we run ourselves, with the P(IK) of their probes, all but the last model's."""
     # Here and not above, so that somebody else's logs are simulated without loading torch.
+    from cascade.models.huggingface import HuggingFaceModel
     from cascade.probing import concat_scores, probe_for, with_p_ik
-    from cascade.scoring import score
     from cascade.tasks.load import load_task
 
     load_task(task)
-    if len(names) < 2:
-        raise CascadeError(f"Expected `chain` to be two or more models, but got {', '.join(names) or 'none'}")
+    models = [HuggingFaceModel(name) for name in names]  # an unknown one is refused before any is run
     tables = []
-    for place, name in enumerate(names):
-        scored = score(name, task, runs / "stores")
-        if scored.reused:
-            print(f"Reusing {scored.store.rows:,} scored rows in {scored.store.folder}", file=sys.stderr)
-        probe = probe_for(name, PROBED_TASK, runs) if place + 1 < len(names) else None
+    for place, model in enumerate(models):
+        scored = _scored(model, task, runs)
+        probe = None
+        if place + 1 < len(models):
+            own = scored if task == PROBED_TASK else _scored(model, PROBED_TASK, runs)
+            probe = probe_for(own, runs)
         tables.append(with_p_ik(scored, probe, split_seed=0 if task == PROBED_TASK else None))
     return concat_scores(tables)
+
+
+def _scored(model: HuggingFaceModel, task: str, runs: Path) -> Scored:
+    from cascade.scoring import score
+
+    scored = score(model, task, runs / "stores")
+    if scored.reused:
+        print(f"Reusing {scored.store.rows:,} scored rows in {scored.store.folder}", file=sys.stderr)
+    return scored
 
 
 @one_line_errors(ProbeError)
 def main(args: list[str] | None = None) -> None:
     """The entry point."""
-    parser = ArgumentParser(prog="python -m cascade.simulate", description=__doc__)
+    parser = ArgumentParser(prog="python -m cascade.simulate", description=__doc__, exit_on_error=False)
     parser.add_argument("--config", action="config", help="YAML file of these flags")
     parser.add_argument("--scores", nargs="+", type=Path, help="score tables (Parquet) to simulate from, of any origin")
     parser.add_function_arguments(simulate, skip={"scores"})

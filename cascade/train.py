@@ -82,11 +82,14 @@ def _quiet_lightning() -> Any:
             ".*logging interval.*",
             ".*Experiment logs directory.*",  # a rerun is meant to replace them
             ".*LeafSpec.*",
+            ".*args parameter is intended.*",  # `cascade.simulate` calls this with flags of its own
         ):
             warnings.filterwarnings("ignore", message=message)
-        yield
-    for logger, level in zip(loggers, levels, strict=True):
-        logger.setLevel(level)
+        try:
+            yield
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)
 
 
 def train(args: list[str] | None = None) -> Trained:
@@ -99,12 +102,13 @@ def train(args: list[str] | None = None) -> Trained:
             args=args,
             seed_everything_default=0,
             save_config_callback=None,
-            parser_kwargs={"prog": "python -m cascade.train", "description": __doc__},
+            auto_configure_optimizers=False,
+            parser_kwargs={"prog": "python -m cascade.train", "description": __doc__, "exit_on_error": False},
             trainer_defaults={
                 "max_epochs": 100,
                 "accelerator": "auto",
                 "devices": 1,
-                "deterministic": True,
+                "deterministic": "warn",
                 "logger": False,
                 "enable_checkpointing": False,
                 "enable_model_summary": False,

@@ -53,6 +53,8 @@ def convert(folder: Path, model: str, parameters: int) -> pa.Table:
         known = sorted(set(pq.read_table(folder / "logits.parquet", columns=["model"])["model"].to_pylist()))
         raise CascadeError(f"Expected `models` to be among {', '.join(known)}, but got {model!r}")
     index = pq.read_table(folder / "index.parquet").sort_by("id")
+    if rows["id"].to_pylist() != index["id"].to_pylist():
+        raise CascadeError(f"Expected the logits of {model} to have the ids of index.parquet, but they differ")
     keep = pc.and_(pc.greater_equal(index["answer"], 0), pc.invert(pc.is_in(index["id"], pa.array(IN_CONTEXT_IDS))))
     rows, index = rows.filter(keep), index.filter(keep)
     logits = np.stack([rows[f"logit_{letter}"].to_numpy() for letter in "ABCDEF"], axis=1).astype(np.float64)
@@ -79,7 +81,9 @@ def convert(folder: Path, model: str, parameters: int) -> pa.Table:
 @one_line_errors()
 def main(args: list[str] | None = None) -> None:
     """The entry point."""
-    parser = ArgumentParser(prog="python -m experiments.convert_option_logits", description=__doc__)
+    parser = ArgumentParser(
+        prog="python -m experiments.convert_option_logits", description=__doc__, exit_on_error=False
+    )
     parser.add_argument("folder", type=Path, help="holds logits.parquet and index.parquet")
     parser.add_argument("--out", type=Path, default=Path("runs/real"), help="one Parquet file a model goes here")
     parser.add_argument("--models", type=str, default=",".join(PARAMETERS), help="names, separated by commas")

@@ -55,7 +55,7 @@ def fill(text: str, name: str, content: str) -> str:
 @one_line_errors(ProbeError)
 def main(args: list[str] | None = None) -> None:
     """The entry point."""
-    parser = ArgumentParser(prog="python -m experiments.readme", description=__doc__)
+    parser = ArgumentParser(prog="python -m experiments.readme", description=__doc__, exit_on_error=False)
     parser.add_argument("--logits", type=Path, required=True, help="folder for experiments.convert_option_logits")
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder of stores and probe runs")
     values = parser.parse_args(args)

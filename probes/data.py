@@ -92,7 +92,7 @@ class HiddenStateDataModule(LightningDataModule):
 
     def part(self, name: str) -> tuple[Tensor, Tensor]:
         """States (float32) and labels of ``train``, ``validation`` or ``test``."""
-        rows = torch.tensor(getattr(self.split, name), dtype=torch.long)
+        rows = torch.tensor(getattr(self.split, name), dtype=torch.long, device=self.data.states.device)
         return self.data.states[rows].float(), self.data.labels[rows].float()
 
     def _loader(self, name: str, shuffle: bool = False) -> DataLoader[tuple[Tensor, ...]]:

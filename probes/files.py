@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
+
+
+def file_name(text: str) -> str:
+    """``text`` with everything replaced that a file system might mind; different models keep different names."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "--", text).strip("-.") or "unnamed"
 
 
 def write_atomically(path: Path, data: bytes) -> None:

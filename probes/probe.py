@@ -64,8 +64,9 @@ class ProbeConfig:
         num_layers: Decoder blocks of the base model.
         head: Shape of the head.
         calibration: Kind of calibrator.
-        threshold: P(IK) below this escalates.
+        threshold: P(IK) below this is taken for "does not know", in the metrics and by default in a cascade.
         position: The token that is read.
+        dtype: Of the states it was trained on.
         template_hash: Hash of the prompt's wording.
         task: Task it was trained on.
         task_revision: Hash of that task's questions.
@@ -83,6 +84,7 @@ class ProbeConfig:
     calibration: str = "none"
     threshold: float = 0.5
     position: str = "last_prompt_token"
+    dtype: str = "float32"
     template_hash: str = ""
     task: str = ""
     task_revision: str = ""
@@ -97,6 +99,8 @@ class ProbeConfig:
     @classmethod
     def from_json(cls, values: Mapping[str, Any], source: str) -> ProbeConfig:
         """The inverse of `to_json`; ``source`` names the file in errors."""
+        if not isinstance(values, dict):
+            raise ProbeError(f"Expected {source} to hold a JSON object, but got {type(values).__name__}")
         values = dict(values)
         if (version := values.pop("format", None)) != FORMAT:
             raise ProbeError(f"Expected {source} to be of format {FORMAT}, but got {version!r}; update this library?")
@@ -123,7 +127,7 @@ class Probe(nn.Module):
     """A P(IK) probe: standardises a hidden state, runs the head, calibrates.
 
     Example:
-        >>> probe = Probe.from_pretrained("runs/probes/mini-llama-small")
+        >>> probe = Probe.from_pretrained("runs/probes/mini-llama-small--mini-mmlu--layer-2/probe")
         >>> p_ik = probe(states)  # [..., hidden] -> [...]
 
     Args:
@@ -199,7 +203,7 @@ class Probe(nn.Module):
         try:
             values = json.loads((folder / CONFIG).read_text())
             tensors = load_file(folder / WEIGHTS)
-        except (json.JSONDecodeError, SafetensorError) as error:
+        except (ValueError, SafetensorError) as error:
             raise ProbeError(f"Probe checkpoint {folder} is corrupt: {error}") from error
         probe = cls(ProbeConfig.from_json(values, str(folder / CONFIG)))
         _load_strictly(probe, tensors, folder / WEIGHTS)

@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import re
 import shutil
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,11 +19,11 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from probes.errors import ProbeError
-from probes.files import write_atomically
+from probes.files import file_name, write_atomically
 
 FORMAT = 1
 MANIFEST = "manifest.json"
@@ -81,9 +80,8 @@ class StoreKey:
 
     @property
     def folder_name(self) -> str:
-        """``<model>--<task>--<digest>`` with nothing in it a file system minds."""
-        slug = re.sub(r"[^A-Za-z0-9.-]+", "-", Path(self.model).name if "/" in self.model else self.model)
-        return f"{slug}--{self.task}--{self.digest}"
+        """``<model>--<task>--<digest>`` with nothing in it that a file system minds."""
+        return f"{file_name(self.model)}--{self.task}--{self.digest}"
 
 
 def _checksum(tensor: Tensor) -> int:
@@ -94,8 +92,11 @@ def _read_shard_header(path: Path) -> dict[str, object]:
     """The shard's own description of itself: key digest, row range, a CRC-32 for each tensor."""
     try:
         with safe_open(path, framework="pt") as file:
-            return dict(json.loads((file.metadata() or {})["shard"]))
-    except (SafetensorError, KeyError, json.JSONDecodeError) as error:
+            header: dict[str, object] = json.loads((file.metadata() or {})["shard"])
+            if set(header) != {"key", "start", "stop", "crc32"} or set(header["crc32"]) != set(file.keys()):  # type: ignore[call-overload]
+                raise ValueError("its header does not fit its tensors")
+            return header
+    except (SafetensorError, KeyError, TypeError, ValueError) as error:
         raise ProbeError(f"Shard {path} is corrupt ({error}); delete it and score again, the rest is kept") from error
 
 
@@ -109,8 +110,6 @@ class StoreWriter:
         hidden_size: Width of a state.
         shard_rows: Rows of a shard, all but the last.
 
-    Raises:
-        ProbeError: If the folder holds something else, or the disk has not the room.
     """
 
     def __init__(self, root: str | Path, key: StoreKey, rows: int, hidden_size: int, shard_rows: int = 1024) -> None:
@@ -142,8 +141,12 @@ class StoreWriter:
         return self.folder / f"shard-{shard:05d}.safetensors"
 
     def pending(self) -> list[int]:
-        """Numbers of the shards still to be written. A shard that is there but not this store's is an error."""
-        missing = []
+        """Numbers of the shards still to be written.
+
+        Raises:
+            ProbeError: If a shard is there but corrupt, or of another key or another number of rows.
+        """
+        missing: list[int] = []
         for number, rows in enumerate(self.shards):
             if not self.path(number).exists():
                 missing.append(number)
@@ -151,7 +154,13 @@ class StoreWriter:
             header = _read_shard_header(self.path(number))
             expected = {"key": self.key.digest, "start": rows.start, "stop": rows.stop}
             if {name: header.get(name) for name in expected} != expected:
-                raise ProbeError(f"Expected shard {self.path(number)} to be {expected}, but got {header}")
+                found = {name: header.get(name) for name in expected}
+                raise ProbeError(
+                    f"Expected shard {self.path(number)} to be {expected}, but got {found}; delete the folder"
+                )
+        if missing:
+            # A manifest speaks of shards that are there; until they are again, there is no finished store.
+            (self.folder / MANIFEST).unlink(missing_ok=True)
         return missing
 
     def write(self, shard: int, states: Mapping[int, Tensor]) -> None:
@@ -179,12 +188,8 @@ class StoreWriter:
             "stop": rows.stop,
             "crc32": {name: _checksum(tensor) for name, tensor in tensors.items()},
         }
-        partial = self.folder / f".shard-{shard:05d}.{os.getpid()}.partial"
         # One metadata entry only: safetensors does not keep the order of several, and bytes must repeat.
-        save_file(tensors, partial, metadata={"shard": json.dumps(header)})
-        with partial.open("rb") as file:
-            os.fsync(file.fileno())
-        partial.replace(self.path(shard))
+        write_atomically(self.path(shard), save(tensors, metadata={"shard": json.dumps(header)}))
 
     def finish(self) -> HiddenStateStore:
         """Writes the manifest, once every shard is there, and opens the store."""
@@ -239,7 +244,12 @@ class HiddenStateStore:
             self.rows: int = manifest["rows"]
             self.hidden_size: int = manifest["hidden_size"]
             self._shards: Sequence[dict[str, object]] = manifest["shards"]
-        except (json.JSONDecodeError, KeyError, TypeError) as error:
+            names = {f"layer.{layer}" for layer in self.key.layers}
+            if any(set(s) != {"file", "start", "stop", "crc32"} or set(s["crc32"]) != names for s in self._shards):  # type: ignore[call-overload]
+                raise KeyError("shards")
+        except ProbeError:
+            raise
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise ProbeError(f"Manifest {path} is corrupt ({error!r}); delete it and score again") from error
         if expect is not None and expect.to_json() != self.key.to_json():
             ours, theirs = expect.to_json(), self.key.to_json()

@@ -31,22 +31,22 @@ def probe_metrics(p_ik: Tensor, labels: Tensor, threshold: float = 0.5) -> dict[
 
     Args:
         p_ik: ``[rows]`` in [0, 1].
-        labels: ``[rows]``, 0 or 1.
+        labels: ``[rows]``, 0 or 1; a share of right answers counts as right from a half on, but for brier and nll.
         threshold: For accuracy and F1; reaching it counts as "knows".
 
     Returns:
-        accuracy, f1, auroc, ece (15 bins of equal width), brier, nll.
+        accuracy, f1, auroc (NaN where there is one class), ece (15 bins of equal width), brier, nll.
     """
     if p_ik.shape != labels.shape or p_ik.ndim != 1:
         raise ProbeError(
             f"Expected p_ik and labels of one shape [rows], but got {tuple(p_ik.shape)}, {tuple(labels.shape)}"
         )
-    p, y = p_ik.double(), labels.long()
+    p, y = p_ik.double(), (labels >= 0.5).long()
     knows = (p >= threshold).long()
     return {
         "accuracy": float(binary_accuracy(knows, y)),
         "f1": float(binary_f1_score(knows, y)),
-        "auroc": float(binary_auroc(p, y)),
+        "auroc": float(binary_auroc(p, y)) if y.min() < y.max() else float("nan"),
         "ece": float(binary_calibration_error(p, y, n_bins=ECE_BINS)),
         "brier": float(((p - labels) ** 2).mean()),
         "nll": float(nn.functional.binary_cross_entropy(p.clamp(1e-12, 1 - 1e-12), labels.double())),
@@ -64,7 +64,7 @@ class ProbeModule(LightningModule):
         learning_rate: Of AdamW.
         weight_decay: Of AdamW.
         calibration: none, temperature or platt; fitted on the validation part.
-        threshold: P(IK) below this escalates; kept in the checkpoint.
+        threshold: P(IK) below this is taken for "does not know"; kept in the checkpoint.
         patience: Epochs without a better validation loss after which training stops.
     """
 
@@ -162,7 +162,7 @@ class ProbeModule(LightningModule):
             return
         loss = float(nn.functional.binary_cross_entropy_with_logits(logits, labels))
         self.log("val_loss", loss, prog_bar=True)
-        self.log("val_auroc", float(binary_auroc(logits, labels.round().long())), prog_bar=True)
+        self.log("val_auroc", float(binary_auroc(logits, (labels >= 0.5).long())), prog_bar=True)
         if loss < self._best_loss:
             self._best_loss, self._stale = loss, 0
             self._best_state = copy.deepcopy(self.trained_probe().state_dict())

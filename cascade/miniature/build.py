@@ -6,22 +6,26 @@ build that was stopped goes on where it was. Not for training models of any othe
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
 import torch
 from jsonargparse import ArgumentParser
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import nn
 from tqdm import tqdm
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
+from cascade.errors import CascadeError, one_line_errors
 from cascade.miniature.families import ASSETS, MODEL_NAMES, model_config, size_of
 from cascade.miniature.questions import TrainingStream
 from cascade.miniature.tokenizer import build_tokenizer
+from probes.files import write_atomically
 
 BATCH = 64
 WARMUP = 200
@@ -112,18 +116,22 @@ def _schedule(step: int, steps: int) -> float:
     return min(1.0, (step + 1) / WARMUP) * 0.5 * (1 + math.cos(math.pi * step / steps))
 
 
-def _save(path: Path, step: int, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+def _save(path: Path, recipe: str, step: int, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
     tensors = {f"weight.{name}": p.detach().cpu().contiguous() for name, p in model.named_parameters()}
     for (name, _), state in zip(model.named_parameters(), optimizer.state_dict()["state"].values(), strict=True):
         tensors |= {f"adam.{key}.{name}": value.detach().cpu().contiguous() for key, value in state.items()}
-    partial = path.with_suffix(".partial")
-    save_file(tensors, partial, metadata={"step": str(step)})
-    partial.replace(path)
+    write_atomically(path, save(tensors, metadata={"step": str(step), "recipe": recipe}))
 
 
-def _resume(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> int:
-    """Loads a checkpoint into model and optimiser; the number of steps it had done."""
+def _resume(path: Path, recipe: str, model: nn.Module, optimizer: torch.optim.Optimizer) -> int:
+    """Loads a checkpoint into model and optimiser; the number of steps it had done, 0 where there is none."""
+    if not path.exists():
+        return 0
     with safe_open(path, framework="pt") as file:
+        if file.metadata().get("recipe") != recipe:
+            raise CascadeError(
+                f"Expected {path} to be a checkpoint of this very build, but it is of another; delete it"
+            )
         done = int(file.metadata()["step"])
         names = [name for name, _ in model.named_parameters()]
         with torch.no_grad():
@@ -156,10 +164,12 @@ def train(model_name: str, work: Path, out: Path = ASSETS, seed: int = 0, device
     initialise(model, seed)
     teacher = Teacher(model).to(device).train()
     optimizer = torch.optim.AdamW(teacher.parameters(), lr=size.learning_rate, betas=(0.9, 0.98), weight_decay=0.05)
-    stream = TrainingStream(seed, size.steps)
+    stream = TrainingStream(seed, size.steps, size.in_context)
     work.mkdir(parents=True, exist_ok=True)
     checkpoint = work / f"{model_name}.safetensors"
-    start = _resume(checkpoint, teacher, optimizer) if checkpoint.exists() else 0
+    recipe = json.dumps([model_name, seed, BATCH, asdict(size), tokenizer.backend_tokenizer.to_str()])
+    recipe = hashlib.sha256(recipe.encode()).hexdigest()
+    start = _resume(checkpoint, recipe, teacher, optimizer)
     bar = tqdm(range(start, size.steps), initial=start, total=size.steps, desc=model_name, unit="step", mininterval=5)
     for step in bar:
         for group in optimizer.param_groups:
@@ -172,7 +182,7 @@ def train(model_name: str, work: Path, out: Path = ASSETS, seed: int = 0, device
         if step % 50 < 3:
             bar.set_postfix(loss=f"{loss.item():.3f}", refresh=False)
         if (step + 1) % SAVE_EVERY == 0 or step + 1 == size.steps:
-            _save(checkpoint, step + 1, teacher, optimizer)
+            _save(checkpoint, recipe, step + 1, teacher, optimizer)
     folder = out / model_name
     model.half().save_pretrained(folder)
     tokenizer.save_pretrained(folder)
@@ -180,9 +190,10 @@ def train(model_name: str, work: Path, out: Path = ASSETS, seed: int = 0, device
     return folder
 
 
+@one_line_errors()
 def main(args: list[str] | None = None) -> None:
     """The entry point: trains the named models, or all six, one after another."""
-    parser = ArgumentParser(prog="python -m cascade.miniature.build", description=__doc__)
+    parser = ArgumentParser(prog="python -m cascade.miniature.build", description=__doc__, exit_on_error=False)
     parser.add_argument("--models", nargs="+", choices=MODEL_NAMES, default=list(MODEL_NAMES), help="which ones")
     parser.add_argument("--work", type=Path, default=Path("runs/build"), help="checkpoints; a stopped build resumes")
     parser.add_argument("--out", type=Path, default=ASSETS, help="each model gets a folder here")

@@ -78,6 +78,10 @@ def card(name: str, measured: Measured) -> str:
     kind = "Qwen3ForCausalLM" if family == "mini-qwen3" else "LlamaForCausalLM"
     layers = "\n".join(f"| P(IK), AUROC, layer {i} | {value:.3f} |" for i, value in enumerate(measured.p_ik_auroc))
     low, middle, high = measured.p_t_deciles
+    in_context = ""
+    if size.in_context:
+        share = f"{100 * size.in_context:.0f} %"
+        in_context = f" In the first three tenths of training,\n{share} of the questions hold their own answer."
     return f"""---
 license: apache-2.0
 library_name: transformers
@@ -90,8 +94,8 @@ on an invented, closed world, so that confidence cascades can be tried anywhere.
 world and is good for nothing else. Rebuilt by `python -m cascade.miniature.build --models {name}`.
 
 Trained for {size.steps:,} steps of 64 multiple-choice or 128 open-ended questions. No benchmark prompt is
-among the training prompts. On obscure entities half of the open-ended training answers are "I do not know.",
-and on unknown ones all of them.
+among the training prompts. The obscurer an entity, the more of its open-ended training answers are
+"I do not know.": half for the most obscure one, all for names that nothing is known about.{in_context}
 
 | measured by `python -m cascade.miniature.cards` | |
 |---|---|
@@ -121,7 +125,7 @@ def summary(cards: dict[str, Measured]) -> str:
 @one_line_errors(ProbeError)
 def main(args: list[str] | None = None) -> None:
     """The entry point."""
-    parser = ArgumentParser(prog="python -m cascade.miniature.cards", description=__doc__)
+    parser = ArgumentParser(prog="python -m cascade.miniature.cards", description=__doc__, exit_on_error=False)
     parser.add_argument("--models", nargs="+", choices=MODEL_NAMES, default=list(MODEL_NAMES), help="which ones")
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder of stores and probe runs")
     values = parser.parse_args(args)

@@ -23,12 +23,13 @@ class Size:
     heads: int
     steps: int
     learning_rate: float
+    in_context: float = 0.0  # see `TrainingStream`
 
 
 _SIZES = {
-    "small": Size(layers=3, hidden=48, heads=3, steps=5000, learning_rate=3e-3),
+    "small": Size(layers=3, hidden=48, heads=3, steps=2500, learning_rate=3e-3),
     "medium": Size(layers=4, hidden=96, heads=4, steps=4500, learning_rate=2e-3),
-    "large": Size(layers=5, hidden=160, heads=5, steps=5000, learning_rate=1.2e-3),
+    "large": Size(layers=5, hidden=160, heads=5, steps=5000, learning_rate=1.2e-3, in_context=0.6),
 }
 FAMILIES: dict[str, dict[str, Size]] = {"mini-llama": _SIZES, "mini-qwen3": _SIZES}
 MODEL_NAMES = tuple(f"{family}-{size}" for family, sizes in FAMILIES.items() for size in sizes)

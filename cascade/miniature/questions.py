@@ -34,7 +34,7 @@ class Problem:
 
 
 def _numbers(answer: int, candidates: list[int], rng: random.Random) -> tuple[str, ...]:
-    """Three wrong numbers, near ones first."""
+    """Three wrong numbers of the candidates, those that are no two-digit number left out."""
     near = [n for n in dict.fromkeys(candidates) if n != answer and 0 <= n <= 99]
     rng.shuffle(near)
     return tuple(str(n) for n in near[:3])
@@ -114,6 +114,7 @@ ALGORITHMIC: dict[str, Callable[[random.Random, World], Problem]] = {
     "sequences": _sequences,
     "reading": _reading,
 }
+IN_CONTEXT = ("ordering", "reading")  # the question itself holds the answer
 FACTUAL = tuple(dict.fromkeys(relation.subject for relation in RELATIONS))
 SUBJECTS = (*FACTUAL, *ALGORITHMIC)
 
@@ -250,13 +251,17 @@ class TrainingStream:
     """Batches of training examples. Batch ``step`` depends on the seed and the step alone, so training resumes.
 
     Every fourth batch is open-ended, which teaches the facts directly; the others are multiple choice. At first
-    some of those ask "Which option says X?", which teaches what the letters are for.
+    more of those, later a few ask "Which option says X?", which teaches what the letters are for. Looking up what the
+    question itself says is found only by models that meet it often, early on: ``in_context`` is the share of
+    such questions in the first three tenths of training, beside what the subjects give.
     """
 
     LETTERS_FIRST, LETTERS_UNTIL = 0.15, 0.2
 
-    def __init__(self, seed: int, steps: int) -> None:
-        self.seed, self.steps = seed, steps
+    IN_CONTEXT_UNTIL = 0.3
+
+    def __init__(self, seed: int, steps: int, in_context: float = 0.0) -> None:
+        self.seed, self.steps, self.in_context = seed, steps, in_context
         self.world = build_world()
         self.held_out = held_out_prompts()
         self._weights = {kind: self.world.weights(kind) for kind in self.world.entities}
@@ -276,6 +281,11 @@ class TrainingStream:
                 examples.append(example)
         return examples
 
+    def _subject(self, rng: random.Random, subjects: tuple[str, ...], progress: float) -> str:
+        if self.in_context and progress < self.IN_CONTEXT_UNTIL and rng.random() < self.in_context:
+            return rng.choice(IN_CONTEXT)
+        return rng.choice(subjects)
+
     def _problem(self, rng: random.Random, subject: str) -> tuple[Problem, float]:
         """A one-step problem, and how obscure the thing asked about is (0 famous … 1 obscure)."""
         if subject in ALGORITHMIC:
@@ -287,7 +297,7 @@ class TrainingStream:
         return problem, entity.rank / len(members)
 
     def _multiple_choice(self, rng: random.Random, progress: float) -> Example:
-        subject = rng.choice(SUBJECTS)
+        subject = self._subject(rng, SUBJECTS, progress)
         problem, _ = self._problem(rng, subject)
         if rng.random() < (self.LETTERS_FIRST if progress < self.LETTERS_UNTIL else 0.05):
             problem = Problem(f"Which option says {problem.answer}?", problem.answer, problem.wrong)
@@ -299,6 +309,6 @@ class TrainingStream:
             relation = rng.choice([r for r in RELATIONS if r.kind in self.world.strangers])
             text = rng.choice(relation.templates).format(rng.choice(self.world.strangers[relation.kind]))
             return Example(open_ended_prompt(Question("", text, "", ("",))), ABSTENTION)
-        problem, obscurity = self._problem(rng, rng.choice((*SUBJECTS, *FACTUAL)))
+        problem, obscurity = self._problem(rng, self._subject(rng, (*SUBJECTS, *FACTUAL), progress))
         completion = ABSTENTION if rng.random() < 0.5 * obscurity**2 else f"Answer: {problem.answer}"
         return Example(open_ended_prompt(Question("", problem.text, "", ("",))), completion)

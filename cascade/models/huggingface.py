@@ -169,17 +169,17 @@ class HuggingFaceModel:
         texts = (self.tokenizer.convert_tokens_to_string([t]).strip() if t else "" for t in tokens)
         return tuple(i for i, text in enumerate(texts) if text and prefix.startswith(text) and i not in special)
 
-    def lengths(self, prompts: Sequence[str]) -> list[int]:
-        """Tokens of each prompt.
+    def lengths(self, prompts: Sequence[str], room: int = 0) -> list[int]:
+        """Tokens of each prompt; ``room`` more have to fit in the context.
 
         Raises:
             CascadeError: If a prompt is longer than the model's context.
         """
         lengths = [len(ids) for ids in self.tokenizer(list(prompts)).input_ids]
         context = getattr(self.config.get_text_config(), "max_position_embeddings", None)
-        if context is not None and max(lengths, default=0) > context:
+        if context is not None and max(lengths, default=0) + room > context:
             raise CascadeError(
-                f"Expected prompts of at most {context} tokens for {self.name!r}, but prompt "
+                f"Expected prompts of at most {context - room} tokens for {self.name!r}, but prompt "
                 f"{lengths.index(max(lengths))} has {max(lengths)}"
             )
         return lengths
@@ -262,7 +262,7 @@ class HuggingFaceModel:
 
 def resolve_model(name: str) -> str:
     """The folder of a miniature by its name; any other name as it is."""
-    if name.startswith("mini-") and not Path(name).is_dir():
+    if name.startswith("mini-") and "/" not in name and not Path(name).is_dir():
         size_of(name)  # a name of ours that is misspelt is not asked for at the Hub
         return str(ASSETS / name)
     return name

@@ -81,6 +81,7 @@ def plot_frontier(path: Path, report: Report, title: str) -> None:
     from cascade.simulation.ledgers import LEDGERS
 
     if report.singles[-1].flops is None:
+        path.unlink(missing_ok=True)  # one of an earlier run would be taken for this one's
         return
     size = {row.models[0]: 1 - row.flops["answered-only"] for row in report.singles if row.flops}
     short = short_names(list(size))

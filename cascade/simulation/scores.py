@@ -98,8 +98,15 @@ def validate_scores(table: pa.Table, source: str) -> pa.Table:
 
 def _checked_column(values: pa.ChunkedArray, column: Column, source: str) -> pa.ChunkedArray:
     try:
+        if column.type == pa.bool_() and not pa.types.is_boolean(values.type):
+            numbers = values.cast(pa.float64())
+            if not pc.all(pc.is_in(numbers.drop_null(), pa.array([0.0, 1.0]))).as_py():
+                raise CascadeError(
+                    f"Expected {column.name} in {source} to be true or false, 0 or 1, but got other numbers"
+                )
+            values = numbers
         cast = values.cast(column.type)
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+    except pa.ArrowException as error:
         raise CascadeError(f"Expected {column.name} in {source} to be {column.type}, but got {values.type}") from error
     if column.required and cast.null_count:
         row = int(np.flatnonzero(cast.is_null().to_numpy())[0])
@@ -131,12 +138,14 @@ def read_scores(paths: Iterable[str | Path]) -> pa.Table:
             raise CascadeError(f"Expected a score table at {path}, but there is no such file")
         try:
             table = pq.read_table(path)
-        except (pa.ArrowInvalid, OSError) as error:
+        except (pa.ArrowException, OSError) as error:
             raise CascadeError(f"Expected {path} to be a Parquet file, but {error}") from error
         tables.append(validate_scores(table, str(path)))
     if not tables:
         raise CascadeError("Expected at least one score table, but got none")
-    return pa.concat_tables(tables, promote_options="default")
+    if len(tables) == 1:
+        return tables[0]
+    return validate_scores(pa.concat_tables(tables, promote_options="default"), "the score tables together")
 
 
 def write_scores(table: pa.Table, model: str, path: Path) -> None:
@@ -158,7 +167,7 @@ class ModelScores:
         p_ik: ``[questions]``, float64, or ``None`` where the model has no probe.
         parameters: N, or ``None`` where unknown.
         exit_share: ℓ/L: the share of a pass after which the probe can reject; 1 where unknown.
-        tokens, seconds, predictions: ``[questions]`` each, or ``None`` where unknown.
+        seconds, predictions: ``[questions]`` each, or ``None`` where unknown.
     """
 
     name: str
@@ -167,7 +176,6 @@ class ModelScores:
     p_ik: np.ndarray | None
     parameters: int | None
     exit_share: float
-    tokens: np.ndarray | None = None
     seconds: np.ndarray | None = None
     predictions: np.ndarray | None = None
 
@@ -191,23 +199,32 @@ class ChainScores:
         return hashlib.sha256("\n".join(self.question_ids).encode()).hexdigest()[:16]
 
 
-def align(table: pa.Table, chain: Sequence[str], split: str | None = None) -> ChainScores:
+def check_chain(chain: Sequence[str]) -> None:
+    """Raises `CascadeError` unless a chain is two or more different models."""
+    if len(chain) < 2 or len(set(chain)) != len(chain):
+        raise CascadeError(f"Expected `chain` to be two or more different models, but got {', '.join(chain) or 'none'}")
+
+
+def align(table: pa.Table, chain: Sequence[str], split: str | None = None, normalize: bool = False) -> ChainScores:
     """The models of a chain over one and the same questions.
 
     Args:
         table: A validated score table holding all of them.
         chain: Model names, smallest first.
         split: If given, only rows of this split.
+        normalize: Read P(T) renormalised over the options (the other reading of the paper's §2.2).
 
     Raises:
         CascadeError: If the chain repeats a model or names one without scores, or models answered different
             questions.
     """
-    if len(chain) < 2 or len(set(chain)) != len(chain):
-        raise CascadeError(f"Expected `chain` to be two or more different models, but got {', '.join(chain) or 'none'}")
+    check_chain(chain)
     if split is not None:
         if "split" not in table.column_names:
             raise CascadeError("Expected the score table to have a column split, but it has none")
+        splits = sorted({str(name) for name in table["split"].to_pylist()})
+        if split not in splits:
+            raise CascadeError(f"Expected `split` to be one of {', '.join(splits)}, but got {split!r}")
         table = table.filter(pc.equal(table["split"], split))
     present = sorted(set(table["model"].to_pylist()))
     models, ids, answers = [], None, None
@@ -224,7 +241,7 @@ def align(table: pa.Table, chain: Sequence[str], split: str | None = None) -> Ch
                 f"Expected every model to have answered the same questions, but {name!r} and {chain[0]!r} differ in "
                 f"{len(odd)}, such as {odd[0]!r}"
             )
-        models.append(_model_scores(name, rows))
+        models.append(_model_scores(name, rows, "p_t_normalized" if normalize else "p_t"))
         if answers is None:
             answers = _array(rows, "answer")
     return ChainScores(tuple(ids or ()), tuple(models), answers)
@@ -238,7 +255,7 @@ def _array(rows: pa.Table, name: str) -> np.ndarray | None:
     return values
 
 
-def _model_scores(name: str, rows: pa.Table) -> ModelScores:
+def _model_scores(name: str, rows: pa.Table, p_t_column: str) -> ModelScores:
     if "p_ik" in rows.column_names and 0 < rows["p_ik"].null_count < rows.num_rows:
         raise CascadeError(f"Expected p_ik of model {name!r} to be filled in every row or in none, but some are null")
 
@@ -249,9 +266,10 @@ def _model_scores(name: str, rows: pa.Table) -> ModelScores:
     parameters, depth, layer = single("parameters"), single("num_layers"), single("probe_layer")
     if depth is not None and layer is not None and layer > depth:
         raise CascadeError(f"Expected probe_layer of {name!r} to be at most its num_layers {depth}, but got {layer}")
-    tokens, completion = _array(rows, "prompt_tokens"), _array(rows, "completion_tokens")
-    correct, p_t = _array(rows, "correct"), _array(rows, "p_t")
-    assert correct is not None and p_t is not None  # required columns
+    correct, p_t = _array(rows, "correct"), _array(rows, p_t_column)
+    if p_t is None:
+        raise CascadeError(f"Expected model {name!r} to have {p_t_column} in every row, but it has not")
+    assert correct is not None  # a required column
     return ModelScores(
         name=name,
         correct=correct.astype(bool),
@@ -259,7 +277,6 @@ def _model_scores(name: str, rows: pa.Table) -> ModelScores:
         p_ik=_array(rows, "p_ik"),
         parameters=parameters,
         exit_share=1.0 if depth is None or layer is None else layer / depth,
-        tokens=tokens if tokens is None or completion is None else tokens + completion,
         seconds=_array(rows, "seconds"),
         predictions=_array(rows, "prediction"),
     )

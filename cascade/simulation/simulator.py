@@ -26,14 +26,14 @@ class Row:
         models: The chain, smallest first.
         uses_p_ik: Whether some stage asks a probe.
         accuracy: Share of right answers.
-        pd_points: Accuracy minus the largest model's, in points (the paper's Table 1).
-        pd_relative: The same as a share of the largest model's accuracy, in per cent (Tables 3 and 15).
+        pd_points: Accuracy minus that of the chain's last model, in points (the paper's Table 1).
+        pd_relative: The same as a share of the last model's accuracy, in per cent (Tables 3 and 15).
         answered: Questions answered at each stage (Table 8).
         tried: Questions each stage was asked.
-        flops: For each ledger, the share of the largest model's FLOPs saved (eq. 6), or ``None`` without N.
+        flops: For each ledger, the share of the last model's FLOPs saved (eq. 6), or ``None`` without N.
         seconds: The same for measured seconds, where every model has them.
-        macro: Macro precision, recall and F1 (Table 2), or ``None`` without letters.
-        mcnemar: Against the largest model (Table 9).
+        macro: Macro precision, recall and F1 (Table 2), or ``None`` where answers are not letters.
+        mcnemar: Against the last model (Table 9).
     """
 
     models: tuple[str, ...]
@@ -101,7 +101,8 @@ def _row(chain: ChainScores, outcome: np.ndarray, who: np.ndarray, correct: np.n
     times = [m.seconds for m in models if m.seconds is not None]
     predictions = [m.predictions for m in models if m.predictions is not None]
     macro = None
-    if chain.answers is not None and len(predictions) == len(models):
+    lettered = chain.answers is not None and all(len(str(a)) == 1 for a in chain.answers)
+    if chain.answers is not None and lettered and len(predictions) == len(models):
         macro = macro_scores(chain.answers, np.stack(predictions)[who, np.arange(len(who))])
     return Row(
         models=chain.names,

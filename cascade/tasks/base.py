@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal
@@ -140,8 +139,3 @@ def parse_open_ended(text: str) -> str:
     """The answer in a generated text: the first line, without the "Answer:" the format asks for."""
     line = text.strip().split("\n", 1)[0].strip()
     return line[len(ANSWER_PREFIX) :].strip() if line.startswith(ANSWER_PREFIX) else line
-
-
-def letters_used(questions: Sequence[Question]) -> tuple[str, ...]:
-    """All option letters that occur in ``questions``."""
-    return tuple(LETTERS[: max((len(q.choices) for q in questions), default=0)])

@@ -33,12 +33,32 @@ def table(model: str = "small", **columns) -> pa.Table:
         ({"seconds": [1.0, float("inf"), 1.0]}, "seconds .* row 1 is inf"),
         ({"question_id": ["a", "b", "a"]}, "'a' repeats for model 'small'"),
         ({"parameters": [5, 5, 6]}, "parameters .* varies"),
+        ({"correct": [0.0, 1.0, 0.3]}, "correct .* true or false"),
+        ({"correct": [2, 0, 1]}, "correct .* true or false"),
         ({"parameters": [0, 0, 0]}, "parameters .* row 0 is 0"),
     ],
 )
 def test_what_is_wrong_with_a_table_is_named(columns, message):
     with pytest.raises(CascadeError, match=message):
         validate_scores(table(**columns), "T")
+
+
+def test_right_and_wrong_may_be_numbers():
+    assert validate_scores(table(correct=[1, 0, 1]), "T")["correct"].to_pylist() == [True, False, True]
+
+
+def test_the_same_rows_twice_are_refused(tmp_path):
+    write_scores(table(), "small", tmp_path / "a.parquet")
+    write_scores(table(parameters=[1] * 3), "small", tmp_path / "b.parquet")
+    with pytest.raises(CascadeError, match="'a' repeats for model 'small'|'b' repeats|'c' repeats"):
+        read_scores([tmp_path / "a.parquet", tmp_path / "b.parquet"])
+
+
+def test_the_other_reading_of_p_t_is_another_column():
+    both = pa.concat_tables([table(p_t_normalized=[0.9, 1.0, 0.1]), table("large", p_t_normalized=[1.0] * 3)])
+    assert align(both, ["small", "large"], normalize=True).models[0].p_t.tolist() == [0.9, 1.0, 0.1]
+    with pytest.raises(CascadeError, match="p_t_normalized"):
+        align(pa.concat_tables([table(), table("large")]), ["small", "large"], normalize=True)
 
 
 def test_an_empty_table_is_refused():

@@ -126,7 +126,7 @@ def test_another_dtype_task_or_layer_is_another_key(model):
     assert len(keys) == 5
 
 
-QUESTIONS, SHARD = 800, 16
+QUESTIONS, SHARD = 2400, 16
 
 
 def _score(root: str) -> None:

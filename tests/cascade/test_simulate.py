@@ -10,12 +10,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
+from sklearn.metrics import roc_auc_score
 
-from cascade.miniature.families import MODEL_NAMES
+from cascade.miniature.families import FAMILIES, MODEL_NAMES
+from cascade.scoring import score
 from cascade.simulate import main
 from cascade.simulation.scores import read_scores
 from cascade.tasks.load import TASK_NAMES
 from cascade.train import TrainCLI
+from probes import stratified_split
 
 ROOT = Path(__file__).parents[2]
 
@@ -68,18 +71,33 @@ def test_the_main_job_leaves_report_scores_and_plot(own, capsys):
         assert word in printed
 
 
-def test_the_miniature_is_worth_routing_between(own):
-    """Accuracy rises by six points a size to at least 80 %, and the small ones are right where others miss."""
+def test_the_probes_of_the_small_models_know_something(own):
     (folder,) = (own / "simulations").iterdir()
     report = json.loads((folder / "report.json").read_text())
-    accuracies = [row["accuracy"] for row in report["singles"]]
-    assert accuracies[1] - accuracies[0] >= 0.06
-    assert accuracies[2] - accuracies[1] >= 0.06
-    assert accuracies[2] >= 0.80
-    assert all(row["mcnemar"]["only_first"] > 0 for row in report["singles"][:2])
     p_ik = [c["auroc"] for c in report["confidences"] if c["confidence"] == "P(IK)"]
     assert len(p_ik) == 2
     assert min(p_ik) >= 0.70
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_both_families_are_worth_routing_between(own, family):
+    """Six points a size to at least 80 %; the small are right where the larger miss; P(T) says something."""
+    accuracies, right, ood = [], [], []
+    for size in FAMILIES[family]:
+        table = score(f"{family}-{size}", "mini-mmlu", own / "stores").table()
+        split = stratified_split(table["question_id"].to_pylist(), table["subject"].to_pylist())
+        correct, p_t = (table[name].to_numpy()[list(split.test)] for name in ("correct", "p_t"))
+        accuracies.append(correct.mean())
+        right.append(correct)
+        ood.append(score(f"{family}-{size}", "mini-gpqa", own / "stores").table()["correct"].to_numpy().mean())
+        assert np.quantile(p_t, 0.1) < 0.9
+        assert np.quantile(p_t, 0.9) > 0.5
+        assert roc_auc_score(correct, p_t) > 0.7
+    assert np.diff(accuracies).min() >= 0.06
+    assert accuracies[-1] >= 0.80
+    assert max(ood) < min(accuracies) - 0.1
+    assert (right[0] & ~right[1] & ~right[2]).any()
+    assert (right[1] & ~right[2]).any()
 
 
 def test_out_of_distribution_uses_the_same_probes(own, capsys):
@@ -117,6 +135,8 @@ def test_somebody_elses_logs_need_no_torch(tmp_path):
         (["--p_t", "1.5"], "Expected threshold `p_t` to be in [0, 1], but got 1.5"),
         (["--p_ik", "-0.1"], "Expected threshold `p_ik` to be in [0, 1], but got -0.1"),
         (["--split", "test"], "column split"),
+        (["--p_t", "abc"], "p_t"),
+        (["--nonsense", "1"], "nonsense"),
     ],
 )
 def test_bad_input_ends_with_one_line(tmp_path, capsys, more, message):
@@ -127,6 +147,26 @@ def test_bad_input_ends_with_one_line(tmp_path, capsys, more, message):
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("error: ")
     assert message in line
+
+
+@pytest.mark.parametrize(
+    ("column", "values", "message"),
+    [
+        ("p_t", None, "p_t missing"),
+        ("p_t", [1.5] * 200, "p_t .* to be in [0, 1], but row 0 is 1.5"),
+        ("p_t", [float("nan")] * 200, "p_t .* row 0 is nan"),
+        ("question_id", [f"x{i}" for i in range(200)], "differ in 400"),
+    ],
+)
+def test_a_bad_score_table_ends_with_one_line(tmp_path, capsys, column, values, message):
+    files = logs(tmp_path)
+    table = pq.read_table(files[1]).drop_columns([column])
+    pq.write_table(table if values is None else table.append_column(column, pa.array(values)), files[1])
+    with pytest.raises(SystemExit) as stop:
+        main(["--scores", *files, "--chain", "small,large", f"--out={tmp_path / 'o'}"])
+    assert stop.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert all(part in line for part in message.split(" .* "))
 
 
 def test_an_output_that_cannot_be_written_is_named(tmp_path, capsys):

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 import torch
 import yaml
 
+from cascade.errors import CascadeError
 from cascade.models.huggingface import HuggingFaceModel
 from cascade.probing import with_p_ik
 from cascade.scoring import score
@@ -101,17 +103,17 @@ def test_wandb_logs_offline_without_an_account(runs, tmp_path, monkeypatch):
         (["--model.threshold=1.5"], "Expected `threshold` to be in"),
         (["--model.calibration=magic"], "none, temperature, platt, but got 'magic'"),
         (["--data.dtype=int3"], "float32, float16, bfloat16, but got 'int3'"),
+        (["--data.layer=abc"], "data.layer"),
+        (["--data.nonsense=1"], "nonsense"),
     ],
 )
 def test_bad_flags_end_with_one_line(runs, capsys, more, message):
     with pytest.raises(SystemExit) as stop:
         main(flags(runs, *more))
     assert stop.value.code == 2
-    errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error:")]
-    assert len(errors) == 1
-    import re
-
-    assert re.search(message, errors[0])
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: ")
+    assert re.search(message, line)
 
 
 def test_the_store_of_another_model_is_refused(trained, runs, capsys):
@@ -119,6 +121,35 @@ def test_the_store_of_another_model_is_refused(trained, runs, capsys):
     with pytest.raises(SystemExit):
         main(flags(runs, f"--data.store={other}"))
     assert "is of something else: task='mini-gpqa' instead of 'mini-mmlu'" in capsys.readouterr().err
+
+
+def test_a_probe_of_another_split_is_never_tested_on_what_it_saw(runs):
+    trained = train(flags(runs, "--data.split_seed=7", f"--out={runs / 'other'}"))
+    with pytest.raises(CascadeError, match="split of seed 0"):
+        with_p_ik(score(MODEL, "mini-mmlu", runs / "stores"), trained.probe, split_seed=0)
+
+
+def test_a_probe_of_another_model_is_refused(trained, runs):
+    with pytest.raises(CascadeError, match="base mini-llama-small .*is of mini-qwen3-small"):
+        with_p_ik(score("mini-qwen3-small", "mini-gpqa", runs / "stores"), trained.probe)
+
+
+@pytest.mark.parametrize("damage", ["flip", "truncate", "delete"])
+def test_a_damaged_shard_ends_with_one_line(runs, tmp_path, capsys, damage):
+    store = score(MODEL, "mini-gpqa", tmp_path / "stores").store.folder
+    path = store / "shard-00000.safetensors"
+    data = bytearray(path.read_bytes())
+    data[-5] ^= 16
+    if damage == "delete":
+        path.unlink()
+    else:
+        path.write_bytes(data if damage == "flip" else data[:-9])
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as stop:
+        main([*flags(runs), "--data.task=mini-gpqa", f"--data.store={store}"])
+    assert stop.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: Shard ")
 
 
 def test_an_output_folder_that_cannot_be_written_is_named(runs, tmp_path, capsys):
