@@ -13,8 +13,10 @@ import os
 import sys
 import warnings
 from dataclasses import dataclass
+from netrc import netrc
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import urlsplit
 
 from lightning import Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
@@ -64,9 +66,14 @@ def _logger(kind: str, folder: Path, config: dict[str, Any]) -> Logger | bool:
 
 def _wandb_is_offline() -> bool:
     """Whether to keep the run on disk: asked to, or no account; wandb must never stop to ask for one."""
-    import wandb
-
-    return os.environ.get("WANDB_MODE", "") in ("offline", "dryrun") or wandb.api.api_key is None
+    if "WANDB_MODE" in os.environ:
+        return os.environ["WANDB_MODE"] != "online"
+    if os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):
+        return False
+    host = urlsplit(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname or ""
+    # `wandb login` writes the key to the netrc file, as every tool's log-in does.
+    paths = [Path(os.environ["NETRC"])] if "NETRC" in os.environ else [Path.home() / ".netrc", Path.home() / "_netrc"]
+    return not any(path.is_file() and netrc(path).authenticators(host) for path in paths)
 
 
 @contextlib.contextmanager
@@ -135,7 +142,7 @@ def _run(cli: TrainCLI) -> Trained:
     metrics = module.test_results
     probe.save_pretrained(run.checkpoint)
     _write_json(run.folder / "metrics.json", metrics)
-    config = cli.parser.dump(cli.config, skip_none=False)
+    config = cli.parser.dump(cli.config, skip_unset=False)
     write_atomically(run.folder / "config.yaml", config.encode())
     states, labels = data.part("test")
     plot_reliability(

@@ -3,16 +3,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-import torch
 
 from cascade.miniature.families import ASSETS
 
 SHARED = Path(__file__).parents[1].parent / "shared" / "data"
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _few_threads() -> None:
-    torch.set_num_threads(2)
 
 
 @pytest.fixture(scope="session")
