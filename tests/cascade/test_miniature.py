@@ -9,13 +9,13 @@ from safetensors import safe_open
 
 from cascade.miniature import build
 from cascade.miniature.families import ASSETS, FAMILIES, MODEL_NAMES, Size
-from cascade.miniature.questions import BENCHMARKS, SUBJECTS, TrainingStream, benchmark, held_out_prompts
+from cascade.miniature.questions import BENCHMARKS, MMLU_SUBJECTS, TrainingStream, benchmark, held_out_prompts
 from cascade.miniature.tokenizer import build_tokenizer
 from cascade.miniature.world import RELATIONS, build_world
 
 # Hashes of the shipped models' world: another world needs other models.
 REVISIONS = {
-    "mini-mmlu": "f1773b4919631e011e59a988a057a08460945898f490e9d399d106bed244a6b4",
+    "mini-mmlu": "6bea411e51b2097082b79ffbfc436f2f894e2a3897103f2741c6b23ddda43e90",
     "mini-gpqa": "7ee8c6f3085ca8343532b4f4cfe5416f4374286ab7884d0008fb8a9104055813",
     "mini-popqa": "ba26ce0ad8ef0d972c45859b8f650bd86b9112a83dd0587b1a10c11da3130a93",
 }
@@ -61,12 +61,10 @@ def test_right_answers_are_right_and_the_others_wrong():
         elif question.subject == "sequences":
             first, second, third = map(int, words[4:])
             assert int(answer) - third == third - second == second - first
-        elif question.subject == "reading":
-            assert f"{words[-2]} sells {answer}." in question.text
         else:
             continue
         checked[question.subject] += 1
-    assert set(SUBJECTS) - set(checked) == {"calendar", "ordering"}
+    assert set(MMLU_SUBJECTS) - set(checked) == {"calendar", "ordering"}
 
 
 def test_calendar_and_ordering_answers_are_right():
