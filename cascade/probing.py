@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +21,7 @@ from probes.data import HiddenStateDataModule, LabelledStates
 from probes.files import file_name
 
 RUNS = Path("runs")
+PROBED_TASK = "mini-mmlu"
 
 
 def default_layer(depth: int) -> int:
@@ -193,6 +194,28 @@ def with_p_ik(scored: Scored, probe: Probe | None, split_seed: int | None = None
     return pa.table({field.name: columns[field.name] for field in SCHEMA if field.name in columns})
 
 
-def concat_scores(tables: Iterable[pa.Table]) -> pa.Table:
-    """One score table of several models; columns a model lacks are null."""
-    return pa.concat_tables(list(tables), promote_options="default")
+def own_scores(names: Sequence[str], task: str, runs: Path) -> pa.Table:
+    """Scores of models we run ourselves, with the P(IK) of their probes, all but the last model's.
+
+    Args:
+        names: A chain, smallest first.
+        task: Task to answer; probes are always those trained on `PROBED_TASK`.
+        runs: Folder of stores and probe runs.
+    """
+    load_task(task)
+    models = [HuggingFaceModel(name) for name in names]  # an unknown one is refused before any is run
+    tables = []
+    for place, model in enumerate(models):
+        scored = _scored(model, task, runs)
+        probe = None
+        if place + 1 < len(models):
+            probe = probe_for(scored if task == PROBED_TASK else _scored(model, PROBED_TASK, runs), runs)
+        tables.append(with_p_ik(scored, probe, split_seed=0 if task == PROBED_TASK else None))
+    return pa.concat_tables(tables, promote_options="default")  # columns that a model lacks are null
+
+
+def _scored(model: HuggingFaceModel, task: str, runs: Path) -> Scored:
+    scored = score(model, task, runs / "stores")
+    if scored.reused:
+        print(f"Reusing {scored.store.rows:,} scored rows in {scored.store.folder}", file=sys.stderr)
+    return scored

@@ -7,9 +7,7 @@ anybody's score tables, and nothing of torch is loaded.
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from jsonargparse import ArgumentParser
 
@@ -22,20 +20,13 @@ from cascade.simulation.simulator import Report, report
 from probes.errors import ProbeError
 from probes.files import file_name, write_atomically
 
-if TYPE_CHECKING:
-    import pyarrow as pa
-
-    from cascade.models.huggingface import HuggingFaceModel
-    from cascade.scoring import Scored
-
 DEFAULT_CHAIN = "mini-llama-small,mini-llama-medium,mini-llama-large"
-PROBED_TASK = "mini-mmlu"
 
 
 def simulate(
     chain: str = DEFAULT_CHAIN,
     scores: list[Path] | None = None,
-    task: str = PROBED_TASK,
+    task: str = "mini-mmlu",
     p_t: float = 0.9,
     p_ik: float = 0.5,
     normalize: bool = False,
@@ -65,7 +56,10 @@ def simulate(
     if scores:
         table = read_scores(scores)
     else:
-        table = _own_scores(names, task, runs)
+        # Here and not above, so that somebody else's logs are simulated without loading torch.
+        from cascade.probing import PROBED_TASK, own_scores
+
+        table = own_scores(names, task, runs)
         split = "test" if split is None and task == PROBED_TASK else split
     result = report(align(table, names, split, normalize), thresholds)
     for name in names:
@@ -83,35 +77,6 @@ def _without_nan(value: object) -> object:
     if isinstance(value, list | tuple):
         return [_without_nan(item) for item in value]
     return None if isinstance(value, float) and value != value else value
-
-
-def _own_scores(names: list[str], task: str, runs: Path) -> pa.Table:
-    """Scores of models we run ourselves, with the P(IK) of their probes, all but the last model's."""
-    # Here and not above, so that somebody else's logs are simulated without loading torch.
-    from cascade.models.huggingface import HuggingFaceModel
-    from cascade.probing import concat_scores, probe_for, with_p_ik
-    from cascade.tasks.load import load_task
-
-    load_task(task)
-    models = [HuggingFaceModel(name) for name in names]  # an unknown one is refused before any is run
-    tables = []
-    for place, model in enumerate(models):
-        scored = _scored(model, task, runs)
-        probe = None
-        if place + 1 < len(models):
-            own = scored if task == PROBED_TASK else _scored(model, PROBED_TASK, runs)
-            probe = probe_for(own, runs)
-        tables.append(with_p_ik(scored, probe, split_seed=0 if task == PROBED_TASK else None))
-    return concat_scores(tables)
-
-
-def _scored(model: HuggingFaceModel, task: str, runs: Path) -> Scored:
-    from cascade.scoring import score
-
-    scored = score(model, task, runs / "stores")
-    if scored.reused:
-        print(f"Reusing {scored.store.rows:,} scored rows in {scored.store.folder}", file=sys.stderr)
-    return scored
 
 
 @one_line_errors(ProbeError)
