@@ -127,10 +127,12 @@ def score(
         return Scored(HiddenStateStore(writer.folder, expect=key), reused=True)
     writer.check_room()
     done = len(task.questions) - sum(len(writer.shards[n]) for n in pending)
-    _say(
+    print(
         f"Scoring {model.name} on {task.name}: {writer.rows:,} rows × {len(key.layers)} layers × {model.hidden_size} "
         f"{key.dtype} = {writer.total_bytes / 2**20:.1f} MiB in {writer.folder}"
-        + (f"; {done:,} rows are there already" if done else "")
+        + (f"; {done:,} rows are there already" if done else ""),
+        file=sys.stderr,
+        flush=True,
     )
     prompts = [task.prompt(question) for question in task.questions]
     asker = _Asker(model, task, prompts, key.layers)
@@ -138,16 +140,11 @@ def score(
     with tqdm(total=len(prompts), initial=done, desc=label, unit="q", disable=None, leave=False) as bar:
         for number in pending:
             states, table = asker.ask(writer.shards[number], batch_size, bar)
-            # These go first: a shard that is there says that its score rows are, too.
             scores_path, seconds_path = _paths(writer.folder, number)
             write_atomically(seconds_path, _parquet(table.select(["question_id", "seconds"])))
             write_atomically(scores_path, _parquet(table.drop_columns(["seconds"])))
             writer.write(number, states)
     return Scored(writer.finish(), reused=False)
-
-
-def _say(message: str) -> None:
-    print(message, file=sys.stderr, flush=True)
 
 
 def _parquet(table: pa.Table) -> bytes:

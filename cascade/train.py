@@ -54,9 +54,7 @@ class TrainCLI(LightningCLI):
         )
 
 
-def _logger(kind: str, folder: Path, config: dict[str, Any]) -> Logger | bool:
-    if kind == "none":
-        return False
+def _logger(kind: str, folder: Path, config: dict[str, Any]) -> Logger:
     if kind == "csv":
         return CSVLogger(folder, name="", version="logs")
     logger = WandbLogger(project="cascade-probes", save_dir=folder, offline=_wandb_is_offline())
@@ -132,7 +130,7 @@ def _run(cli: TrainCLI) -> Trained:
     run = ProbeRun.of(cli.config.out, data.model.name, data.task.name, data.layer)
     run.folder.mkdir(parents=True, exist_ok=True)
     if cli.config.logger != "none":
-        trainer.logger = _logger(cli.config.logger, run.folder, cli.config.as_dict())  # type: ignore[assignment]
+        trainer.logger = _logger(cli.config.logger, run.folder, cli.config.as_dict())
     data.prepare_data()
     if data.scored.reused:
         print(f"Reusing {data.scored.store.rows:,} scored rows in {data.scored.store.folder}", file=sys.stderr)

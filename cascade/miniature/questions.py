@@ -117,7 +117,7 @@ ALGORITHMIC: dict[str, Callable[[random.Random, World], Problem]] = {
 IN_CONTEXT = ("ordering", "reading")  # the question itself holds the answer
 FACTUAL = tuple(dict.fromkeys(relation.subject for relation in RELATIONS))
 SUBJECTS = (*FACTUAL, *ALGORITHMIC)
-# "reading" is for training only: none of these models gets beyond a guess, so it would tell nothing of routing.
+# "reading" is for training only: the models measured on it did not get beyond a guess, so it tells nothing of routing.
 MMLU_SUBJECTS = tuple(subject for subject in SUBJECTS if subject != "reading")
 
 

@@ -55,7 +55,6 @@ COLUMNS = (
     Column("probe_layer", pa.int64(), False, "layer the probe reads; null where there is no probe", 0, per_model=True),
 )
 SCHEMA = pa.schema([(c.name, c.type) for c in COLUMNS])
-_BY_NAME = {c.name: c for c in COLUMNS}
 
 
 def validate_scores(table: pa.Table, source: str) -> pa.Table:
