@@ -14,7 +14,7 @@ import torch
 from cascade.errors import CascadeError
 from cascade.models.huggingface import HuggingFaceModel
 from cascade.scoring import Scored, score, store_key
-from cascade.simulation.scores import SCHEMA
+from cascade.simulation.schema import SCHEMA
 from cascade.tasks.load import load_task
 from probes import HiddenStateStore, Probe, ProbeConfig, stratified_split
 from probes.data import HiddenStateDataModule, LabelledStates

@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from cascade.errors import CascadeError
 from cascade.models.huggingface import HuggingFaceModel, PromptOutput
-from cascade.simulation.scores import SCHEMA, validate_scores
+from cascade.simulation.schema import SCHEMA, validate_scores
 from cascade.tasks.base import Question, Task, parse_open_ended
 from cascade.tasks.load import load_task
 from probes.files import write_atomically

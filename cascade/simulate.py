@@ -15,7 +15,8 @@ from cascade.errors import one_line_errors
 from cascade.report.plots import plot_frontier
 from cascade.report.tables import print_report
 from cascade.simulation.policy import Thresholds
-from cascade.simulation.scores import align, check_chain, read_scores, write_scores
+from cascade.simulation.schema import read_scores, write_scores
+from cascade.simulation.scores import align, check_chain
 from cascade.simulation.simulator import Report, report
 from probes.errors import ProbeError
 from probes.files import file_name, write_atomically

@@ -36,8 +36,8 @@ def markdown(report: Report, without_p_ik: bool = True) -> str:
         groups.append((report.without_p_ik, ", P(T) alone"))
     for rows, note in groups:
         for row in rows:
-            single = len(row.models) == 1 or row.flops is None
-            costs = ["–" if single else f"{100 * row.flops[ledger]:.1f} %" for ledger in LEDGERS]  # type: ignore[index]
+            single = len(row.models) == 1
+            costs = ["–" if single else f"{100 * row.saved['flops'][ledger]:.1f} %" for ledger in LEDGERS]
             drop = "–" if single else f"{row.pd_points:+.2f}"
             label = chain_label(row.models, short) + note
             lines.append(f"| {label} | {100 * row.accuracy:.2f} % | {drop} | {' | '.join(costs)} |")

@@ -80,10 +80,10 @@ def plot_frontier(path: Path, report: Report, title: str) -> None:
     """
     from cascade.simulation.ledgers import LEDGERS
 
-    if report.singles[-1].flops is None:
+    if "flops" not in report.units:
         path.unlink(missing_ok=True)  # one of an earlier run would be taken for this one's
         return
-    size = {row.models[0]: 1 - row.flops["answered-only"] for row in report.singles if row.flops}
+    size = {row.models[0]: 1 - row.saved["flops"]["answered-only"] for row in report.singles}
     short = short_names(list(size))
     figure, axes = plt.subplots(1, 3, figsize=(13, 4.2), sharey=True, layout="constrained")
     points = sorted((size[row.models[0]], 100 * row.accuracy) for row in report.singles)
@@ -98,10 +98,8 @@ def plot_frontier(path: Path, report: Report, title: str) -> None:
             axis.annotate(short[row.models[0]], at, xytext=(6, -12), textcoords="offset points", fontsize=8, color=INK)
         for rows, marker, filled in ((report.chains, "o", True), (report.without_p_ik, "^", False)):
             for row, color in zip(rows, colors, strict=False):
-                if row.flops is None:
-                    continue
                 # A chain's saving is against its own last model; the axis is in units of the largest one.
-                cost = size[row.models[-1]] * (1 - row.flops[ledger])
+                cost = size[row.models[-1]] * (1 - row.saved["flops"][ledger])
                 label = chain_label(row.models, short) + ("" if filled else ", P(T) alone")
                 face = color if filled else "none"
                 axis.scatter(

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from cascade.report.names import chain_label, short_names
-from cascade.simulation.ledgers import LEDGERS
+from cascade.simulation.ledgers import LEDGERS, UNITS
 from cascade.simulation.simulator import Report, Row
 
 NONE = "–"
@@ -19,8 +19,9 @@ def _percent(value: float | None, signed: bool = False) -> str:
     return NONE if value is None else f"{100 * value:{'+' if signed else ''}.2f}%"
 
 
-def _cost(row: Row, costs: dict[str, float] | None) -> list[str]:
-    return [_percent(None if costs is None or len(row.models) == 1 else costs[ledger]) for ledger in LEDGERS]
+def _cost(row: Row, unit: str = "flops") -> list[str]:
+    saved = row.saved.get(unit)
+    return [_percent(None if saved is None or len(row.models) == 1 else saved[ledger]) for ledger in LEDGERS]
 
 
 def _table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], caption: str | None = None) -> Table:
@@ -39,7 +40,7 @@ def _accuracy(report: Report, short: dict[str, str]) -> Table:
             _percent(row.accuracy),
             NONE if len(row.models) == 1 else f"{row.pd_points:+.2f}",
             NONE if len(row.models) == 1 else f"{row.pd_relative:+.2f}%",
-            *_cost(row, row.flops),
+            *_cost(row),
         ]
         for row in (*report.singles, *report.chains)
     ]
@@ -54,11 +55,17 @@ def _accuracy(report: Report, short: dict[str, str]) -> Table:
     )
 
 
-def _time(report: Report, short: dict[str, str]) -> Table | None:
-    if report.singles[-1].seconds is None:
+def _units(report: Report, short: dict[str, str]) -> Table | None:
+    units = [unit for unit in report.units if unit != "flops"]
+    if not units:
         return None
-    rows = [[chain_label(row.models, short), *_cost(row, row.seconds)] for row in report.chains]
-    return _table("Reduced time, from measured seconds (Table 1, Time)", ["LLM(s)", *LEDGERS], rows)
+    rows = [[chain_label(row.models, short), unit, *_cost(row, unit)] for row in report.chains for unit in units]
+    return _table(
+        "Reduced cost in other units (Table 1, Time; Table 13)",
+        ["LLM(s)", "unit", *LEDGERS],
+        rows,
+        "; ".join(f"{unit}: {UNITS[unit]}" for unit in units) + ".",
+    )
 
 
 def _macro(report: Report, short: dict[str, str]) -> Table | None:
@@ -81,7 +88,7 @@ def _ablation(report: Report, short: dict[str, str]) -> Table | None:
             setting,
             _percent(row.accuracy),
             f"{row.pd_points:+.2f}",
-            *_cost(row, row.flops),
+            *_cost(row),
         ]
         for pair in zip(report.chains, report.without_p_ik, strict=True)
         for setting, row in zip(("w/ P(IK)", "w/o P(IK)"), pair, strict=True)
@@ -116,7 +123,7 @@ def _significance(report: Report, short: dict[str, str]) -> Table:
             f"{test.chi2_corrected:.2f} ({test.p_chi2_corrected:.4g})",
         ]
         for row in report.chains
-        if (test := row.mcnemar) is not None
+        if (test := row.mcnemar)
     ]
     return _table(
         "McNemar's test against the chain's last model (Table 9)",
@@ -148,7 +155,7 @@ def print_report(report: Report, console: Console | None = None) -> None:
     models = [row.models[0] for row in report.singles]
     short = short_names(models)
     console.print(f"[bold]{report.questions:,} questions, {' → '.join(models)}[/bold]", highlight=False)
-    tables = (_accuracy, _time, _macro, _ablation, _stages, _significance, _confidence)
+    tables = (_accuracy, _units, _macro, _ablation, _stages, _significance, _confidence)
     for table in (make(report, short) for make in tables):
         if table is not None:
             console.print(table)

@@ -2,18 +2,75 @@
 
 *answered-only* is the paper's (eq. 6, Table 8): a question is charged to the model that answered it, and the
 passes of the models that passed it on are free. *full-path* charges a whole pass to every model that was
-tried. *early-exit* charges a model whose P(IK) probe at layer ℓ of L rejected the question ℓ/L of a pass.
+tried. *early-exit* charges a model only for what it had to do: ℓ/L of the prefill where its P(IK) probe at
+layer ℓ of L rejected the question, the prefill where its first token's P(T) did, and everything where it
+answered. A probe is charged wherever it was asked, a reader once a question.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
+import yaml
 
+from cascade.errors import CascadeError
 from cascade.simulation.policy import Outcome
+from cascade.simulation.scores import ChainScores, ModelScores
 
 LEDGERS = ("answered-only", "full-path", "early-exit")
+UNITS = {
+    "flops": "FLOPs, 2N a question (eq. 5 and 6)",
+    "flops-context": "FLOPs of every token, with its context (eq. 2)",
+    "tokens": "tokens read and written",
+    "dollars": "US dollars",
+    "seconds": "measured seconds",
+}
+_NEEDS = {
+    "flops": ("parameters",),
+    "flops-context": ("parameters", "num_layers", "hidden_size", "prompt_tokens", "completion_tokens"),
+    "tokens": ("prompt_tokens", "completion_tokens"),
+    "dollars": ("prompt_tokens", "completion_tokens"),
+    "seconds": ("seconds",),
+}
+
+
+@dataclass(frozen=True)
+class Prices:
+    """What a provider charges.
+
+    Attributes:
+        source: Where the prices stand, and when they were read.
+        models: Name to US dollars for a million tokens, (prompt, completion).
+    """
+
+    source: str
+    models: dict[str, tuple[float, float]]
+
+
+def read_prices(path: Path) -> Prices:
+    """Reads prices from YAML: ``source``, ``date`` and ``models``: ``{name: {input: USD, output: USD}}``.
+
+    Dollars are for a million tokens. The paper's Table 12 is `configs/prices/table-12.yaml`.
+
+    Raises:
+        CascadeError: If the file is missing or does not have that form.
+    """
+    if not path.exists():
+        raise CascadeError(f"Expected prices at {path}, but there is no such file")
+    try:
+        content = yaml.safe_load(path.read_text())
+        models = {str(n): (float(p["input"]), float(p["output"])) for n, p in content["models"].items()}
+        source = f"{content['source']}, {content['date']}"
+    except (yaml.YAMLError, KeyError, TypeError, ValueError, AttributeError) as error:
+        form = "source, date, and models: {name: {input: USD, output: USD}}"
+        raise CascadeError(f"Expected {path} to hold {form}, but reading it failed ({error!r})") from error
+    for name, pair in models.items():
+        if not all(np.isfinite(p) and p >= 0 for p in pair):
+            raise CascadeError(f"Expected the prices of {name!r} in {path} to be at least 0, but got {pair}")
+    return Prices(source, models)
 
 
 def pass_flops(parameters: int) -> float:
@@ -21,38 +78,162 @@ def pass_flops(parameters: int) -> float:
     return 2.0 * parameters
 
 
-def charged_passes(outcome: np.ndarray, exit_shares: Sequence[float], ledger: str) -> np.ndarray:
-    """How many passes each model is charged for each question.
+@dataclass(frozen=True)
+class PassCosts:
+    """What the passes of a chain's models cost, in one unit.
+
+    Attributes:
+        unit: One of `UNITS`.
+        prefill: ``[models, questions]``, float64: reading the question, up to the first token.
+        decode: ``[models, questions]``, float64: every further token.
+        probe: ``[models]``, float64: one P(IK) probe.
+        reader: ``[questions]``, float64: reading the question with the reader; 0 where there is none.
+    """
+
+    unit: str
+    prefill: np.ndarray
+    decode: np.ndarray
+    probe: np.ndarray
+    reader: np.ndarray
+
+    @property
+    def whole(self) -> np.ndarray:
+        """``[models, questions]``: prefill and decode together."""
+        return np.asarray(self.prefill + self.decode)
+
+    def keep(self, places: Sequence[int]) -> PassCosts:
+        """Those of a sub-chain."""
+        chosen = list(places)
+        return PassCosts(self.unit, self.prefill[chosen], self.decode[chosen], self.probe[chosen], self.reader)
+
+    def take(self, rows: np.ndarray) -> PassCosts:
+        """Those of some of the questions."""
+        return PassCosts(self.unit, self.prefill[:, rows], self.decode[:, rows], self.probe, self.reader[rows])
+
+
+def available_units(chain: ChainScores, prices: Prices | None = None) -> tuple[str, ...]:
+    """The units that the score table has what it takes for."""
+
+    def known(unit: str) -> bool:
+        if unit == "dollars" and (prices is None or any(m.name not in prices.models for m in chain.models)):
+            return False
+        return all(getattr(m, name) is not None for m in chain.models for name in _NEEDS[unit])
+
+    return tuple(unit for unit in UNITS if known(unit))
+
+
+def pass_costs(chain: ChainScores, unit: str = "flops", prices: Prices | None = None) -> PassCosts:
+    """What every model's pass costs for every question.
 
     Args:
-        outcome: ``[models, questions]`` of `Outcome`.
-        exit_shares: For each model ℓ/L, the share of a pass after which its probe can reject.
+        chain: The scores.
+        unit: One of `UNITS`. *flops*: 2N a question, as the paper counts. *flops-context*: eq. 2 for each token,
+            n_ctx being the tokens before it and itself. *seconds*: where ``prefill_seconds`` is not measured,
+            all of ``seconds`` counts as prefill, which overstates what a rejected question costs.
+        prices: For dollars.
+
+    Raises:
+        CascadeError: If the unit is unknown, or a model lacks what it takes; the model and the column are named.
+    """
+    if unit not in UNITS:
+        raise CascadeError(f"Expected `unit` to be one of {', '.join(UNITS)}, but got {unit!r}")
+    for model in chain.models:
+        if lacking := [name for name in _NEEDS[unit] if getattr(model, name) is None]:
+            raise CascadeError(
+                f"Expected the scores of {model.name!r} to have {', '.join(lacking)} in every row, to count {unit}"
+            )
+        if unit == "dollars" and (prices is None or model.name not in prices.models):
+            known = ", ".join(prices.models) if prices else "none given"
+            raise CascadeError(f"Expected `prices` to hold {model.name!r}, but it has: {known}")
+    shape = (len(chain.models), len(chain))
+    prefill, decode = np.zeros(shape), np.zeros(shape)
+    for place, model in enumerate(chain.models):
+        prefill[place], decode[place] = _pass_cost(model, unit, prices)
+    per_token = unit in ("flops", "flops-context")
+    probe = [pass_flops(m.probe_parameters) if per_token else 0.0 for m in chain.models]
+    return PassCosts(unit, prefill, decode, np.array(probe), _reader_cost(chain, unit))
+
+
+def _pass_cost(model: ModelScores, unit: str, prices: Prices | None) -> tuple[np.ndarray | float, np.ndarray | float]:
+    """Prefill and decode of one model, each a number or ``[questions]``."""
+    if unit == "flops":
+        assert model.parameters is not None
+        return pass_flops(model.parameters), 0.0
+    if unit == "seconds":
+        assert model.seconds is not None
+        if model.prefill_seconds is None:
+            return model.seconds, 0.0
+        return model.prefill_seconds, np.maximum(model.seconds - model.prefill_seconds, 0)
+    assert model.prompt_tokens is not None and model.completion_tokens is not None
+    read = model.prompt_tokens.astype(float)
+    # The prefill gives the first token's probabilities: of c tokens, c - 1 take a pass of their own.
+    more = np.maximum(model.completion_tokens.astype(float) - 1, 0)
+    if unit == "tokens":
+        return read, model.completion_tokens.astype(float)
+    if unit == "dollars":
+        assert prices is not None
+        for_input, for_output = prices.models[model.name]
+        return read * for_input / 1e6, model.completion_tokens * for_output / 1e6
+    assert model.parameters is not None and model.num_layers is not None and model.hidden_size is not None
+    context = 2.0 * model.num_layers * model.hidden_size
+    # Σ n_ctx over the tokens 1 … T, and over T+1 … T+c-1.
+    return (
+        pass_flops(model.parameters) * read + context * read * (read + 1) / 2,
+        pass_flops(model.parameters) * more + context * (more * read + more * (more + 1) / 2),
+    )
+
+
+def _reader_cost(chain: ChainScores, unit: str) -> np.ndarray:
+    """``[questions]``: each reader reads each question once, however many models it speaks for."""
+    cost = np.zeros(len(chain))
+    readers = {m.reader: m for m in chain.models[:-1] if m.p_ik_reader is not None}
+    for model in readers.values():
+        if unit in ("flops", "flops-context") and model.reader_parameters is not None:
+            one = pass_flops(model.reader_parameters)
+            cost = cost + (one if unit == "flops" else one * np.asarray(model.prompt_tokens, dtype=float))
+        elif unit == "tokens" and model.prompt_tokens is not None:
+            cost = cost + model.prompt_tokens
+        else:
+            cost = cost + np.nan  # not known, and not nothing
+    return cost
+
+
+def charges(costs: PassCosts, exit_shares: Sequence[float], ledger: str, asks_p_ik: Sequence[bool]) -> np.ndarray:
+    """What each model charges for each question, by what became of it there.
+
+    Args:
+        costs: From `pass_costs`.
+        exit_shares: For each model ℓ/L, the share of the prefill after which its probe can reject.
         ledger: One of `LEDGERS`.
+        asks_p_ik: For each model whether its probe is asked.
 
     Returns:
-        ``[models, questions]``, float64, in [0, 1].
+        ``[outcomes, models, questions]``, float64, the first axis in the order of `Outcome`.
+
+    Raises:
+        CascadeError: If the ledger is unknown.
     """
-    if ledger == "answered-only":
-        return np.where(outcome == Outcome.ANSWERED, 1.0, 0.0)
-    charged = np.where(outcome == Outcome.NOT_ASKED, 0.0, 1.0)
-    if ledger == "early-exit":
-        shares = np.broadcast_to(np.asarray(exit_shares, dtype=float)[:, None], outcome.shape)
-        charged = np.where(outcome == Outcome.REJECTED_BY_P_IK, shares, charged)
-    elif ledger != "full-path":
-        raise ValueError(f"Expected `ledger` to be one of {', '.join(LEDGERS)}, but got {ledger!r}")
+    if ledger not in LEDGERS:
+        raise CascadeError(f"Expected `ledger` to be one of {', '.join(LEDGERS)}, but got {ledger!r}")
+    probe = (costs.probe * np.asarray(asks_p_ik, dtype=float))[:, None]
+    whole = costs.whole + probe
+    charged = np.zeros((len(Outcome), *whole.shape))
+    charged[Outcome.ANSWERED] = whole
+    if ledger == "full-path":
+        charged[Outcome.REJECTED_BY_P_IK] = charged[Outcome.REJECTED_BY_P_T] = whole
+    elif ledger == "early-exit":
+        shares = np.asarray(exit_shares, dtype=float)[:, None]
+        charged[Outcome.REJECTED_BY_P_IK] = shares * costs.prefill + probe
+        charged[Outcome.REJECTED_BY_P_T] = costs.prefill + probe
     return charged
 
 
-def reduced_cost(outcome: np.ndarray, prices: np.ndarray, exit_shares: Sequence[float], ledger: str) -> float:
-    """Share of the last model's cost that a cascade saves; negative where it costs more.
+def question_costs(outcome: np.ndarray, charged: np.ndarray) -> np.ndarray:
+    """What each question cost in all, ``[questions]``.
 
     Args:
         outcome: ``[models, questions]`` of `Outcome`.
-        prices: What a whole pass costs, ``[models]`` or ``[models, questions]``: FLOPs (eq. 5), seconds, dollars.
-        exit_shares: See `charged_passes`.
-        ledger: One of `LEDGERS`.
+        charged: From `charges`.
     """
-    prices = np.asarray(prices, dtype=float)
-    per_question = np.broadcast_to(prices if prices.ndim == 2 else prices[:, None], outcome.shape)
-    cost = float((charged_passes(outcome, exit_shares, ledger) * per_question).sum())
-    return 1 - cost / float(per_question[-1].sum())
+    spent: np.ndarray = np.take_along_axis(charged, outcome[None].astype(np.intp), axis=0)[0].sum(axis=0)
+    return spent

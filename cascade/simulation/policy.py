@@ -1,41 +1,79 @@
-"""Who answers: the paper's two-threshold policy, on columns of scores.
+"""Who answers: the policies, on columns of scores.
 
-Stage i keeps a question if P(IK) reaches its threshold (asked first, before anything is generated) and then
-P(T) reaches its own; else the question escalates. The last model always answers. `>=` keeps.
+A policy says what becomes of every question at every model. The paper's asks P(IK) first, before anything is
+generated, and then P(T); below either threshold the question escalates, and the last model always answers.
+`>=` keeps. What a policy costs is `cascade.simulation.ledgers`' to say.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum
+from typing import Protocol
 
 import numpy as np
 
 from cascade.errors import CascadeError
+from cascade.simulation.calibration import Calibrated, calibrate_model
 from cascade.simulation.scores import ChainScores
 
 
 class Outcome(IntEnum):
-    """What became of a question at a stage."""
+    """What became of a question at a model."""
 
     NOT_ASKED = 0
     REJECTED_BY_P_IK = 1
     REJECTED_BY_P_T = 2
     ANSWERED = 3
+    PASSED_BY_READER = 4
+
+
+class Policy(Protocol):
+    """Decides from the columns of a chain's scores; all policies see the same columns."""
+
+    @property
+    def name(self) -> str:
+        """As tables show it."""
+        ...
+
+    def asks_p_ik(self, chain: ChainScores) -> tuple[bool, ...]:
+        """For each model whether its probe is asked, and so charged."""
+        ...
+
+    @property
+    def asks_reader(self) -> bool:
+        """Whether a reader reads every question first, and so is charged."""
+        ...
+
+    def route(self, chain: ChainScores) -> np.ndarray:
+        """What becomes of every question: ``[models, questions]``, int8, of `Outcome`; each is answered once."""
+        ...
 
 
 @dataclass(frozen=True)
 class Thresholds:
-    """Thresholds of one stage. ``p_ik=None`` leaves P(IK) out (the paper's "w/o P(IK)")."""
+    """Thresholds of one stage; ``None`` leaves a confidence out (``p_ik=None``: the paper's "w/o P(IK)").
 
-    p_t: float = 0.9
+    Attributes:
+        p_t: For P(T).
+        p_ik: For P(IK) of the model's own probe.
+        p_ik_reader: For P(IK) read from another model's states, asked before the model is run at all.
+    """
+
+    p_t: float | None = 0.9
     p_ik: float | None = 0.5
+    p_ik_reader: float | None = None
 
     def __post_init__(self) -> None:
-        for name, value in (("p_t", self.p_t), ("p_ik", self.p_ik)):
+        for name in ("p_t", "p_ik", "p_ik_reader"):
+            value = getattr(self, name)
             if value is not None and not 0 <= value <= 1:
                 raise CascadeError(f"Expected threshold `{name}` to be in [0, 1], but got {value}")
+
+    def __str__(self) -> str:
+        asked = {"P(IK) by reader": self.p_ik_reader, "P(IK)": self.p_ik, "P(T)": self.p_t}
+        return ", ".join(f"{name} ≥ {value:.4g}" for name, value in asked.items() if value is not None) or "keeps all"
 
 
 def route(chain: ChainScores, thresholds: Sequence[Thresholds]) -> np.ndarray:
@@ -43,7 +81,7 @@ def route(chain: ChainScores, thresholds: Sequence[Thresholds]) -> np.ndarray:
 
     Args:
         chain: The scores of k models.
-        thresholds: One for each of the first k − 1 stages. A stage with no probe has no P(IK) to fail.
+        thresholds: One for each of the first k − 1 stages. A stage that lacks a confidence cannot fail it.
 
     Returns:
         ``[models, questions]``, int8, of `Outcome`. Each question is answered exactly once.
@@ -55,16 +93,206 @@ def route(chain: ChainScores, thresholds: Sequence[Thresholds]) -> np.ndarray:
         raise CascadeError(
             f"Expected {len(chain.models) - 1} thresholds for {len(chain.models)} models, but got {len(thresholds)}"
         )
-    outcome = np.full((len(chain.models), len(chain.question_ids)), Outcome.NOT_ASKED, dtype=np.int8)
-    asked = np.ones(len(chain.question_ids), dtype=bool)
+    outcome = np.full((len(chain.models), len(chain)), Outcome.NOT_ASKED, dtype=np.int8)
+    asked = np.ones(len(chain), dtype=bool)
     for stage, (model, threshold) in enumerate(zip(chain.models, thresholds, strict=False)):
-        knows = np.ones_like(asked)
-        if threshold.p_ik is not None and model.p_ik is not None:
-            knows = model.p_ik >= threshold.p_ik
-        sure = model.p_t >= threshold.p_t
-        outcome[stage, asked & ~knows] = Outcome.REJECTED_BY_P_IK
-        outcome[stage, asked & knows & ~sure] = Outcome.REJECTED_BY_P_T
-        outcome[stage, asked & knows & sure] = Outcome.ANSWERED
-        asked = asked & ~(knows & sure)
+        kept = asked
+        for values, limit, rejected in (
+            (model.p_ik_reader, threshold.p_ik_reader, Outcome.PASSED_BY_READER),
+            (model.p_ik, threshold.p_ik, Outcome.REJECTED_BY_P_IK),
+            (model.p_t, threshold.p_t, Outcome.REJECTED_BY_P_T),
+        ):
+            if values is not None and limit is not None:
+                outcome[stage, kept & (values < limit)] = rejected
+                kept = kept & (values >= limit)
+        outcome[stage, kept] = Outcome.ANSWERED
+        asked = asked & ~kept
     outcome[-1, asked] = Outcome.ANSWERED
+    return outcome
+
+
+@dataclass(frozen=True)
+class ThresholdPolicy:
+    """Thresholds at each stage of a chain, some of whose models may be skipped.
+
+    The paper's policy, P(T) alone, P(IK) alone (routing before generation), a reader's gate in front of them,
+    and single models, by which thresholds are there.
+
+    Attributes:
+        places: The models used, by their place in the chain; the last of them always answers.
+        thresholds: One for each of ``places`` but the last.
+    """
+
+    places: tuple[int, ...]
+    thresholds: tuple[Thresholds, ...]
+
+    @classmethod
+    def whole(cls, thresholds: Sequence[Thresholds]) -> ThresholdPolicy:
+        """Every model of a chain, with these thresholds at each but the last."""
+        return cls(tuple(range(len(thresholds) + 1)), tuple(thresholds))
+
+    @property
+    def name(self) -> str:
+        """Which confidences are asked."""
+        asked = [
+            name
+            for name, on in (
+                ("reader", self.asks_reader),
+                ("P(IK)", any(t.p_ik is not None for t in self.thresholds)),
+                ("P(T)", any(t.p_t is not None for t in self.thresholds)),
+            )
+            if on
+        ]
+        return " + ".join(asked) or "single model"
+
+    def asks_p_ik(self, chain: ChainScores) -> tuple[bool, ...]:
+        """Where a stage has a threshold for P(IK), and its model a probe."""
+        asked = {place for place, t in zip(self.places, self.thresholds, strict=False) if t.p_ik is not None}
+        return tuple(place in asked and m.p_ik is not None for place, m in enumerate(chain.models))
+
+    @property
+    def asks_reader(self) -> bool:
+        """Whether some stage has a threshold for a reader's P(IK)."""
+        return any(t.p_ik_reader is not None for t in self.thresholds)
+
+    def route(self, chain: ChainScores) -> np.ndarray:
+        """See `route`; skipped models are not asked."""
+        outcome = np.full((len(chain.models), len(chain)), Outcome.NOT_ASKED, dtype=np.int8)
+        outcome[list(self.places)] = route(chain.keep(self.places), self.thresholds)
+        return outcome
+
+
+@dataclass(frozen=True)
+class FusedPolicy:
+    """Thresholds on one calibrated probability of being right, fused from P(IK) and P(T).
+
+    Attributes:
+        places: As in `ThresholdPolicy`.
+        thresholds: On the fused probability, one for each of ``places`` but the last.
+        fused: Model name to what `calibrate_model` fitted on other questions.
+    """
+
+    places: tuple[int, ...]
+    thresholds: tuple[float, ...]
+    fused: dict[str, Calibrated]
+    name: str = "fused P(IK), P(T)"
+    asks_reader: bool = False
+
+    def asks_p_ik(self, chain: ChainScores) -> tuple[bool, ...]:
+        """Where P(IK) was there to be fused."""
+        return tuple(
+            place in self.places[:-1] and "p_ik" in self.fused[m.name].signals for place, m in enumerate(chain.models)
+        )
+
+    def route(self, chain: ChainScores) -> np.ndarray:
+        """A question that its fused probability rejects has had its P(T) read."""
+        return ThresholdPolicy(self.places, tuple(Thresholds(p_t=limit, p_ik=None) for limit in self.thresholds)).route(
+            with_fused(chain, self.fused)
+        )
+
+
+def with_fused(chain: ChainScores, fused: dict[str, Calibrated]) -> ChainScores:
+    """The chain with the fused probability in P(T)'s place, and no P(IK)."""
+    models = [
+        m if m.name not in fused else replace(m, p_t=fused[m.name].predict(m), p_ik=None, p_ik_reader=None)
+        for m in chain.models
+    ]
+    return replace(chain, models=tuple(models))
+
+
+@dataclass(frozen=True)
+class ExpectedUtilityPolicy:
+    """Goes on where a later model's expected gain is worth its price; may skip models.
+
+    At model i with confidences x the question stays if P(i right | x) ≥ max over j > i of
+    P(j right | x) − price · cost(j), and else goes to that j, which decides in its turn. That a later model may
+    pass the question on again is not foreseen.
+
+    Attributes:
+        price: Accuracy that the whole cost of the chain's last model is worth (λ).
+        costs: ``[models]``: each model's mean cost as a share of the last one's.
+        right: ``right[i][j]``: what model i's confidences say of model j's being right, for j ≥ i.
+    """
+
+    price: float
+    costs: tuple[float, ...]
+    right: tuple[dict[int, Calibrated], ...]
+    name: str = "expected utility"
+    asks_reader: bool = False
+
+    @classmethod
+    def fit(cls, chain: ChainScores, costs: Sequence[float], price: float) -> ExpectedUtilityPolicy:
+        """Fits the probabilities on labelled questions that the policy is not measured on."""
+        right = tuple(
+            {j: calibrate_model(model, chain.models[j].correct) for j in range(i, len(chain.models))}
+            for i, model in enumerate(chain.models[:-1])
+        )
+        return cls(price, tuple(costs), right)
+
+    def asks_p_ik(self, chain: ChainScores) -> tuple[bool, ...]:
+        """Where P(IK) was there to be fitted."""
+        return (*("p_ik" in here[place].signals for place, here in enumerate(self.right)), False)
+
+    def route(self, chain: ChainScores) -> np.ndarray:
+        """One model after another, each on the questions sent to it."""
+        outcome = np.full((len(chain.models), len(chain)), Outcome.NOT_ASKED, dtype=np.int8)
+        at = np.zeros(len(chain), dtype=int)
+        for i, model in enumerate(chain.models[:-1]):
+            utility = np.stack(
+                [
+                    self.right[i][j].predict(model) - (self.price * self.costs[j] if j > i else 0)
+                    for j in range(i, len(chain.models))
+                ]
+            )
+            here, best = at == i, i + utility.argmax(axis=0)
+            outcome[i, here] = np.where(best[here] == i, Outcome.ANSWERED, Outcome.REJECTED_BY_P_T)
+            at[here] = np.where(best[here] == i, -1, best[here])
+        outcome[-1, at == len(chain.models) - 1] = Outcome.ANSWERED
+        return outcome
+
+
+@dataclass(frozen=True)
+class OraclePolicy:
+    """Knows beforehand: the smallest model that is right answers, alone; the smallest of all if none is."""
+
+    name: str = "oracle"
+    asks_reader: bool = False
+
+    def asks_p_ik(self, chain: ChainScores) -> tuple[bool, ...]:
+        """Nowhere."""
+        return (False,) * len(chain.models)
+
+    def route(self, chain: ChainScores) -> np.ndarray:
+        """Needs labels; a bound, not a policy that can be run."""
+        return _answers(chain.correct.argmax(axis=0), len(chain.models))
+
+
+@dataclass(frozen=True)
+class RandomPolicy:
+    """Sends each question to one model by lot: what any policy must beat.
+
+    Attributes:
+        shares: ``[models]``, of the questions; they sum to 1.
+        seed: Of the lot.
+    """
+
+    shares: tuple[float, ...]
+    seed: int = 0
+    name: str = "random mixing"
+    asks_reader: bool = False
+
+    def asks_p_ik(self, chain: ChainScores) -> tuple[bool, ...]:
+        """Nowhere."""
+        return (False,) * len(chain.models)
+
+    def route(self, chain: ChainScores) -> np.ndarray:
+        """A question goes straight to its model."""
+        rng = np.random.default_rng(self.seed)
+        return _answers(rng.choice(len(chain.models), size=len(chain), p=self.shares), len(chain.models))
+
+
+def _answers(who: np.ndarray, models: int) -> np.ndarray:
+    """Outcomes where model ``who[q]`` answers question q and no other is asked."""
+    outcome = np.full((models, len(who)), Outcome.NOT_ASKED, dtype=np.int8)
+    outcome[who, np.arange(len(who))] = Outcome.ANSWERED
     return outcome

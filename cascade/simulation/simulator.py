@@ -5,118 +5,135 @@ Pure functions on arrays. Works on anybody's logs and never needs a model.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
-from itertools import combinations
 
 import numpy as np
 
 from cascade.errors import CascadeError
-from cascade.simulation.ledgers import LEDGERS, pass_flops, reduced_cost
+from cascade.simulation.ledgers import LEDGERS, PassCosts, Prices, available_units, charges, pass_costs, question_costs
 from cascade.simulation.metrics import McNemar, auroc, binary_f1, macro_scores, mcnemar_paired
-from cascade.simulation.policy import Outcome, Thresholds, route
-from cascade.simulation.scores import ChainScores
+from cascade.simulation.policy import Outcome, Policy, ThresholdPolicy, Thresholds
+from cascade.simulation.scores import ChainScores, sub_chains
 
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the report: a single model or a chain.
+    """One line of the report: a single model or a chain, under one policy.
 
     Attributes:
         models: The chain, smallest first.
+        policy: Name of the policy.
         uses_p_ik: Whether some stage asks a probe.
         accuracy: Share of right answers.
         pd_points: Accuracy minus that of the chain's last model, in points (the paper's Table 1).
         pd_relative: The same as a share of the last model's accuracy, in per cent (Tables 3 and 15).
         answered: Questions answered at each stage (Table 8).
         tried: Questions each stage was asked.
-        flops: For each ledger, the share of the last model's FLOPs saved (eq. 6), or ``None`` without N.
-        seconds: The same for measured seconds, where every model has them.
+        right: Of those it answered, how many rightly.
+        saved: For each unit that the scores allow, and each ledger, the share of the last model's cost saved
+            (eq. 6); negative where it costs more.
         macro: Macro precision, recall and F1 (Table 2), or ``None`` where answers are not letters.
         mcnemar: Against the last model (Table 9).
     """
 
     models: tuple[str, ...]
+    policy: str
     uses_p_ik: bool
     accuracy: float
     pd_points: float
     pd_relative: float
     answered: tuple[int, ...]
     tried: tuple[int, ...]
-    flops: dict[str, float] | None
-    seconds: dict[str, float] | None
+    right: tuple[int, ...]
+    saved: dict[str, dict[str, float]]
     macro: tuple[float, float, float] | None
-    mcnemar: McNemar | None
+    mcnemar: McNemar
 
     def to_json(self) -> dict[str, object]:
         """Plain values."""
         return asdict(self) | {"chain": " → ".join(self.models)}
 
 
-def restrict(chain: ChainScores, keep: Sequence[int]) -> ChainScores:
-    """A sub-chain: the models at these places."""
-    return replace(chain, models=tuple(chain.models[i] for i in keep))
+@dataclass(frozen=True)
+class Played:
+    """What a policy did with every question.
+
+    Attributes:
+        outcome: ``[models, questions]``, int8, of `Outcome`.
+        who: ``[questions]``: the place of the model that answered.
+        correct: ``[questions]``, bool.
+    """
+
+    outcome: np.ndarray
+    who: np.ndarray
+    correct: np.ndarray
 
 
-def sub_chains(chain: ChainScores) -> list[ChainScores]:
-    """Every sub-chain of two or more models, in the paper's order (shorter first)."""
-    places = range(len(chain.models))
-    return [restrict(chain, keep) for size in range(2, len(places) + 1) for keep in combinations(places, size)]
+def play(chain: ChainScores, policy: Policy) -> Played:
+    """Runs a policy over a chain's questions."""
+    outcome = policy.route(chain)
+    who = (outcome == Outcome.ANSWERED).argmax(axis=0)
+    return Played(outcome, who, chain.correct[who, np.arange(len(who))])
 
 
-def simulate(chain: ChainScores, thresholds: Sequence[Thresholds]) -> Row:
+def spent(chain: ChainScores, policy: Policy, outcome: np.ndarray, costs: PassCosts, ledger: str) -> np.ndarray:
+    """What each question cost under a policy, probes and reader counted, ``[questions]``."""
+    charged = charges(costs, [m.exit_share for m in chain.models], ledger, policy.asks_p_ik(chain))
+    return question_costs(outcome, charged) + (costs.reader if policy.asks_reader else 0.0)
+
+
+def all_costs(chain: ChainScores, prices: Prices | None = None) -> dict[str, PassCosts]:
+    """What passes cost, in every unit that the scores allow."""
+    return {unit: pass_costs(chain, unit, prices) for unit in available_units(chain, prices)}
+
+
+def simulate(chain: ChainScores, policy: Policy, costs: Mapping[str, PassCosts]) -> Row:
     """Runs one chain over its questions.
 
     Args:
         chain: The scores; performance drop and savings are against its last model.
-        thresholds: One for each stage but the last.
+        policy: Who answers.
+        costs: From `all_costs`, of the same chain.
     """
-    outcome = route(chain, thresholds)
-    who = (outcome == Outcome.ANSWERED).argmax(axis=0)
-    rows = np.arange(len(who))
-    correct = np.stack([m.correct for m in chain.models])[who, rows]
-    uses = any(t.p_ik is not None and m.p_ik is not None for t, m in zip(thresholds, chain.models, strict=False))
-    return _row(chain, outcome, who, correct, uses)
+    if not chain.labelled:
+        raise CascadeError("Expected scores with labels to simulate on, but these have no column correct")
+    played, last = play(chain, policy), chain.models[-1]
+    used = [place for place, row in enumerate(played.outcome) if (row != Outcome.NOT_ASKED).any()]
+    accuracy, reference = float(played.correct.mean()), float(last.correct.mean())
 
+    def saved(unit: str, ledger: str) -> float:
+        cost = spent(chain, policy, played.outcome, costs[unit], ledger).sum()
+        whole = costs[unit].whole[-1].sum()
+        return float(1 - cost / whole) if whole else float("nan")
 
-def single(chain: ChainScores, place: int) -> Row:
-    """One model of the chain by itself, beside the chain's last model."""
-    outcome = np.full((len(chain.models), len(chain.question_ids)), Outcome.NOT_ASKED, dtype=np.int8)
-    outcome[place] = Outcome.ANSWERED
-    who = np.full(len(chain.question_ids), place)
-    row = _row(chain, outcome, who, chain.models[place].correct, uses=False)
-    n = len(chain.question_ids)
-    return replace(row, models=(chain.models[place].name,), answered=(n,), tried=(n,))
-
-
-def _row(chain: ChainScores, outcome: np.ndarray, who: np.ndarray, correct: np.ndarray, uses: bool) -> Row:
-    models, last = chain.models, chain.models[-1]
-    accuracy, reference = float(correct.mean()), float(last.correct.mean())
-    shares = [m.exit_share for m in models]
-
-    def saved(prices: np.ndarray) -> dict[str, float]:
-        return {ledger: reduced_cost(outcome, prices, shares, ledger) for ledger in LEDGERS}
-
-    sizes = [m.parameters for m in models if m.parameters is not None]
-    times = [m.seconds for m in models if m.seconds is not None]
-    predictions = [m.predictions for m in models if m.predictions is not None]
+    predictions = [m.predictions for m in chain.models if m.predictions is not None]
     macro = None
     lettered = chain.answers is not None and all(len(str(a)) == 1 for a in chain.answers)
-    if chain.answers is not None and lettered and len(predictions) == len(models):
-        macro = macro_scores(chain.answers, np.stack(predictions)[who, np.arange(len(who))])
+    if chain.answers is not None and lettered and len(predictions) == len(chain.models):
+        macro = macro_scores(chain.answers, np.stack(predictions)[played.who, np.arange(len(played.who))])
+    if isinstance(policy, ThresholdPolicy):
+        used = list(policy.places)
+    outcome = played.outcome[used]
     return Row(
-        models=chain.names,
-        uses_p_ik=uses,
+        models=tuple(chain.names[place] for place in used),
+        policy=policy.name,
+        uses_p_ik=any(policy.asks_p_ik(chain)),
         accuracy=accuracy,
         pd_points=100 * (accuracy - reference),
         pd_relative=100 * (accuracy / reference - 1) if reference else float("nan"),
         answered=tuple(int(n) for n in (outcome == Outcome.ANSWERED).sum(axis=1)),
-        tried=tuple(int(n) for n in (outcome != Outcome.NOT_ASKED).sum(axis=1)),
-        flops=saved(np.array([pass_flops(n) for n in sizes])) if len(sizes) == len(models) else None,
-        seconds=saved(np.stack(times)) if len(times) == len(models) else None,
+        tried=tuple(int(n) for n in (~np.isin(outcome, (Outcome.NOT_ASKED, Outcome.PASSED_BY_READER))).sum(axis=1)),
+        right=tuple(int(n) for n in ((outcome == Outcome.ANSWERED) & played.correct).sum(axis=1)),
+        saved={unit: {ledger: saved(unit, ledger) for ledger in LEDGERS} for unit in costs},
         macro=macro,
-        mcnemar=mcnemar_paired(correct, last.correct),
+        mcnemar=mcnemar_paired(played.correct, last.correct),
     )
+
+
+def single(chain: ChainScores, place: int, costs: Mapping[str, PassCosts]) -> Row:
+    """One model of the chain by itself, beside the chain's last model."""
+    return simulate(chain, ThresholdPolicy((place,), ()), costs)
 
 
 @dataclass(frozen=True)
@@ -163,6 +180,7 @@ class Report:
     Attributes:
         questions: How many.
         thresholds: The same for every stage.
+        units: In which costs are counted.
         singles: One row a model, smallest first.
         chains: One row a sub-chain with P(IK) (where there are probes).
         without_p_ik: The same chains without P(IK) (Table 5); empty where there are no probes.
@@ -172,6 +190,7 @@ class Report:
     questions: int
     fingerprint: str
     thresholds: Thresholds
+    units: tuple[str, ...]
     singles: tuple[Row, ...]
     chains: tuple[Row, ...]
     without_p_ik: tuple[Row, ...]
@@ -183,6 +202,7 @@ class Report:
             "questions": self.questions,
             "fingerprint": self.fingerprint,
             "thresholds": asdict(self.thresholds),
+            "units": list(self.units),
             "singles": [r.to_json() for r in self.singles],
             "chains": [r.to_json() for r in self.chains],
             "without_p_ik": [r.to_json() for r in self.without_p_ik],
@@ -190,17 +210,29 @@ class Report:
         }
 
 
-def report(chain: ChainScores, thresholds: Thresholds) -> Report:
+def report(chain: ChainScores, thresholds: Thresholds, prices: Prices | None = None) -> Report:
     """Every single model and every sub-chain, with and without P(IK).
 
     Each chain is measured against its own last model, as in the paper's tables.
+
+    Args:
+        chain: The scores.
+        thresholds: The same for every stage.
+        prices: For the ledgers in dollars.
     """
     if not chain.question_ids:
         raise CascadeError("Expected at least one question to simulate on, but there is none")
-    chains = sub_chains(chain)
+    costs = all_costs(chain, prices)
 
     def run(which: Thresholds) -> tuple[Row, ...]:
-        return tuple(simulate(c, [which] * (len(c.models) - 1)) for c in chains)
+        return tuple(
+            simulate(
+                chain.keep(places),
+                ThresholdPolicy.whole([which] * (len(places) - 1)),
+                {unit: cost.keep(places) for unit, cost in costs.items()},
+            )
+            for places in sub_chains(chain)
+        )
 
     with_p_ik = run(thresholds)
     without = replace(thresholds, p_ik=None)
@@ -208,7 +240,8 @@ def report(chain: ChainScores, thresholds: Thresholds) -> Report:
         questions=len(chain.question_ids),
         fingerprint=chain.fingerprint,
         thresholds=thresholds,
-        singles=tuple(single(chain, place) for place in range(len(chain.models))),
+        units=tuple(costs),
+        singles=tuple(single(chain, place, costs) for place in range(len(chain.models))),
         chains=with_p_ik,
         without_p_ik=run(without) if any(r.uses_p_ik for r in with_p_ik) else (),
         confidences=tuple(confidence_quality(chain, thresholds)),

@@ -1,12 +1,16 @@
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pyarrow as pa
+import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
 
 from cascade.errors import CascadeError
-from cascade.simulation.scores import align, read_scores, validate_scores, write_scores
+from cascade.simulation.schema import read_scores, validate_scores, write_scores
+from cascade.simulation.scores import align, parts
 
 
 def table(model: str = "small", **columns) -> pa.Table:
@@ -23,11 +27,11 @@ def table(model: str = "small", **columns) -> pa.Table:
 @pytest.mark.parametrize(
     ("columns", "message"),
     [
-        ({"p_t": None}, "p_t missing"),
+        ({"correct": None}, "correct missing .it has question_id, model, p_t"),
         ({"correct": None, "question_id": None}, "question_id, correct missing"),
         ({"p_t": [0.5, 1.5, 0.0]}, r"p_t in T to be in \[0, 1\], but row 1 is 1.5"),
         ({"p_t": [0.5, 0.5, float("nan")]}, "p_t .* row 2 is nan"),
-        ({"p_t": [0.5, None, 0.5]}, "p_t .* row 1 is null"),
+        ({"correct": [True, None, True]}, "correct .* row 1 is null"),
         ({"p_t": ["x", "y", "z"]}, "p_t in T to be double"),
         ({"p_ik": [None, -0.5, 0.1]}, "p_ik .* row 1 is -0.5"),
         ({"seconds": [1.0, float("inf"), 1.0]}, "seconds .* row 1 is inf"),
@@ -100,10 +104,66 @@ def test_a_model_without_scores_is_named():
         align(validate_scores(table(), "T"), ["small", "huge"])
 
 
-def test_half_filled_p_ik_is_refused():
-    both = pa.concat_tables([table(p_ik=[0.1, None, 0.2]), table("large", p_ik=[0.1, 0.1, 0.1])])
-    with pytest.raises(CascadeError, match="p_ik of model 'small'"):
+@pytest.mark.parametrize("column", ["p_t", "p_ik", "p_ik_reader"])
+def test_a_half_filled_confidence_is_refused(column):
+    both = pa.concat_tables([table(**{column: [0.1, None, 0.2]}), table("large", **{column: [0.1, 0.1, 0.1]})])
+    with pytest.raises(CascadeError, match=f"{column} of model 'small'"):
         align(validate_scores(both, "T"), ["small", "large"])
+
+
+def test_only_the_last_model_may_do_without_a_confidence():
+    letters = validate_scores(table("large", p_t=None), "T")
+    both = pa.concat_tables([validate_scores(table(), "T"), letters], promote_options="default")
+    assert align(both, ["small", "large"]).models[1].p_t is None
+    with pytest.raises(CascadeError, match="'large' to have a confidence"):
+        align(both, ["large", "small"])
+
+
+@pytest.mark.parametrize(("ending", "write"), [("csv", pyarrow.csv.write_csv), ("jsonl", None)])
+def test_csv_and_json_lines_are_read_with_the_names_of_others(tmp_path, ending, write):
+    theirs = pa.table({"qid": ["a", "b"], "llm": ["m", "m"], "is_right": [1, 0], "conf": [0.25, 1.0], "mood": [1, 2]})
+    path = tmp_path / f"logs.{ending}"
+    if write:
+        write(theirs, path)
+    else:
+        path.write_text("".join(json.dumps(row) + "\n" for row in theirs.to_pylist()))
+    found = read_scores([path], {"question_id": "qid", "model": "llm", "correct": "is_right", "p_t": "conf"})
+    assert found.to_pylist() == [
+        {"question_id": "a", "model": "m", "correct": True, "p_t": 0.25},
+        {"question_id": "b", "model": "m", "correct": False, "p_t": 1.0},
+    ]
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [({"p_t": "nope"}, "column 'nope' for p_t"), ({"shoe_size": "p_t"}, "'shoe_size' is not one of them")],
+)
+def test_a_wrong_column_mapping_is_named(tmp_path, columns, message):
+    write_scores(table(), "small", tmp_path / "a.parquet")
+    with pytest.raises(CascadeError, match=message):
+        read_scores([tmp_path / "a.parquet"], columns)
+
+
+def test_logs_without_labels_are_read_only_where_that_is_meant(tmp_path):
+    pq.write_table(table(correct=None), tmp_path / "a.parquet")
+    assert "correct" not in read_scores([tmp_path / "a.parquet"], labelled=False).column_names
+    with pytest.raises(CascadeError, match="correct missing"):
+        read_scores([tmp_path / "a.parquet"])
+
+
+def test_parts_do_not_overlap_and_follow_the_question(tmp_path):
+    ids = [f"q{i}" for i in range(4000)]
+    columns = {"question_id": ids, "correct": [True] * 4000, "p_t": [0.5] * 4000}
+    both = pa.concat_tables([pa.table(columns | {"model": [name] * 4000}) for name in ("small", "large")])
+    whole = align(both, ["small", "large"])
+    drawn = parts(whole, (0.5, 0.25, 0.25), seed=1)
+    assert sorted(name for part in drawn for name in part.question_ids) == sorted(ids)
+    assert [len(part) / 4000 for part in drawn] == pytest.approx([0.5, 0.25, 0.25], abs=0.03)
+    fewer = parts(whole.take(np.arange(1000)), (0.5, 0.25, 0.25), seed=1)
+    assert all(set(a.question_ids) <= set(b.question_ids) for a, b in zip(fewer, drawn, strict=True))
+    assert parts(whole, (0.5, 0.5), seed=2)[0].question_ids != parts(whole, (0.5, 0.5), seed=1)[0].question_ids
+    with pytest.raises(CascadeError, match="parts that do not overlap, but there are 1"):
+        parts(whole.take(np.arange(1)), (0.5, 0.5))
 
 
 def test_a_file_that_is_missing_or_no_parquet_is_named(tmp_path):
@@ -112,6 +172,9 @@ def test_a_file_that_is_missing_or_no_parquet_is_named(tmp_path):
     (tmp_path / "bad.parquet").write_bytes(b"nonsense")
     with pytest.raises(CascadeError, match="bad.parquet to be a Parquet file"):
         read_scores([tmp_path / "bad.parquet"])
+    (tmp_path / "bad.xlsx").write_bytes(b"nonsense")
+    with pytest.raises(CascadeError, match="bad.xlsx to end in"):
+        read_scores([tmp_path / "bad.xlsx"])
 
 
 def test_what_is_written_is_read_back(tmp_path):

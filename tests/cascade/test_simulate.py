@@ -15,7 +15,7 @@ from sklearn.metrics import roc_auc_score
 from cascade.miniature.families import FAMILIES, MODEL_NAMES
 from cascade.scoring import score
 from cascade.simulate import main
-from cascade.simulation.scores import read_scores
+from cascade.simulation.schema import read_scores
 from cascade.tasks.load import TASK_NAMES
 from cascade.train import TrainCLI
 from probes import stratified_split

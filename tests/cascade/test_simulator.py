@@ -8,10 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cascade.errors import CascadeError
-from cascade.simulation.ledgers import LEDGERS, pass_flops, reduced_cost
-from cascade.simulation.policy import Outcome, Thresholds, route
-from cascade.simulation.scores import ChainScores, ModelScores
-from cascade.simulation.simulator import report, simulate, sub_chains
+from cascade.simulation.ledgers import LEDGERS, PassCosts, charges, pass_flops, question_costs
+from cascade.simulation.policy import Outcome, ThresholdPolicy, Thresholds, route
+from cascade.simulation.scores import ChainScores, ModelScores, sub_chains
+from cascade.simulation.simulator import all_costs, report
+from cascade.simulation.simulator import simulate as simulate_policy
 
 NOMINAL = {"3B": 3e9, "8B": 8e9, "70B": 70e9}
 EXACT = {"3B": 3_212_749_824, "8B": 8_030_261_248, "70B": 70_553_706_496}
@@ -23,6 +24,18 @@ TABLE_8 = [
     ({"8B": 594, "70B": 836}, 36.46),
     ({"3B": 487, "8B": 198, "70B": 745}, 44.48),
 ]
+
+
+def simulate(chain, thresholds):
+    return simulate_policy(chain, ThresholdPolicy.whole(thresholds), all_costs(chain))
+
+
+def saved_share(outcome: np.ndarray, sizes: list[float], ledger: str) -> float:
+    """Share of the last model's FLOPs saved, from outcomes alone."""
+    prefill = np.repeat([[pass_flops(size)] for size in sizes], outcome.shape[1], axis=1)
+    costs = PassCosts("flops", prefill, 0 * prefill, np.zeros(len(sizes)), np.zeros(outcome.shape[1]))
+    charged = charges(costs, [1.0] * len(sizes), ledger, [False] * len(sizes))
+    return 1 - question_costs(outcome, charged).sum() / prefill[-1].sum()
 
 
 def outcome_of(counts: dict[str, int]) -> np.ndarray:
@@ -39,16 +52,15 @@ def outcome_of(counts: dict[str, int]) -> np.ndarray:
 
 @pytest.mark.parametrize(("counts", "published"), TABLE_8)
 def test_answered_only_is_the_papers_formula(counts, published):
-    prices = np.array([pass_flops(EXACT[name]) for name in counts])
-    saved = 100 * reduced_cost(outcome_of(counts), prices, [1.0] * len(counts), "answered-only")
+    saved = 100 * saved_share(outcome_of(counts), [EXACT[name] for name in counts], "answered-only")
     assert saved == pytest.approx(published, abs=0.5)
 
 
 def test_the_papers_worked_example_in_gflops():
     """Appendix D: 3B → 8B → 70B costs 1.1 × 10⁵ GFLOPs, 8B → 70B 1.27 × 10⁵ (a token a question)."""
     for counts, expected in ((TABLE_8[3][0], 1.1e5), (TABLE_8[2][0], 1.27e5)):
-        prices = np.array([pass_flops(NOMINAL[name]) for name in counts])
-        spent = (1 - reduced_cost(outcome_of(counts), prices, [1.0] * 3, "answered-only")) * 1430 * prices[-1]
+        sizes = [NOMINAL[name] for name in counts]
+        spent = (1 - saved_share(outcome_of(counts), sizes, "answered-only")) * 1430 * pass_flops(sizes[-1])
         assert spent / 1e9 == pytest.approx(expected, rel=0.01)
 
 
@@ -61,8 +73,7 @@ def test_full_path_charges_the_passes_the_paper_leaves_out(place, saved):
         cost += reached * NOMINAL[name]
         reached -= count
     by_hand = 100 * (1 - cost / (1430 * NOMINAL[list(counts)[-1]]))
-    prices = np.array([pass_flops(NOMINAL[name]) for name in counts])
-    ours = 100 * reduced_cost(outcome_of(counts), prices, [1.0] * len(counts), "full-path")
+    ours = 100 * saved_share(outcome_of(counts), [NOMINAL[name] for name in counts], "full-path")
     assert ours == pytest.approx(by_hand)
     assert ours == pytest.approx(saved, abs=0.06)
 
@@ -129,7 +140,7 @@ def test_the_simulator_is_the_plain_loop(case):
     row, expected = simulate(chain, thresholds), plain_loop(chain, thresholds)
     assert row.accuracy == pytest.approx(expected["accuracy"])
     assert row.answered == expected["answered"]
-    assert row.flops == pytest.approx(expected["flops"])
+    assert row.saved["flops"] == pytest.approx(expected["flops"])
 
 
 @given(chains())
@@ -137,8 +148,8 @@ def test_ledgers_are_ordered_and_every_question_is_answered_once(case):
     chain, thresholds = case
     row, outcome = simulate(chain, thresholds), route(chain, thresholds)
     assert (outcome == Outcome.ANSWERED).sum(axis=0).tolist() == [1] * len(chain.question_ids)
-    assert row.flops["answered-only"] >= row.flops["early-exit"] - 1e-12
-    assert row.flops["early-exit"] >= row.flops["full-path"] - 1e-12
+    assert row.saved["flops"]["answered-only"] >= row.saved["flops"]["early-exit"] - 1e-12
+    assert row.saved["flops"]["early-exit"] >= row.saved["flops"]["full-path"] - 1e-12
 
 
 def small_chain() -> ChainScores:
@@ -167,7 +178,7 @@ def test_a_worked_example():
     assert row.pd_points == pytest.approx(25.0)
     assert row.pd_relative == pytest.approx(100 / 3)
     # answered-only 2·10 + 40 + 100; full-path + 2·10 (small) + 40 (middle, on c); early-exit: b costs small only half.
-    assert row.flops == pytest.approx(
+    assert row.saved["flops"] == pytest.approx(
         {"answered-only": 1 - 160 / 400, "full-path": 1 - 220 / 400, "early-exit": 1 - 215 / 400}
     )
 
@@ -183,7 +194,8 @@ def test_a_report_holds_every_model_and_sub_chain():
     ]
     assert [row.models for row in made.without_p_ik] == [row.models for row in made.chains]
     assert not any(row.uses_p_ik for row in made.without_p_ik)
-    assert [c.names for c in sub_chains(small_chain())] == [row.models for row in made.chains]
+    chain = small_chain()
+    assert [chain.keep(places).names for places in sub_chains(chain)] == [row.models for row in made.chains]
 
 
 @pytest.mark.parametrize("value", [-0.1, 1.1, float("nan")])

@@ -1,0 +1,354 @@
+"""The thresholds worth having: accuracy against cost, over every sub-chain and every combination of thresholds.
+
+k = 2 is exact. For k ≥ 3 a grid of quantile levels gives every combination at once, and coordinate steps that
+are each exact polish what it finds. Single models and chains that skip models always compete. A frontier is
+found on some questions and reported on others: the points' own figures are of the questions that chose them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from tqdm import tqdm
+
+from cascade.errors import CascadeError
+from cascade.simulation.calibration import Calibrated
+from cascade.simulation.grid import grid_sums, quantile_levels
+from cascade.simulation.ledgers import PassCosts, charges
+from cascade.simulation.policy import FusedPolicy, Outcome, Policy, ThresholdPolicy, Thresholds, with_fused
+from cascade.simulation.quadrant import QuadrantSearch, one_threshold
+from cascade.simulation.scores import ChainScores, sub_chains
+
+OBJECTIVES = ("accuracy", "cost", "price")
+# Which confidence is asked first, at the price of an early rejection, and which on the first token.
+SIGNALS = {
+    "P(IK) + P(T)": ("p_ik", "p_t"),
+    "P(T)": (None, "p_t"),
+    "P(IK)": ("p_ik", None),
+    "reader + P(T)": ("p_ik_reader", "p_t"),
+    "fused P(IK), P(T)": (None, "p_t"),
+}
+_EARLY_OUTCOME = {
+    None: Outcome.REJECTED_BY_P_IK,
+    "p_ik": Outcome.REJECTED_BY_P_IK,
+    "p_ik_reader": Outcome.PASSED_BY_READER,
+}
+_Pair = tuple[float | None, float | None]
+_Limits = Sequence[_Pair]
+_Values = tuple[np.ndarray, np.ndarray, np.ndarray]  # kept, early_out, late_out
+_ROUNDING = 1e-12
+_COMBINATIONS = 2**20
+_MOST_LEVELS = 128
+
+
+@dataclass(frozen=True)
+class Point:
+    """A policy with its accuracy, and its cost as a share of the chain's last model alone.
+
+    Both on the questions that the policy was chosen on.
+    """
+
+    policy: Policy
+    accuracy: float
+    cost: float
+
+
+@dataclass(frozen=True)
+class Frontier:
+    """What can be had on some questions.
+
+    Attributes:
+        signals: One of `SIGNALS`.
+        ledger, unit: In which cost is counted.
+        vertices: Of the convex frontier, cheapest first; what lies between two is had by choosing between them
+            by lot.
+        candidates: Every point that no other one found beats in both accuracy and cost, cheapest first.
+    """
+
+    signals: str
+    ledger: str
+    unit: str
+    vertices: tuple[Point, ...]
+    candidates: tuple[Point, ...]
+
+
+class _Search:
+    """One sub-chain under one set of signals: what each question adds, in accuracy and in cost."""
+
+    def __init__(
+        self,
+        chain: ChainScores,
+        costs: PassCosts,
+        places: tuple[int, ...],
+        signals: str,
+        ledger: str,
+        fused: dict[str, Calibrated] | None = None,
+    ) -> None:
+        self.places, (self.first, self.then) = places, SIGNALS[signals]
+        part = chain.keep(places)
+        self.pairs = [
+            (getattr(m, self.first) if self.first else None, getattr(m, self.then) if self.then else None)
+            for m in part.models[:-1]
+        ]
+        asks = [
+            "p_ik" in fused[m.name].signals if fused else self.first == "p_ik" and m.p_ik is not None
+            for m in part.models[:-1]
+        ]
+        charged = charges(costs.keep(places), [m.exit_share for m in part.models], ledger, [*asks, False])
+        # A mean over the questions is then a share of the last model's cost.
+        charged /= costs.whole[-1].mean()
+        self.correct, self.kept = part.correct.astype(float), charged[Outcome.ANSWERED]
+        self.early_out = charged[_EARLY_OUTCOME[self.first], :-1]
+        self.late_out = charged[Outcome.REJECTED_BY_P_T, :-1]
+        reads = self.first == "p_ik_reader" and len(places) > 1
+        self.reader = costs.reader.mean() / costs.whole[-1].mean() if reads else 0.0
+        self.searches = [QuadrantSearch(*pair) for pair in self.pairs]
+        self.n = len(chain)
+
+    def policy(self, limits: _Limits) -> ThresholdPolicy:
+        """The thresholds as a policy."""
+        named = [
+            Thresholds(
+                p_t=late,
+                p_ik=early if self.first == "p_ik" else None,
+                p_ik_reader=early if self.first == "p_ik_reader" else None,
+            )
+            for early, late in limits
+        ]
+        return ThresholdPolicy(self.places, tuple(named))
+
+    def split(self, stage: int, limits: _Pair) -> tuple[np.ndarray, np.ndarray]:
+        """Which questions a stage's first confidence lets pass, and which of them it answers."""
+        (early, late), (first, then) = self.pairs[stage], limits
+        passes = np.ones(self.n, dtype=bool) if early is None or first is None else early >= first
+        return passes, passes if late is None or then is None else passes & (late >= then)
+
+    def worth(self, values: _Values, limits: _Limits, stage: int = 0) -> np.ndarray:
+        """What each question that reaches a stage is worth from there on, ``[questions]``."""
+        kept, early_out, late_out = values
+        worth: np.ndarray = kept[-1]
+        for i in reversed(range(stage, len(limits))):
+            passes, keeps = self.split(i, limits[i])
+            worth = np.where(keeps, kept[i], np.where(passes, late_out[i], early_out[i]) + worth)
+        return worth
+
+    def measure(self, limits: _Limits) -> tuple[float, float]:
+        """Accuracy and cost."""
+        nothing = np.zeros_like(self.early_out)
+        right = self.worth((self.correct, nothing, nothing), limits).mean()
+        cost = self.worth((self.kept, self.early_out, self.late_out), limits).mean()
+        return float(right), float(cost + self.reader)
+
+    def point(self, limits: _Limits) -> Point:
+        """A point with its policy."""
+        return Point(self.policy(limits), *self.measure(limits))
+
+    def polish(self, price: float, limits: _Limits) -> _Limits:
+        """Exact steps in one stage's thresholds after another's, until none is worth more.
+
+        A step's questions are those that reach the stage; what it would pass on is worth what later stages make
+        of it. With one stage the first step is the optimum.
+        """
+        values = (self.correct - price * self.kept, -price * self.early_out, -price * self.late_out)
+        found, best = list(limits), -np.inf
+        while True:
+            for stage, search in enumerate(self.searches):
+                after = self.worth(values, found, stage + 1)
+                worth = [values[0][stage], values[1][stage] + after, values[2][stage] + after]
+                for earlier in range(stage):
+                    passed_on = ~self.split(earlier, found[earlier])[1]
+                    worth = [part * passed_on for part in worth]
+                quadrant = search.best(*worth)
+                found[stage] = (quadrant.early, quadrant.late)
+            if len(found) == 1:
+                return found
+            now = float(self.worth(values, found).sum())
+            if now <= best + 1e-9 * self.n:
+                return found
+            best = now
+
+    def grid(self) -> tuple[np.ndarray, np.ndarray, list[tuple[np.ndarray, np.ndarray]]]:
+        """Accuracy and cost of every combination of quantile levels, and the levels."""
+        axes = sum(values is not None for pair in self.pairs for values in pair)
+        count = min(_MOST_LEVELS, int(_COMBINATIONS ** (1 / max(axes, 1)) + 1e-9))
+        levels = [(quantile_levels(early, count), quantile_levels(late, count)) for early, late in self.pairs]
+        nothing = np.zeros_like(self.early_out)
+        right = grid_sums(self.pairs, levels, self.correct, nothing, nothing) / self.n
+        cost = grid_sums(self.pairs, levels, self.kept, self.early_out, self.late_out) / self.n
+        return right, cost + self.reader, levels
+
+    def limits_at(self, flat: int, shape: tuple[int, ...], levels: Sequence[tuple[np.ndarray, np.ndarray]]) -> _Limits:
+        """The thresholds of one combination of the grid."""
+        at = np.unravel_index(flat, shape)
+        return [
+            (
+                None if pair[0] is None else float(axes[0][at[2 * i]]),
+                None if pair[1] is None else float(axes[1][at[2 * i + 1]]),
+            )
+            for i, (pair, axes) in enumerate(zip(self.pairs, levels, strict=True))
+        ]
+
+    def points(self, tolerance: float) -> list[Point]:
+        """The convex frontier's vertices of this sub-chain, and the grid's undominated points."""
+        if not self.pairs:
+            return [self.point([])]
+        if len(self.pairs) == 1 and any(values is None for values in self.pairs[0]):
+            return self._every_threshold()
+        right, cost, levels = self.grid()
+        found = [
+            Point(self.policy(self.limits_at(int(i), right.shape, levels)), float(right.flat[i]), float(cost.flat[i]))
+            for i in _undominated(right.ravel(), cost.ravel())
+        ]
+        return found + self._vertices(right, cost, levels, tolerance)
+
+    def _every_threshold(self) -> list[Point]:
+        """Two models and one confidence: every threshold, by sorting and cumulative sums."""
+        early, late = self.pairs[0]
+        values = early if late is None else late
+        if values is None:
+            return [self.point([(None, None)])]
+        out = self.early_out[0] if late is None else self.late_out[0]
+        limits, right = one_threshold(values, self.correct[0] - self.correct[1])
+        _, cost = one_threshold(values, self.kept[0] - out - self.kept[1])
+        right = (right + self.correct[1].sum()) / self.n
+        cost = (cost + (out + self.kept[1]).sum()) / self.n + self.reader
+        pairs = [(float(x), None) if late is None else (None, float(x)) for x in limits]
+        return [Point(self.policy([pairs[i]]), float(right[i]), float(cost[i])) for i in _undominated(right, cost)]
+
+    def _vertices(
+        self,
+        right: np.ndarray,
+        cost: np.ndarray,
+        levels: Sequence[tuple[np.ndarray, np.ndarray]],
+        tolerance: float,
+    ) -> list[Point]:
+        """Vertices of the convex frontier, by recursion on the price."""
+
+        def best(price: float) -> Point:
+            start = self.limits_at(int((right - price * cost).argmax()), right.shape, levels)
+            return self.point(self.polish(price, start))
+
+        def between(low: Point, high: Point) -> list[Point]:
+            if high.cost - low.cost <= _ROUNDING or high.accuracy - low.accuracy <= _ROUNDING:
+                return []
+            price = (high.accuracy - low.accuracy) / (high.cost - low.cost)
+            middle = best(price)
+            gain = (middle.accuracy - price * middle.cost) - (low.accuracy - price * low.cost)
+            if gain <= max(tolerance, _ROUNDING) or not low.cost < middle.cost < high.cost:
+                return []
+            return [*between(low, middle), middle, *between(middle, high)]
+
+        # A price so low that it only breaks ties, and one so high that accuracy only does.
+        high, low = best(1e-9), best(1e6)
+        return [low, *between(low, high), high]
+
+
+def frontier(
+    chain: ChainScores,
+    costs: PassCosts,
+    ledger: str,
+    signals: str = "P(IK) + P(T)",
+    tolerance: float = 1e-4,
+    fused: dict[str, Calibrated] | None = None,
+) -> Frontier:
+    """The frontier over every sub-chain, single models among them.
+
+    Args:
+        chain: The scores that choose; report on others.
+        costs: From `cascade.simulation.ledgers.pass_costs`, of the same questions.
+        ledger: One of `LEDGERS`.
+        signals: One of `SIGNALS`.
+        tolerance: How much accuracy (a share) may lie between the convex frontier and what is found of it; 0
+            finds every vertex.
+        fused: For the fused signals: from `calibrate_model`, for every model but the last, fitted on other
+            questions.
+
+    Raises:
+        CascadeError: If there are no labels, or nobody has the signals.
+    """
+    if not chain.labelled:
+        raise CascadeError("Expected scores with labels to find thresholds on, but these have none")
+    if signals.startswith("fused") != (fused is not None):
+        raise ValueError(f"Expected `fused` for the fused signals and for no others, but got {signals!r} and {fused}")
+    if fused is not None:
+        chain = with_fused(chain, fused)
+    wanted = [name for name in SIGNALS[signals] if name]
+    for name in wanted:
+        if all(getattr(m, name) is None for m in chain.models[:-1]):
+            raise CascadeError(f"Expected some model to have {name}, for {signals}, but none has")
+    found: list[Point] = []
+    can_stop = [any(getattr(m, name) is not None for name in wanted) for m in chain.models]
+    all_places = [p for p in sub_chains(chain, shortest=1) if all(can_stop[i] for i in p[:-1])]
+    for places in tqdm(all_places, desc=f"frontier of {signals}", delay=2, leave=False):
+        found += _Search(chain, costs, places, signals, ledger, fused).points(tolerance)
+    if fused is not None:
+        found = [Point(_as_fused(p.policy, fused), p.accuracy, p.cost) for p in found]
+    right, cost = np.array([p.accuracy for p in found]), np.array([p.cost for p in found])
+    candidates = tuple(found[i] for i in _undominated(right, cost))
+    hull = upper_hull(np.array([p.cost for p in candidates]), np.array([p.accuracy for p in candidates]))
+    return Frontier(signals, ledger, costs.unit, tuple(candidates[i] for i in hull), candidates)
+
+
+def _as_fused(policy: Policy, fused: dict[str, Calibrated]) -> Policy:
+    assert isinstance(policy, ThresholdPolicy)
+    if not policy.thresholds:
+        return policy
+    return FusedPolicy(policy.places, tuple(t.p_t or 0.0 for t in policy.thresholds), fused)
+
+
+def _undominated(right: np.ndarray, cost: np.ndarray) -> np.ndarray:
+    """Places of the points that no other beats in both, cheapest first."""
+    order = np.lexsort((-right, cost))
+    best = np.maximum.accumulate(right[order])
+    return np.asarray(order[np.r_[True, best[1:] > best[:-1]]])
+
+
+def upper_hull(x: np.ndarray, y: np.ndarray) -> list[int]:
+    """Places of the upper convex hull's vertices, by ascending ``x``: what choosing between points by lot reaches."""
+    hull: list[int] = []
+    for i in np.lexsort((y, x)):
+        while len(hull) > 1:
+            a, b = hull[-2], hull[-1]
+            if (x[b] - x[a]) * (y[i] - y[a]) - (y[b] - y[a]) * (x[i] - x[a]) < 0:
+                break
+            hull.pop()
+        if len(hull) == 1 and x[hull[0]] == x[i]:
+            hull.pop()
+        hull.append(int(i))
+    return hull
+
+
+def choose(found: Frontier, objective: str, limit: float) -> Point:
+    """The point a user would take.
+
+    Args:
+        found: The frontier.
+        objective: *accuracy*: the most accurate at a cost of at most ``limit``, a share of the last model's.
+            *cost*: the cheapest of an accuracy of at least ``limit``. *price*: the most of accuracy − limit · cost.
+        limit: As above.
+
+    Raises:
+        CascadeError: If the objective is unknown, or nothing found keeps the limit.
+    """
+    points = found.candidates
+    if objective == "accuracy":
+        allowed = [p for p in points if p.cost <= limit]
+        if not allowed:
+            raise CascadeError(
+                f"Expected a budget of at least {points[0].cost:.4g} of the last model's cost ({found.ledger}, "
+                f"{found.unit}), the cheapest there is, but got {limit:g}"
+            )
+        return max(allowed, key=lambda p: p.accuracy)
+    if objective == "cost":
+        allowed = [p for p in points if p.accuracy >= limit]
+        if not allowed:
+            raise CascadeError(
+                f"Expected an accuracy floor of at most {max(p.accuracy for p in points):.4f}, the best there is, "
+                f"but got {limit:g}"
+            )
+        return min(allowed, key=lambda p: p.cost)
+    if objective == "price":
+        return max(found.vertices, key=lambda p: p.accuracy - limit * p.cost)
+    raise CascadeError(f"Expected `objective` to be one of {', '.join(OBJECTIVES)}, but got {objective!r}")

@@ -1,0 +1,249 @@
+"""The frontier against brute force over every combination of thresholds."""
+
+from __future__ import annotations
+
+from itertools import product
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cascade.errors import CascadeError
+from cascade.simulation.calibration import calibrate_model
+from cascade.simulation.frontier import choose, frontier, upper_hull
+from cascade.simulation.grid import grid_sums
+from cascade.simulation.ledgers import LEDGERS, pass_costs
+from cascade.simulation.policy import Outcome, ThresholdPolicy, Thresholds, route
+from cascade.simulation.quadrant import QuadrantSearch
+from cascade.simulation.scores import ChainScores, ModelScores, sub_chains
+from cascade.simulation.simulator import play, spent
+
+EARLY = {"P(T)": None, "P(IK) + P(T)": "p_ik", "reader + P(T)": "p_ik_reader"}
+LEVELS = st.sampled_from([0.0, 0.25, 0.5, 0.75, 1.0])
+
+
+@st.composite
+def chains(draw, most_models: int = 2) -> ChainScores:
+    models, questions = draw(st.integers(2, most_models)), draw(st.integers(1, 10))
+
+    def column(values) -> np.ndarray:
+        return np.array(draw(st.lists(values, min_size=questions, max_size=questions)))
+
+    made = tuple(
+        ModelScores(
+            name=f"m{i}",
+            correct=column(st.booleans()),
+            p_t=column(LEVELS),
+            p_ik=column(LEVELS),
+            p_ik_reader=column(LEVELS),
+            reader="r",
+            reader_parameters=3,
+            parameters=10 ** (i + 1),
+            exit_share=draw(st.sampled_from([0.5, 0.75])),
+            probe_parameters=draw(st.sampled_from([0, 1])),
+        )
+        for i in range(models)
+    )
+    return ChainScores(tuple(map(str, range(questions))), made)
+
+
+def brute_force(chain: ChainScores, ledger: str, early: str | None) -> list[tuple[float, float]]:
+    """(cost, accuracy) of every combination of thresholds of every sub-chain, one route() after another."""
+    costs, points = pass_costs(chain), []
+    for places in sub_chains(chain, shortest=1):
+        options = []
+        for place in places[:-1]:
+            model = chain.models[place]
+            first = [None] if early is None else sorted(set(getattr(model, early)))
+            options.append(
+                [
+                    {"p_t": b, "p_ik": None, **({early: a} if early else {})}
+                    for a in first
+                    for b in sorted(set(model.p_t))
+                ]
+            )
+        for limits in product(*options):
+            policy = ThresholdPolicy(places, tuple(Thresholds(**limit) for limit in limits))
+            played = play(chain, policy)
+            cost = spent(chain, policy, played.outcome, costs, ledger).sum() / costs.whole[-1].sum()
+            points.append((cost, played.correct.mean()))
+    return points
+
+
+def hull_value(points, price):
+    return max(accuracy - price * cost for cost, accuracy in points)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    chains(),
+    st.sampled_from(LEDGERS),
+    st.sampled_from(list(EARLY)),
+)
+def test_two_models_are_exact_at_every_price(chain, ledger, signals):
+    found = frontier(chain, pass_costs(chain), ledger, signals, tolerance=0)
+    every = brute_force(chain, ledger, EARLY[signals])
+    for price in (0.0, 0.01, 0.1, 0.3, 1.0, 3.0, 100.0):
+        ours = hull_value([(p.cost, p.accuracy) for p in found.vertices], price)
+        assert ours == pytest.approx(hull_value(every, price), abs=1e-9)
+
+
+@settings(max_examples=25, deadline=None)
+@given(chains(most_models=3), st.sampled_from(LEDGERS))
+def test_three_models_on_a_grid_of_all_their_values_are_exact_too(chain, ledger):
+    """Five values a confidence: the quantile levels hold them all, so that nothing is left to polish."""
+    found = frontier(chain, pass_costs(chain), ledger, "P(IK) + P(T)", tolerance=0)
+    every = brute_force(chain, ledger, "p_ik")
+    for price in (0.0, 0.05, 0.3, 2.0):
+        ours = hull_value([(p.cost, p.accuracy) for p in found.vertices], price)
+        assert ours == pytest.approx(hull_value(every, price), abs=1e-9)
+
+
+@settings(max_examples=40, deadline=None)
+@given(chains(most_models=3), st.sampled_from(LEDGERS), st.sampled_from(["P(IK)", *EARLY]))
+def test_a_points_figures_are_those_of_its_policy(chain, ledger, signals):
+    costs = pass_costs(chain)
+    for point in frontier(chain, costs, ledger, signals).candidates:
+        played = play(chain, point.policy)
+        cost = spent(chain, point.policy, played.outcome, costs, ledger).sum() / costs.whole[-1].sum()
+        assert (played.correct.mean(), cost) == pytest.approx((point.accuracy, point.cost))
+
+
+def many(models: int, questions: int, seed: int) -> ChainScores:
+    rng = np.random.default_rng(seed)
+    made = []
+    for i in range(models):
+        p = rng.beta(2 + i, 2, questions)
+        noise = rng.normal(0, 0.1, (2, questions))
+        p_t, p_ik = np.clip(p + noise, 0, 1)
+        made.append(ModelScores(f"m{i}", rng.random(questions) < p, p_t, p_ik, parameters=8**i, exit_share=0.5))
+    return ChainScores(tuple(map(str, range(questions))), tuple(made))
+
+
+def test_polish_never_does_worse_than_the_grid_or_a_random_search():
+    chain = many(3, 400, seed=0)
+    found = frontier(chain, pass_costs(chain), "early-exit", tolerance=0)
+    rng, costs = np.random.default_rng(1), pass_costs(chain)
+    for _ in range(300):
+        limits = tuple(Thresholds(*rng.random(2)) for _ in range(2))
+        policy = ThresholdPolicy.whole(limits)
+        played = play(chain, policy)
+        cost = spent(chain, policy, played.outcome, costs, "early-exit").sum() / costs.whole[-1].sum()
+        for price in (0.02, 0.2):
+            best = max(p.accuracy - price * p.cost for p in found.vertices)
+            assert best >= played.correct.mean() - price * cost - 1e-9
+
+
+def test_the_grid_is_every_combination_routed_by_itself():
+    chain = many(3, 200, seed=2)
+    levels = [(np.array([0.0, 0.3, 0.6]), np.array([0.0, 0.5])), (np.array([0.0, 0.7]), np.array([0.0, 0.2, 0.9]))]
+    rng = np.random.default_rng(0)
+    kept, early, late = rng.normal(size=(3, 200)), rng.normal(size=(2, 200)), rng.normal(size=(2, 200))
+    pairs = [(m.p_ik, m.p_t) for m in chain.models[:-1]]
+    sums = grid_sums(pairs, levels, kept, early, late)
+    assert sums.shape == (3, 2, 2, 3)
+    for at in np.ndindex(*sums.shape):
+        limits = [Thresholds(p_ik=levels[i][0][at[2 * i]], p_t=levels[i][1][at[2 * i + 1]]) for i in range(2)]
+        outcome = route(chain, limits)
+        total = sum(
+            {Outcome.ANSWERED: kept, Outcome.REJECTED_BY_P_IK: early, Outcome.REJECTED_BY_P_T: late}[outcome[m, q]][
+                m, q
+            ]
+            for m in range(3)
+            for q in range(200)
+            if outcome[m, q] != Outcome.NOT_ASKED
+        )
+        assert sums[at] == pytest.approx(total)
+
+
+def test_a_quadrant_is_the_best_of_all():
+    rng = np.random.default_rng(3)
+    for _ in range(300):
+        n = rng.integers(1, 12)
+        early, late = rng.integers(0, 4, (2, n)) / 4
+        kept, early_out, late_out = rng.integers(-3, 4, (3, n)).astype(float)
+
+        def total(a, b, early=early, late=late, kept=kept, early_out=early_out, late_out=late_out):
+            cases = [
+                early_out[q] if early[q] < a else late_out[q] if late[q] < b else kept[q] for q in range(len(early))
+            ]
+            return sum(cases)
+
+        every = [total(a, b) for a in set(early) for b in set(late) if ((early >= a) & (late >= b)).any()]
+        found = QuadrantSearch(early, late).best(kept, early_out, late_out)
+        assert found.value == pytest.approx(max(every))
+        assert total(found.early, found.late) == pytest.approx(max(every))
+
+
+def test_single_models_compete():
+    """The middle model is best and cheap: every chain with it can only lose."""
+    n = 50
+    rng = np.random.default_rng(0)
+    p = [rng.random(n) for _ in range(3)]
+    models = [
+        ModelScores("a", np.zeros(n, bool), p[0], parameters=1),
+        ModelScores("b", np.ones(n, bool), p[1], parameters=2),
+        ModelScores("c", np.zeros(n, bool), p[2], parameters=100),
+    ]
+    found = frontier(
+        ChainScores(tuple(map(str, range(n))), tuple(models)),
+        pass_costs(ChainScores(tuple(map(str, range(n))), tuple(models))),
+        "full-path",
+        "P(T)",
+    )
+    best = max(found.vertices, key=lambda point: point.accuracy)
+    assert best.policy == ThresholdPolicy((1,), ())
+    assert best.accuracy == 1
+
+
+def test_choosing_keeps_its_limit_and_names_what_cannot_be_had():
+    chain = many(2, 500, seed=4)
+    found = frontier(chain, pass_costs(chain), "full-path")
+    budget, floor = choose(found, "accuracy", 0.7), choose(found, "cost", 0.6)
+    assert budget.cost <= 0.7
+    assert floor.accuracy >= 0.6
+    assert all(p.accuracy <= budget.accuracy for p in found.candidates if p.cost <= 0.7)
+    assert all(p.cost >= floor.cost for p in found.candidates if p.accuracy >= 0.6)
+    best = choose(found, "price", 0.2)
+    assert best.accuracy - 0.2 * best.cost == max(p.accuracy - 0.2 * p.cost for p in found.candidates)
+    for objective, limit, message in (
+        ("accuracy", 0.01, "budget of at least"),
+        ("cost", 0.99, "floor of at most"),
+        ("luck", 1, "objective"),
+    ):
+        with pytest.raises(CascadeError, match=message):
+            choose(found, objective, limit)
+
+
+def test_the_hull_is_scipys():
+    from scipy.spatial import ConvexHull
+
+    rng = np.random.default_rng(0)
+    x, y = rng.random((2, 200))
+    full = ConvexHull(np.column_stack([x, y])).vertices
+    left, right = np.argmin(x), np.argmax(x)
+    chord = y[left] + (y[right] - y[left]) * (x - x[left]) / (x[right] - x[left])
+    assert set(upper_hull(x, y)) == {i for i in full if y[i] >= chord[i] - 1e-12}
+
+
+def test_fused_thresholds_cost_what_the_fused_policy_does():
+    chain = many(3, 300, seed=5)
+    fused = {m.name: calibrate_model(m) for m in chain.models[:-1]}
+    costs = pass_costs(chain)
+    found = frontier(chain, costs, "early-exit", "fused P(IK), P(T)", fused=fused)
+    assert len(found.vertices) > 3
+    for point in found.vertices:
+        played = play(chain, point.policy)
+        cost = spent(chain, point.policy, played.outcome, costs, "early-exit").sum() / costs.whole[-1].sum()
+        assert (played.correct.mean(), cost) == pytest.approx((point.accuracy, point.cost))
+
+
+def test_scores_without_labels_or_signals_are_refused():
+    from dataclasses import replace
+
+    chain = many(2, 20, seed=6)
+    with pytest.raises(CascadeError, match="labels"):
+        frontier(replace(chain, labelled=False), pass_costs(chain), "full-path")
+    with pytest.raises(CascadeError, match="p_ik_reader"):
+        frontier(chain, pass_costs(chain), "full-path", "reader + P(T)")
