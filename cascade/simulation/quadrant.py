@@ -93,7 +93,7 @@ def _from_the_top(sums: np.ndarray) -> np.ndarray:
     return np.asarray(np.cumsum(sums[::-1])[::-1])
 
 
-@numba.njit(cache=True)
+@numba.njit(cache=True)  # type: ignore[untyped-decorator]
 def _sweep(
     early: np.ndarray, ranks: np.ndarray, gain: np.ndarray, passed: np.ndarray, levels: int
 ) -> tuple[float, int]:

@@ -1,0 +1,115 @@
+"""A promise is checked by drawing from a population whose true loss is known."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from cascade.errors import CascadeError
+from cascade.simulation.frontier import frontier
+from cascade.simulation.guarantee import betting_p_value, binomial_p_value, guarantee, losses, questions_needed
+from cascade.simulation.ledgers import pass_costs
+from cascade.simulation.scores import ChainScores, ModelScores
+
+
+def population(questions: int = 40_000, seed: int = 0) -> ChainScores:
+    """A small model whose P(T) is informative, a large one that is right more often."""
+    rng = np.random.default_rng(seed)
+    ease = rng.normal(size=questions)
+    small = rng.random(questions) < 1 / (1 + np.exp(-(2.5 * ease + 0.5)))
+    large = rng.random(questions) < 1 / (1 + np.exp(-(2.5 * ease + 2.5)))
+    p_t = 1 / (1 + np.exp(-(2.5 * ease + 0.5 + rng.normal(size=questions))))
+    models = (ModelScores("s", small, p_t, parameters=10), ModelScores("l", large, None, parameters=100))
+    return ChainScores(tuple(f"{i}" for i in range(questions)), models)
+
+
+@pytest.mark.parametrize("bound", ["betting", "binomial"])
+def test_a_thousand_draws_break_the_promise_no_more_often_than_allowed(bound):
+    everyone, rng, delta, epsilon = population(), np.random.default_rng(1), 0.1, 0.02
+    broken = promised = 0
+    for _ in range(1000):
+        drawn = everyone.take(rng.choice(len(everyone), 1200, replace=False))
+        chosen, certify = drawn.take(np.arange(600)), drawn.take(np.arange(600, 1200))
+        found = frontier(chosen, pass_costs(chosen), "full-path", "P(T)")
+        made = guarantee(chosen, certify, found, epsilon, delta, bound)
+        promised += made.holds
+        broken += made.holds and losses(everyone, [made.point]).mean() > epsilon
+    assert broken <= stats.binom.ppf(0.999, 1000, delta)
+    assert promised >= 250  # a promise never made is never broken
+    print(bound, broken, promised)
+
+
+@pytest.mark.parametrize("bound", ["betting", "binomial"])
+def test_p_values_at_the_edge_of_the_null_are_valid(bound):
+    """Losses whose mean is just ε: p ≤ α at most a share α of the time."""
+    rng, epsilon, n = np.random.default_rng(0), 0.05, 300
+    # binomial ignores gains, so that its edge has none.
+    shares = [0.0, 0.95, 0.05] if bound == "binomial" else [0.05, 0.85, 0.10]
+    loss = rng.choice([-1, 0, 1], p=shares, size=(20_000, n))
+    p = (
+        binomial_p_value(loss, epsilon)
+        if bound == "binomial"
+        else betting_p_value(loss, epsilon, np.full(20_000, 0.15))
+    )
+    for level in (0.01, 0.05, 0.1, 0.3):
+        assert (p <= level).mean() <= level + 4 * np.sqrt(level / 20_000)
+
+
+def test_the_binomial_p_value_is_the_sum_of_its_terms():
+    from math import comb
+
+    loss = np.array([[1] * 3 + [0] * 90 + [-1] * 7])
+    by_hand = sum(comb(100, k) * 0.05**k * 0.95 ** (100 - k) for k in range(4))
+    assert binomial_p_value(loss, 0.05) == pytest.approx([by_hand])
+
+
+def test_betting_is_the_mean_of_plain_products():
+    loss, epsilon = np.array([[1, 0, 0, -1, 0, 0, 1, 0, 0, 0] * 8]), 0.3
+    capitals = []
+    for factor in (0.25, 0.5, 1, 2):
+        capital = 1.0
+        for value in loss[0]:
+            capital *= 1 + min(factor * epsilon / 0.25, 0.99 / 0.7) * (epsilon - value)
+        capitals.append(capital)
+    expected = min(1, 1 / np.mean(capitals))
+    assert expected < 1
+    assert betting_p_value(loss, epsilon, np.array([0.25])) == pytest.approx([expected])
+
+
+def test_what_cannot_be_promised_says_how_many_questions_would():
+    everyone = population(4000)
+    chosen, few, many = everyone.take(np.arange(500)), everyone.take(np.arange(500, 540)), everyone
+    found = frontier(chosen, pass_costs(chosen), "full-path", "P(T)")
+    none = guarantee(chosen, few, found, epsilon=0.005, delta=0.05)
+    assert not none.holds
+    assert none.point.cost == 1
+    assert 40 < none.questions_needed < np.inf
+    assert "No thresholds can be promised" in none.statement and f"{none.questions_needed:,.0f}" in none.statement
+    some = guarantee(chosen, many, found, epsilon=0.05, delta=0.05)
+    assert some.holds
+    assert some.point.cost < 1
+    assert some.statement.startswith("Promised: at most 5 points")
+
+
+def test_a_cascade_that_loses_too_much_is_beyond_any_number_of_questions():
+    assert questions_needed(np.array([1] * 5 + [0] * 95), 0.05, 0.1) == np.inf
+    # 1 % lost of 5 % allowed: the best stake's growth by brute force.
+    loss, stakes = np.array([1] + [0] * 99), np.linspace(1e-4, 0.999 / 0.95, 100_000)
+    growth = (0.01 * np.log1p(-stakes * 0.95) + 0.99 * np.log1p(stakes * 0.05)).max()
+    assert questions_needed(loss, 0.05, 0.1) == np.ceil(np.log(10) / growth)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ({"epsilon": 0}, "epsilon"),
+        ({"delta": 1}, "delta"),
+        ({"epsilon": float("nan")}, "epsilon"),
+        ({"bound": "x"}, "bound"),
+    ],
+)
+def test_what_cannot_be_asked_is_named(flags, message):
+    chain = population(100)
+    with pytest.raises(CascadeError, match=message):
+        guarantee(chain, chain, frontier(chain, pass_costs(chain), "full-path", "P(T)"), **flags)
