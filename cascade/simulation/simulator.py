@@ -13,9 +13,10 @@ import numpy as np
 
 from cascade.errors import CascadeError
 from cascade.simulation.ledgers import LEDGERS, pass_flops, reduced_cost
-from cascade.simulation.metrics import McNemar, auroc, binary_f1, macro_scores, mcnemar_paired
+from cascade.simulation.metrics import auroc, binary_f1, macro_scores
 from cascade.simulation.policy import Outcome, Thresholds, route
 from cascade.simulation.scores import ChainScores
+from cascade.simulation.significance import McNemar, mcnemar_paired
 
 
 @dataclass(frozen=True)
