@@ -22,7 +22,7 @@ from cascade.simulation.policy import ThresholdPolicy
 from cascade.simulation.scores import ChainScores
 from cascade.simulation.simulator import play
 
-BOUNDS = ("betting", "binomial")
+BOUNDS = ("auto", "betting", "binomial")
 # How many policies of a frontier are put in order and tested.
 SEQUENCE = 40
 
@@ -68,9 +68,21 @@ def betting_p_value(loss: np.ndarray, epsilon: float, differ: np.ndarray) -> np.
     return np.asarray(1 / np.maximum(capital, 1))
 
 
-def p_values(bound: str, loss: np.ndarray, epsilon: float, differ: np.ndarray) -> np.ndarray:
-    """Those of one of `BOUNDS`."""
-    return binomial_p_value(loss, epsilon) if bound == "binomial" else betting_p_value(loss, epsilon, differ)
+def choose_bounds(bound: str, before: np.ndarray, epsilon: float) -> np.ndarray:
+    """Which of the two bounds each policy is tested by, ``[policies]``, str.
+
+    *auto* takes the one with the smaller p-value on the questions that chose the policies; these are not the
+    ones that certify it, so that the promise stands.
+    """
+    if bound != "auto":
+        return np.full(len(before), bound)
+    better = betting_p_value(before, epsilon, (before != 0).mean(axis=1)) < binomial_p_value(before, epsilon)
+    return np.where(better, "betting", "binomial")
+
+
+def p_values(bounds: np.ndarray, loss: np.ndarray, epsilon: float, differ: np.ndarray) -> np.ndarray:
+    """Each policy's p-value by its own bound, ``[policies]``."""
+    return np.where(bounds == "binomial", binomial_p_value(loss, epsilon), betting_p_value(loss, epsilon, differ))
 
 
 @dataclass(frozen=True)
@@ -138,7 +150,7 @@ def guarantee(
     found: Frontier,
     epsilon: float = 0.01,
     delta: float = 0.1,
-    bound: str = "betting",
+    bound: str = "auto",
 ) -> Guarantee:
     """The cheapest thresholds that are promised to lose at most ε accuracy.
 
@@ -148,7 +160,7 @@ def guarantee(
         found: The frontier.
         epsilon: Accuracy that may be lost, a share.
         delta: Probability with which the promise may fail.
-        bound: *betting* or *binomial*.
+        bound: *betting*, *binomial*, or *auto*: for each policy the one that did better where it was chosen.
 
     Raises:
         CascadeError: If ε, δ or the bound are not what they have to be.
@@ -167,14 +179,15 @@ def guarantee(
     before = losses(chosen_on, cheaper)
     differ = (before != 0).mean(axis=1)
     # From the most promising to the cheapest: a policy is tested only if it is cheaper than all tested before.
-    promise = p_values(bound, before, epsilon, differ)
+    bounds = choose_bounds(bound, before, epsilon)
+    promise = p_values(bounds, before, epsilon, differ)
     sequence: list[int] = []
     for place in np.lexsort((np.array([p.cost for p in cheaper]), promise)):
         if not sequence or cheaper[place].cost < cheaper[sequence[-1]].cost:
             sequence.append(int(place))
     sequence = [sequence[i] for i in np.unique(np.linspace(0, len(sequence) - 1, SEQUENCE).astype(int))]
     loss = losses(certify_on, [cheaper[i] for i in sequence])
-    p = p_values(bound, loss, epsilon, differ[sequence])
+    p = p_values(bounds[sequence], loss, epsilon, differ[sequence])
     failed = p > delta
     passed = int(failed.argmax()) if failed.any() else len(sequence)
     if passed:

@@ -12,9 +12,10 @@ import numpy as np
 
 from cascade.errors import CascadeError
 from cascade.simulation.ledgers import LEDGERS, PassCosts, Prices, available_units, charges, pass_costs, question_costs
-from cascade.simulation.metrics import McNemar, auroc, binary_f1, macro_scores, mcnemar_paired
+from cascade.simulation.metrics import auroc, binary_f1, macro_scores
 from cascade.simulation.policy import Outcome, Policy, ThresholdPolicy, Thresholds
 from cascade.simulation.scores import ChainScores, sub_chains
+from cascade.simulation.significance import McNemar, mcnemar_paired
 
 
 @dataclass(frozen=True)

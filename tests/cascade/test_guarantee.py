@@ -24,7 +24,7 @@ def population(questions: int = 40_000, seed: int = 0) -> ChainScores:
     return ChainScores(tuple(f"{i}" for i in range(questions)), models)
 
 
-@pytest.mark.parametrize("bound", ["betting", "binomial"])
+@pytest.mark.parametrize("bound", ["auto", "betting"])
 def test_a_thousand_draws_break_the_promise_no_more_often_than_allowed(bound):
     everyone, rng, delta, epsilon = population(), np.random.default_rng(1), 0.1, 0.02
     broken = promised = 0
