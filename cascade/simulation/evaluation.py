@@ -1,0 +1,269 @@
+"""How frozen thresholds do on questions that did not choose them, labelled or not, like them or not.
+
+Accuracy, cost and stages where there are labels; how far the confidences have moved; and, where labels do not
+exist yet, an estimate of accuracy and cost whose error on labelled questions stands beside it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+
+import numpy as np
+from scipy import stats
+
+from cascade.simulation.calibration import Calibrated, calibrate_model
+from cascade.simulation.ledgers import LEDGERS, PassCosts, Prices
+from cascade.simulation.metrics import auroc, brier, ece
+from cascade.simulation.policy import Outcome, Policy
+from cascade.simulation.scores import ChainScores, ModelScores
+from cascade.simulation.significance import NonInferiority, PairedBootstrap, non_inferiority, paired_bootstrap
+from cascade.simulation.simulator import Played, Row, all_costs, play, simulate, spent
+
+CONFIDENCES = {"P(IK)": "p_ik", "P(IK) by reader": "p_ik_reader", "P(T)": "p_t"}
+# A Kolmogorov-Smirnov distance from which on thresholds are said to stand on something that looks different.
+SHIFTED = 0.1
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What one model did: questions it was asked, answered, and answered rightly (``None`` without labels)."""
+
+    model: str
+    asked: int
+    answered: int
+    right: int | None
+
+
+@dataclass(frozen=True)
+class Shift:
+    """How far a confidence has moved from the questions that chose the thresholds (Kolmogorov-Smirnov).
+
+    Attributes:
+        model, confidence: Whose, and which.
+        distance: The largest distance of the two distribution functions.
+        p: Two-sided p-value.
+    """
+
+    model: str
+    confidence: str
+    distance: float
+    p: float
+
+    @property
+    def warning(self) -> str | None:
+        """A line where the distance is large and not by chance."""
+        if self.distance < SHIFTED or self.p >= 0.01:
+            return None
+        return (
+            f"{self.confidence} of {self.model} is distributed differently here from where the thresholds were set "
+            f"(Kolmogorov-Smirnov distance {self.distance:.2f}): what they keep may be of another kind"
+        )
+
+
+@dataclass(frozen=True)
+class Quality:
+    """One model's confidence as a probability of its being right."""
+
+    model: str
+    confidence: str
+    auroc: float
+    ece: float
+    ece_mass: float
+    brier: float
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Accuracy without labels: the mean calibrated probability that the answering model is right.
+
+    Attributes:
+        accuracy: The estimate.
+        actual: The accuracy, where there are labels.
+    """
+
+    accuracy: float
+    actual: float | None
+
+    @property
+    def error(self) -> float | None:
+        """Estimate minus accuracy, in points."""
+        return None if self.actual is None else 100 * (self.accuracy - self.actual)
+
+
+@dataclass(frozen=True)
+class Subject:
+    """One subject: questions, accuracy of the policy and of the last model, cost as a share of the last model's."""
+
+    name: str
+    questions: int
+    accuracy: float
+    last: float
+    cost: float
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """A policy on questions that did not choose it.
+
+    Attributes:
+        name: Of the data.
+        questions: How many.
+        row: Accuracy, performance drop and savings; ``None`` without labels.
+        saved: For each unit and ledger the share of the last model's cost saved; needs no labels.
+        stages: One a model that was used.
+        intervals: Paired bootstrap in the goal's ledger and unit; ``None`` without labels.
+        non_inferiority: Against the last model; ``None`` without labels.
+        qualities: AUROC and calibration of every confidence; empty without labels.
+        shifts: Against the questions that chose the policy.
+        estimate: Accuracy without labels.
+        subjects: Where the scores name them and there are labels.
+    """
+
+    name: str
+    questions: int
+    row: Row | None
+    saved: dict[str, dict[str, float]]
+    stages: tuple[Stage, ...]
+    intervals: PairedBootstrap | None
+    non_inferiority: NonInferiority | None
+    qualities: tuple[Quality, ...]
+    shifts: tuple[Shift, ...]
+    estimate: Estimate
+    subjects: tuple[Subject, ...]
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """One line for each confidence that has moved."""
+        return tuple(shift.warning for shift in self.shifts if shift.warning)
+
+    def to_json(self) -> dict[str, object]:
+        """Plain values."""
+        return asdict(self) | {"warnings": list(self.warnings), "estimate_error_points": self.estimate.error}
+
+
+def fit_estimators(chain: ChainScores) -> dict[str, Calibrated | float]:
+    """For each model its probability of being right, from labelled questions: of its confidences, or constant."""
+
+    def of(model: ModelScores) -> Calibrated | float:
+        known = model.p_t is not None or model.p_ik is not None
+        return calibrate_model(model) if known else float(model.correct.mean())
+
+    return {model.name: of(model) for model in chain.models}
+
+
+def estimate_accuracy(chain: ChainScores, played: Played, estimators: Mapping[str, Calibrated | float]) -> Estimate:
+    """Accuracy of what a policy did, without looking at labels."""
+    right = np.stack(
+        [
+            np.full(len(chain), fitted) if isinstance(fitted := estimators[m.name], float) else fitted.predict(m)
+            for m in chain.models
+        ]
+    )
+    mean = float(right[played.who, np.arange(len(chain))].mean())
+    return Estimate(mean, float(played.correct.mean()) if chain.labelled else None)
+
+
+def shifts(here: ChainScores, there: ChainScores) -> tuple[Shift, ...]:
+    """How far every confidence of a chain lies from where it was."""
+    found = []
+    for ours, theirs in zip(here.models, there.models, strict=True):
+        for name, column in CONFIDENCES.items():
+            a, b = getattr(ours, column), getattr(theirs, column)
+            if a is not None and b is not None:
+                test = stats.ks_2samp(a, b, method="asymp")
+                found.append(Shift(ours.name, name, float(test.statistic), float(test.pvalue)))
+    return tuple(found)
+
+
+def qualities(chain: ChainScores) -> tuple[Quality, ...]:
+    """How good every confidence is as a probability of its model's being right."""
+    found = []
+    for model in chain.models:
+        for name, column in CONFIDENCES.items():
+            p = getattr(model, column)
+            if p is not None:
+                y = model.correct.astype(float)
+                scores = (auroc(p, model.correct), ece(p, y), ece(p, y, equal="mass"), brier(p, y))
+                found.append(Quality(model.name, name, *scores))
+    return tuple(found)
+
+
+def evaluate(
+    name: str,
+    chain: ChainScores,
+    policy: Policy,
+    chosen_on: ChainScores,
+    ledger: str,
+    unit: str,
+    margin: float = 0.01,
+    prices: Prices | None = None,
+) -> Evaluation:
+    """A policy on some questions, everything frozen.
+
+    Args:
+        name: Of the data.
+        chain: The scores there, with or without labels.
+        policy: As it was chosen.
+        chosen_on: The questions that chose it, with labels.
+        ledger: In which the intervals and subjects count cost.
+        unit: The same.
+        margin: Of the non-inferiority test, a share.
+        prices: For dollars.
+    """
+    costs = all_costs(chain, prices)
+    played = play(chain, policy)
+    outcome = played.outcome
+    asked = ~np.isin(outcome, (Outcome.NOT_ASKED, Outcome.PASSED_BY_READER))
+    answered = outcome == Outcome.ANSWERED
+    stages = tuple(
+        Stage(
+            model.name,
+            int(asked[i].sum()),
+            int(answered[i].sum()),
+            int((answered[i] & played.correct).sum()) if chain.labelled else None,
+        )
+        for i, model in enumerate(chain.models)
+        if (outcome[i] != Outcome.NOT_ASKED).any()
+    )
+    counted = costs.get(unit)
+    cost = None if counted is None else spent(chain, policy, outcome, counted, ledger)
+    row = intervals = inferior = None
+    found: tuple[Subject, ...] = ()
+    if chain.labelled:
+        last = chain.models[-1].correct
+        row = simulate(chain, policy, costs)
+        test = row.mcnemar
+        inferior = non_inferiority(test.only_first, test.only_second, len(chain), margin)
+        if counted is not None and cost is not None:
+            intervals = paired_bootstrap(played.correct, last, cost, counted.whole[-1])
+            found = _subjects(chain, played, cost, counted)
+    return Evaluation(
+        name=name,
+        questions=len(chain),
+        row=row,
+        saved={
+            u: {each: float(1 - spent(chain, policy, outcome, c, each).sum() / c.whole[-1].sum()) for each in LEDGERS}
+            for u, c in costs.items()
+        },
+        stages=stages,
+        intervals=intervals,
+        non_inferiority=inferior,
+        qualities=qualities(chain) if chain.labelled else (),
+        shifts=shifts(chain, chosen_on),
+        estimate=estimate_accuracy(chain, played, fit_estimators(chosen_on)),
+        subjects=found,
+    )
+
+
+def _subjects(chain: ChainScores, played: Played, cost: np.ndarray, counted: PassCosts) -> tuple[Subject, ...]:
+    if chain.subjects is None:
+        return ()
+    last = chain.models[-1].correct
+    found = []
+    for subject in np.unique(chain.subjects.astype(str)):
+        here = chain.subjects == subject
+        share = float(cost[here].sum() / counted.whole[-1][here].sum())
+        accuracies = float(played.correct[here].mean()), float(last[here].mean())
+        found.append(Subject(str(subject), int(here.sum()), *accuracies, share))
+    return tuple(found)

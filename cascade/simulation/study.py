@@ -1,0 +1,398 @@
+"""From score tables to a recommendation: every policy tuned on some questions and reported on others.
+
+Composes the frontier, the guarantee, the evaluation and the area metrics. What is reported of a policy is never
+of the questions that chose it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from itertools import pairwise
+
+import numpy as np
+
+from cascade.errors import CascadeError
+from cascade.simulation.calibration import calibrate_model, calibrated_p_t
+from cascade.simulation.curves import aiq, apgr, cpt, deferral_auc, deferral_curve, ibc_lift, prr
+from cascade.simulation.evaluation import CONFIDENCES, Evaluation, evaluate
+from cascade.simulation.frontier import OBJECTIVES, SIGNALS, Frontier, Point, choose, frontier, upper_hull
+from cascade.simulation.guarantee import Guarantee, guarantee
+from cascade.simulation.ledgers import LEDGERS, PassCosts, Prices, pass_costs
+from cascade.simulation.metrics import brier, ece
+from cascade.simulation.policy import (
+    ExpectedUtilityPolicy,
+    FusedPolicy,
+    OraclePolicy,
+    Policy,
+    RandomPolicy,
+    ThresholdPolicy,
+)
+from cascade.simulation.scores import ChainScores, parts
+from cascade.simulation.significance import PairedBootstrap, paired_bootstrap
+from cascade.simulation.simulator import play, spent
+
+# Replicates for the points of the frontier, of which there are many; the chosen policies get the full number.
+REPLICATES = 500
+
+
+@dataclass(frozen=True)
+class Goal:
+    """What is wanted of a cascade.
+
+    Attributes:
+        objective: *accuracy* (the best at a budget), *cost* (the cheapest above a floor) or *price*.
+        limit: The budget as a share of the last model's cost, the accuracy floor, or the price; ``None`` is a
+            budget of half, a floor of one point below the last model, or a price of 0.1.
+        ledger: One of `LEDGERS`.
+        unit: One of `cascade.simulation.ledgers.UNITS`.
+        epsilon: Accuracy that may be lost for the promise (a share), or ``None`` for no promise.
+        delta: Probability with which the promise may fail.
+        margin: Of the non-inferiority tests, a share.
+    """
+
+    objective: str = "cost"
+    limit: float | None = None
+    ledger: str = "full-path"
+    unit: str = "flops"
+    epsilon: float | None = None
+    delta: float = 0.1
+    margin: float = 0.01
+
+    def __post_init__(self) -> None:
+        for name, known in (("objective", OBJECTIVES), ("ledger", LEDGERS)):
+            if getattr(self, name) not in known:
+                raise CascadeError(
+                    f"Expected `{name}` to be one of {', '.join(known)}, but got {getattr(self, name)!r}"
+                )
+        if self.limit is not None and not self.limit >= 0:
+            raise CascadeError(f"Expected `limit` to be at least 0, but got {self.limit:g}")
+        for name in ("epsilon", "delta", "margin"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < 1:
+                raise CascadeError(f"Expected `{name}` to be between 0 and 1, but got {value:g}")
+
+    def limit_on(self, chain: ChainScores) -> float:
+        """The limit, or its default on the questions that choose."""
+        if self.limit is not None:
+            return self.limit
+        last = float(chain.models[-1].correct.mean())
+        return {"accuracy": 0.5, "cost": max(last - 0.01, 0.0), "price": 0.1}[self.objective]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A policy as it was chosen, and as it is on other questions.
+
+    Attributes:
+        policy: The policy.
+        chosen: Accuracy and cost share on the questions that chose it.
+        reported: Paired bootstrap on the others, against the last model alone.
+        ibc_lift: AutoMix's figure on the others, between the first model alone and the last; a share.
+    """
+
+    policy: Policy
+    chosen: tuple[float, float]
+    reported: PairedBootstrap
+    ibc_lift: float
+
+    def to_json(self, names: Sequence[str]) -> dict[str, object]:
+        """Plain values; ``names`` are the chain's models."""
+        return {
+            "policy": self.policy.name,
+            "thresholds": describe(self.policy, names),
+            "chosen": {"accuracy": self.chosen[0], "cost": self.chosen[1]},
+            "reported": self.reported.to_json(),
+            "ibc_lift": self.ibc_lift,
+        }
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One confidence of one model as a reason to ask the last model instead; k = 2, on the reported questions.
+
+    Attributes:
+        model, confidence: Whose, and which.
+        deferral_auc: Area under accuracy by the share deferred.
+        apgr: RouteLLM's; NaN where the last model is not better.
+        cpt50, cpt80: Share deferred that recovers half, or four fifths, of the gap.
+        prr: LM-Polygraph's, of the model's own answers.
+    """
+
+    model: str
+    confidence: str
+    deferral_auc: float
+    apgr: float
+    cpt50: float
+    cpt80: float
+    prr: float
+
+
+@dataclass(frozen=True)
+class Recalibrated:
+    """P(T) of one model before and after calibration on the questions that choose; on the reported ones."""
+
+    model: str
+    ece_before: float
+    ece_after: float
+    brier_before: float
+    brier_after: float
+
+
+@dataclass(frozen=True)
+class LayerPoint:
+    """One choice of the probes' layers: an early layer is cheaper to reject at, and less sure.
+
+    Attributes:
+        share: How far up the models the probes read, ℓ/L, about the same for all.
+        layers: For each model but the last, its probe's layer.
+        auroc: For each of them, of P(IK) on the reported questions.
+        measured: The best thresholds on P(IK) and P(T) for the goal, in the early-exit ledger.
+    """
+
+    share: float
+    layers: tuple[int, ...]
+    auroc: tuple[float, ...]
+    measured: Measured
+
+
+@dataclass(frozen=True)
+class Study:
+    """All that was found.
+
+    Attributes:
+        names: The chain.
+        goal, limit: What was asked; the limit as it was applied.
+        chosen_on, reported_on: How many questions.
+        frontiers: Each set of signals that the scores allow, on the questions that choose.
+        main: The signals whose frontier is measured on the others.
+        measured: The main frontier's vertices, on both.
+        policies: The best of each kind for the goal, then random mixing and the oracle.
+        chosen: The best of those that can be run, judged by the questions that choose.
+        singles: Accuracy and cost of each model alone, on the reported questions.
+        aiq: RouterBench's figure of the main frontier on the reported questions, in accuracy.
+        curves, recalibrated: See there.
+        guarantee: Where an ε was given.
+        evaluations: The chosen policy on the reported questions, and on any other data.
+    """
+
+    names: tuple[str, ...]
+    goal: Goal
+    limit: float
+    chosen_on: int
+    reported_on: int
+    frontiers: Mapping[str, Frontier]
+    main: str
+    measured: tuple[Measured, ...]
+    policies: tuple[Measured, ...]
+    chosen: Measured
+    singles: tuple[tuple[str, float, float], ...]
+    aiq: float
+    curves: tuple[Curve, ...]
+    recalibrated: tuple[Recalibrated, ...]
+    guarantee: Guarantee | None
+    evaluations: tuple[Evaluation, ...]
+
+    def to_json(self) -> dict[str, object]:
+        """Plain values."""
+        return {
+            "chain": list(self.names),
+            "goal": asdict(self.goal) | {"limit": self.limit},
+            "chosen_on": self.chosen_on,
+            "reported_on": self.reported_on,
+            "chosen": self.chosen.to_json(self.names),
+            "policies": [m.to_json(self.names) for m in self.policies],
+            "frontier": {"signals": self.main, "points": [m.to_json(self.names) for m in self.measured]},
+            "singles": [{"model": m, "accuracy": a, "cost": c} for m, a, c in self.singles],
+            "aiq": self.aiq,
+            "curves": [asdict(c) for c in self.curves],
+            "recalibrated": [asdict(r) for r in self.recalibrated],
+            "guarantee": None if self.guarantee is None else self.guarantee.to_json(),
+            "evaluations": [e.to_json() for e in self.evaluations],
+        }
+
+
+def describe(policy: Policy, names: Sequence[str]) -> str:
+    """The models a policy uses, with its thresholds: ``a (P(T) ≥ 0.9) → b``."""
+    if isinstance(policy, ThresholdPolicy | FusedPolicy):
+        word = "fused ≥ " if isinstance(policy, FusedPolicy) else ""
+        limits = [f" ({word}{t:.4g})" if word else f" ({t})" for t in policy.thresholds]
+        return " → ".join(names[p] + t for p, t in zip(policy.places, [*limits, ""], strict=True))
+    if isinstance(policy, ExpectedUtilityPolicy):
+        return f"price {policy.price:.3g}"
+    if isinstance(policy, RandomPolicy):
+        return ", ".join(f"{100 * s:.0f} % {n}" for s, n in zip(policy.shares, names, strict=True) if s > 0)
+    return ""
+
+
+def cost_share(chain: ChainScores, policy: Policy, costs: PassCosts, ledger: str) -> float:
+    """What a policy costs, as a share of the last model alone."""
+    outcome = policy.route(chain)
+    return float(spent(chain, policy, outcome, costs, ledger).sum() / costs.whole[-1].sum())
+
+
+def measure(chain: ChainScores, point: Point, costs: PassCosts, ledger: str, replicates: int = 2000) -> Measured:
+    """A chosen point on questions that did not choose it."""
+    played, last = play(chain, point.policy), chain.models[-1].correct
+    cost = spent(chain, point.policy, played.outcome, costs, ledger)
+    found = paired_bootstrap(played.correct, last, cost, costs.whole[-1], replicates)
+    first = float(chain.models[0].correct.mean()), float(costs.whole[0].sum() / costs.whole[-1].sum())
+    lift = ibc_lift(found.accuracy.estimate, found.cost_ratio.estimate, *first, float(last.mean()), 1.0)
+    return Measured(point.policy, (point.accuracy, point.cost), found, lift)
+
+
+def study(
+    choose_on: ChainScores,
+    report_on: ChainScores,
+    goal: Goal,
+    prices: Prices | None = None,
+    others: Mapping[str, ChainScores] | None = None,
+    seed: int = 0,
+) -> Study:
+    """Tunes every policy on some questions and reports them on others.
+
+    Args:
+        choose_on: The questions that choose; for a promise, half of them certify.
+        report_on: Others of the same kind.
+        goal: What is wanted.
+        prices: For dollars.
+        others: More data, by name, to evaluate the chosen policy on; may lack labels.
+        seed: Of the division of ``choose_on`` for a promise, and of random mixing.
+
+    Raises:
+        CascadeError: If the scores do not allow the goal's unit, or nothing reaches its limit.
+    """
+    certify_on = None
+    if goal.epsilon is not None:
+        choose_on, certify_on = parts(choose_on, (0.5, 0.5), seed + 1)
+    costs, there = pass_costs(choose_on, goal.unit, prices), pass_costs(report_on, goal.unit, prices)
+    limit = goal.limit_on(choose_on)
+    models = choose_on.models[:-1]
+    fused = {m.name: calibrate_model(m) for m in models if m.p_t is not None or m.p_ik is not None}
+    frontiers: dict[str, Frontier] = {}
+    for signals, columns in SIGNALS.items():
+        needs_both = signals == "P(IK) + P(T)" or signals.startswith("fused")
+        wanted = [c for c in columns if c] + (["p_ik"] if needs_both else [])
+        if all(any(getattr(m, c) is not None for m in models) for c in wanted):
+            use = fused if signals.startswith("fused") else None
+            frontiers[signals] = frontier(choose_on, costs, goal.ledger, signals, fused=use)
+    if not frontiers:
+        raise CascadeError("Expected some model but the last to have p_t, p_ik or p_ik_reader, but none has")
+    main = next(iter(frontiers))
+
+    points = {name: choose(found, goal.objective, limit) for name, found in frontiers.items()}
+    if len(fused) == len(models):
+        points["expected utility"] = _expected_utility(choose_on, costs, goal, limit)
+    best = min(points.values(), key=lambda p: _rank(p, goal, limit))
+    points["random mixing"] = _random(choose_on, costs, goal, limit, seed)
+    oracle = OraclePolicy()
+    points["oracle"] = Point(
+        oracle,
+        float(play(choose_on, oracle).correct.mean()),
+        cost_share(choose_on, oracle, costs, goal.ledger),
+    )
+
+    policies = {name: measure(report_on, point, there, goal.ledger) for name, point in points.items()}
+    chosen = next(m for m in policies.values() if m.policy is best.policy)
+    measured = tuple(measure(report_on, p, there, goal.ledger, REPLICATES) for p in frontiers[main].vertices)
+    data = {"reported questions": report_on} | dict(others or {})
+    share = there.whole.sum(axis=1) / there.whole[-1].sum()
+    return Study(
+        names=choose_on.names,
+        goal=goal,
+        limit=limit,
+        chosen_on=len(choose_on),
+        reported_on=len(report_on),
+        frontiers=frontiers,
+        main=main,
+        measured=measured,
+        policies=tuple(policies.values()),
+        chosen=chosen,
+        singles=tuple(
+            (m.name, float(m.correct.mean()), float(cost)) for m, cost in zip(report_on.models, share, strict=True)
+        ),
+        aiq=_aiq(measured),
+        curves=_curves(report_on),
+        recalibrated=_recalibrated(choose_on, report_on),
+        guarantee=(
+            None
+            if goal.epsilon is None or certify_on is None
+            else guarantee(choose_on, certify_on, frontiers[main], goal.epsilon, goal.delta)
+        ),
+        evaluations=tuple(
+            evaluate(name, chain, best.policy, choose_on, goal.ledger, goal.unit, goal.margin, prices)
+            for name, chain in data.items()
+        ),
+    )
+
+
+def _rank(point: Point, goal: Goal, limit: float) -> tuple[float, float]:
+    """The smaller the better, and what misses the limit last."""
+    if goal.objective == "accuracy":
+        return float(point.cost > limit + 1e-9), -point.accuracy
+    if goal.objective == "cost":
+        return float(point.accuracy < limit - 1e-9), point.cost
+    return 0.0, -(point.accuracy - limit * point.cost)
+
+
+def _expected_utility(chain: ChainScores, costs: PassCosts, goal: Goal, limit: float) -> Point:
+    """The best price for the goal among forty."""
+    means = costs.whole.mean(axis=1) / costs.whole[-1].mean()
+    fitted = ExpectedUtilityPolicy.fit(chain, means.tolist(), 0.0)
+    tried = []
+    for price in [limit] if goal.objective == "price" else np.geomspace(1e-3, 10, 40):
+        policy = replace(fitted, price=float(price))
+        right = float(play(chain, policy).correct.mean())
+        tried.append(Point(policy, right, cost_share(chain, policy, costs, goal.ledger)))
+    return min(tried, key=lambda p: _rank(p, goal, limit))
+
+
+def _random(chain: ChainScores, costs: PassCosts, goal: Goal, limit: float, seed: int) -> Point:
+    """The best lot between single models: on the upper hull of their costs and accuracies."""
+    right = chain.correct.mean(axis=1)
+    cost = costs.whole.sum(axis=1) / costs.whole[-1].sum()
+    hull = upper_hull(cost, right)
+
+    def mix(low: int, high: int, share: float) -> Point:
+        shares = np.zeros(len(right))
+        shares[low] += 1 - share
+        shares[high] += share
+        return Point(RandomPolicy(tuple(shares), seed), float(shares @ right), float(shares @ cost))
+
+    options = [mix(i, i, 0.0) for i in hull]
+    for low, high in pairwise(hull):
+        start, end = (cost[low], cost[high]) if goal.objective == "accuracy" else (right[low], right[high])
+        if goal.objective != "price" and min(start, end) < limit < max(start, end):
+            options.append(mix(low, high, float((limit - start) / (end - start))))
+    return min(options, key=lambda p: _rank(p, goal, limit))
+
+
+def _aiq(measured: Sequence[Measured]) -> float:
+    cost = np.array([m.reported.cost_ratio.estimate for m in measured])
+    right = np.array([m.reported.accuracy.estimate for m in measured])
+    return aiq(cost, right) if len(measured) > 1 and np.ptp(cost) > 0 else float("nan")
+
+
+def _curves(chain: ChainScores) -> tuple[Curve, ...]:
+    found, last = [], chain.models[-1].correct
+    for model in chain.models[:-1]:
+        for name, column in CONFIDENCES.items():
+            scores = getattr(model, column)
+            if scores is not None:
+                curve = deferral_curve(scores, model.correct, last)
+                shares = cpt(curve, 0.5), cpt(curve, 0.8)
+                areas = deferral_auc(curve), apgr(curve)
+                found.append(Curve(model.name, name, *areas, *shares, prr(scores, model.correct.astype(float))))
+    return tuple(found)
+
+
+def _recalibrated(chosen: ChainScores, reported: ChainScores) -> tuple[Recalibrated, ...]:
+    found = []
+    for on, model in zip(chosen.models, reported.models, strict=True):
+        if on.p_t is not None and model.p_t is not None:
+            after, y = calibrated_p_t(model, on).p_t, model.correct.astype(float)
+            assert after is not None
+            found.append(
+                Recalibrated(model.name, ece(model.p_t, y), ece(after, y), brier(model.p_t, y), brier(after, y))
+            )
+    return tuple(found)
