@@ -111,17 +111,18 @@ class ProbeRun:
         return cls(root / f"{file_name(model)}--{task}--layer-{layer}")
 
 
-def probe_for(scored: Scored, runs: Path) -> Probe:
-    """The probe of a scored model at its default layer, from the folder of runs; trained where missing or outdated.
+def probe_for(scored: Scored, runs: Path, layer: int | None = None) -> Probe:
+    """The probe of a scored model at a layer, from the folder of runs; trained where missing or outdated.
 
     Args:
         scored: The model's own scores on the task the probe is for.
         runs: Folder of stores and probe runs.
+        layer: By default the model's `default_layer`.
     """
     from cascade.train import train
 
     key, table = scored.store.key, scored.table()
-    layer = default_layer(key.layers[-1])
+    layer = default_layer(key.layers[-1]) if layer is None else layer
     run = ProbeRun.of(runs / "probes", key.model, key.task, layer)
     if (run.checkpoint / "config.json").exists():
         config = (probe := Probe.from_pretrained(run.checkpoint)).config
@@ -175,11 +176,14 @@ def with_p_ik(scored: Scored, probe: Probe | None, split_seed: int | None = None
     """
     table = scored.table()
     columns = {name: table[name] for name in table.column_names}
+    columns["hidden_size"] = pa.array([scored.store.hidden_size] * table.num_rows, pa.int64())
     if probe is not None:
         check_base(probe, scored.store)
         values = np.concatenate([probe.predict(part) for part in scored.store.iter_layer(probe.config.layer)])
         columns["p_ik"] = pa.array(values.astype(np.float64))
         columns["probe_layer"] = pa.array([probe.config.layer] * table.num_rows, pa.int64())
+        size = sum(parameter.numel() for parameter in probe.parameters())
+        columns["probe_parameters"] = pa.array([size] * table.num_rows, pa.int64())
     if split_seed is not None:
         split = stratified_split(table["question_id"].to_pylist(), table["subject"].to_pylist(), split_seed)
         if probe is not None and probe.config.split_fingerprint != split.fingerprint:
@@ -194,13 +198,14 @@ def with_p_ik(scored: Scored, probe: Probe | None, split_seed: int | None = None
     return pa.table({field.name: columns[field.name] for field in SCHEMA if field.name in columns})
 
 
-def own_scores(names: Sequence[str], task: str, runs: Path) -> pa.Table:
+def own_scores(names: Sequence[str], task: str, runs: Path, depth: float | None = None) -> pa.Table:
     """Scores of models we run ourselves, with the P(IK) of their probes, all but the last model's.
 
     Args:
         names: A chain, smallest first.
         task: Task to answer; probes are always those trained on `PROBED_TASK`.
         runs: Folder of stores and probe runs.
+        depth: How far up each model its probe reads, in (0, 1]; by default as `default_layer` says.
     """
     load_task(task)
     models = [HuggingFaceModel(name) for name in names]  # an unknown one is refused before any is run
@@ -209,7 +214,8 @@ def own_scores(names: Sequence[str], task: str, runs: Path) -> pa.Table:
         scored = _scored(model, task, runs)
         probe = None
         if place + 1 < len(models):
-            probe = probe_for(scored if task == PROBED_TASK else _scored(model, PROBED_TASK, runs), runs)
+            layer = None if depth is None else max(1, round(depth * model.depth))
+            probe = probe_for(scored if task == PROBED_TASK else _scored(model, PROBED_TASK, runs), runs, layer)
         tables.append(with_p_ik(scored, probe, split_seed=0 if task == PROBED_TASK else None))
     return pa.concat_tables(tables, promote_options="default")  # columns that a model lacks are null
 

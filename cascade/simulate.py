@@ -1,96 +1,290 @@
 """Simulates cascades: `python -m cascade.simulate`.
 
 Without `--scores`: the miniature chain, scored and probed where that is missing. With `--scores FILE...`:
-anybody's score tables, and nothing of torch is loaded.
+anybody's score tables (Parquet, CSV, JSON lines), and nothing of torch is loaded. Prints the paper's tables at
+fixed thresholds, then thresholds found on some questions and reported on others. `--report DIR` writes it all
+as a page. `python -m cascade.simulate validate FILE...` says whether score tables can be read, and what they allow.
 """
 
 from __future__ import annotations
 
 import json
+import math
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import pyarrow as pa
+import pyarrow.compute as pc
 from jsonargparse import ArgumentParser
 
-from cascade.errors import one_line_errors
+from cascade.errors import CascadeError, one_line_errors
 from cascade.report.plots import plot_frontier
 from cascade.report.tables import print_report
+from cascade.simulation.ledgers import Prices, available_units, read_prices
 from cascade.simulation.policy import Thresholds
-from cascade.simulation.schema import read_scores, write_scores
-from cascade.simulation.scores import align, check_chain
+from cascade.simulation.schema import read_scores, read_table, write_scores
+from cascade.simulation.scores import ChainScores, align, check_chain, model_scores, parts
 from cascade.simulation.simulator import Report, report
+from cascade.simulation.study import Goal, LayerPoint, Study, layer_point, study
 from probes.errors import ProbeError
 from probes.files import file_name, write_atomically
 
 DEFAULT_CHAIN = "mini-llama-small,mini-llama-medium,mini-llama-large"
+ENDINGS = (".parquet", ".csv", ".jsonl", ".ndjson")
+
+
+@dataclass(frozen=True)
+class Simulation:
+    """What one call of `simulate` found.
+
+    Attributes:
+        title: The chain and the data, in a line.
+        report: The paper's tables at fixed thresholds.
+        study: Thresholds found on some questions and reported on others.
+        reported_on: The scores of those others.
+        layers: One point a depth of the probes, where that was asked for.
+    """
+
+    title: str
+    report: Report
+    study: Study
+    reported_on: ChainScores
+    layers: tuple[LayerPoint, ...]
 
 
 def simulate(
-    chain: str = DEFAULT_CHAIN,
+    chain: str | None = None,
     scores: list[Path] | None = None,
+    columns: dict[str, str] | None = None,
     task: str = "mini-mmlu",
+    evaluate_on: list[str] | None = None,
     p_t: float = 0.9,
     p_ik: float = 0.5,
     normalize: bool = False,
     split: str | None = None,
+    objective: str = "cost",
+    limit: float | None = None,
+    ledger: str = "full-path",
+    unit: str = "flops",
+    epsilon: float | None = None,
+    delta: float = 0.1,
+    margin: float = 0.01,
+    prices: Path | None = None,
+    layers: bool = False,
     runs: Path = Path("runs"),
     out: Path | None = None,
-) -> Report:
-    """Simulates every single model and every sub-chain of a chain.
+) -> Simulation:
+    """Simulates every single model and every sub-chain of a chain, and finds the thresholds worth having.
 
     Args:
-        chain: Models, smallest first, separated by commas.
-        scores: Score tables (Parquet) to simulate from; without them the models are run where needed.
-        task: Task to simulate on, where the models are run. Probes are always those trained on mini-mmlu, so
-            any other task is out of distribution.
-        p_t: P(T) threshold; below it a question moves on.
-        p_ik: P(IK) threshold; below it a question moves on.
+        chain: Models, smallest first, separated by commas; by default the miniature Llamas, or all models of
+            SCORES by their parameters.
+        scores: Score tables to simulate from (also: --calibrate-on); without them the models are run where needed.
+        columns: From the schema's names to those of SCORES, where they differ, as --columns.p_t=confidence.
+        task: Task to simulate on, where the models are run. Probes are always those trained on mini-mmlu.
+        evaluate_on: More data for the chosen policy, everything frozen: names of tasks, score tables, or folders
+            of them. Without a column correct they are taken for unlabelled logs.
+        p_t: P(T) threshold of the fixed tables; below it a question moves on.
+        p_ik: P(IK) threshold of the fixed tables; below it a question moves on.
         normalize: Read P(T) renormalised over the options instead of raw.
-        split: Only questions of this split; by default the test split of the probes' own task, else all.
+        split: Only questions of this split. By default thresholds are found on validation and all is reported on
+            test; scores without these splits are halved by the questions' ids.
+        objective: accuracy (the best at a budget), cost (the cheapest above a floor) or price.
+        limit: The budget (share of the last model's cost; 0.5), the accuracy floor (one point below the last
+            model), or the accuracy that the last model's whole cost is worth (0.1).
+        ledger: Ledger of the objective: answered-only, full-path or early-exit.
+        unit: Its unit: flops, flops-context, tokens, dollars or seconds.
+        epsilon: Ask for thresholds promised to lose at most this share of accuracy.
+        delta: Probability with which the promise may fail.
+        margin: Share of accuracy of the non-inferiority tests.
+        prices: YAML of prices for dollars, such as configs/prices/table-12.yaml.
+        layers: Sweep the probes' layer (models that are run here only).
         runs: Folder of stores and probe runs.
         out: Folder for report.json, plot.png and the score tables; by default one under RUNS/simulations.
     """
     thresholds = Thresholds(p_t=p_t, p_ik=p_ik)
-    names = [name.strip() for name in chain.split(",") if name.strip()]
-    check_chain(names)
+    goal = Goal(objective, limit, ledger, unit, epsilon, delta, margin)
+    known = None if prices is None else read_prices(prices)
+    if layers and scores:
+        raise CascadeError("Expected `layers` for models that are run here, but got `scores`, which name one layer")
+    table = read_scores(scores, columns) if scores else None
+    names = _chain(chain, table)
     out = out or runs / "simulations" / f"{'+'.join(map(file_name, names))}--{'scores' if scores else task}"
     out.mkdir(parents=True, exist_ok=True)
-    if scores:
-        table = read_scores(scores)
-    else:
+    if table is None:
         # Here and not above, so that somebody else's logs are simulated without loading torch.
-        from cascade.probing import PROBED_TASK, own_scores
+        from cascade.probing import own_scores
 
         table = own_scores(names, task, runs)
-        split = "test" if split is None and task == PROBED_TASK else split
-    result = report(align(table, names, split, normalize), thresholds)
+    choose_on, report_on, whole = _divide(table, names, split, normalize)
+    others = {name: _other(name, names, runs, normalize, columns) for name in evaluate_on or []}
+    fixed = report(whole, thresholds, known)
+    found = study(choose_on, report_on, goal, known, others)
+    swept = _sweep_layers(names, task, runs, split, normalize, goal, known) if layers else []
     for name in names:
         write_scores(table, name, out / "scores" / f"{file_name(name)}.parquet")
-    write_atomically(out / "report.json", (json.dumps(_without_nan(result.to_json()), indent=1) + "\n").encode())
-    what = f"{task}, {result.questions:,} questions" if not scores else f"{result.questions:,} questions"
-    plot_frontier(out / "plot.png", result, f"{' → '.join(names)} on {what}")
+    what = f"{len(whole):,} questions" if scores else f"{task}, {len(whole):,} questions"
+    result = Simulation(f"{' → '.join(names)} on {what}", fixed, found, report_on, tuple(swept))
+    values = fixed.to_json() | {"study": found.to_json()}
+    write_atomically(out / "report.json", (json.dumps(_without_nan(values), indent=1) + "\n").encode())
+    plot_frontier(out / "plot.png", fixed, result.title)
     return result
 
 
+def _chain(chain: str | None, table: pa.Table | None) -> list[str]:
+    if chain is None and table is not None:
+        if "parameters" not in table.column_names or table["parameters"].null_count:
+            raise CascadeError(
+                "Expected `chain`, smallest model first, as the scores do not say every model's parameters"
+            )
+        sizes = dict(zip(table["model"].to_pylist(), table["parameters"].to_pylist(), strict=True))
+        names = sorted(sizes, key=lambda name: (sizes[name], name))
+    else:
+        names = [name.strip() for name in (chain or DEFAULT_CHAIN).split(",") if name.strip()]
+    check_chain(names)
+    return names
+
+
+def _divide(
+    table: pa.Table, names: Sequence[str], split: str | None, normalize: bool
+) -> tuple[ChainScores, ChainScores, ChainScores]:
+    """The questions that choose, those that are reported on, and those of the fixed tables."""
+    splits = set(table["split"].to_pylist()) if "split" in table.column_names else set()
+    if split is None and {"validation", "test"} <= splits:
+        test = align(table, names, "test", normalize)
+        return align(table, names, "validation", normalize), test, test
+    whole = align(table, names, split, normalize)
+    choose_on, report_on = parts(whole, (0.5, 0.5))
+    return choose_on, report_on, whole
+
+
+def _other(data: str, names: Sequence[str], runs: Path, normalize: bool, columns: dict[str, str] | None) -> ChainScores:
+    """Other data for a frozen policy: a task, a score table, or a folder of them."""
+    path = Path(data)
+    if path.exists():
+        files = sorted(p for p in path.iterdir() if p.suffix in ENDINGS) if path.is_dir() else [path]
+        if not files:
+            raise CascadeError(f"Expected {path} to hold score tables ({', '.join(ENDINGS)}), but there is none")
+        # Labels are looked for under the name they go by there.
+        label = (columns or {}).get("correct", "correct")
+        labelled = all(label in read_table(file).column_names for file in files)
+        table = read_scores(files, columns, labelled)
+    else:
+        from cascade.probing import own_scores
+        from cascade.tasks.load import TASK_NAMES
+
+        if data not in TASK_NAMES:
+            raise CascadeError(
+                f"Expected `evaluate_on` to name a task ({', '.join(TASK_NAMES)}), a score table or a folder of them, "
+                f"but got {data!r}"
+            )
+        table, labelled = own_scores(names, data, runs), True
+    splits = set(table["split"].to_pylist()) if "split" in table.column_names else set()
+    return align(table, names, "test" if "test" in splits else None, normalize, labelled)
+
+
+def _sweep_layers(
+    names: Sequence[str],
+    task: str,
+    runs: Path,
+    split: str | None,
+    normalize: bool,
+    goal: Goal,
+    prices: Prices | None,
+) -> list[LayerPoint]:
+    """The goal's best in the early-exit ledger, for probes at each depth of the deepest model that has one."""
+    from cascade.models.huggingface import HuggingFaceModel
+    from cascade.probing import own_scores
+
+    depths = [HuggingFaceModel(name).depth for name in names[:-1]]
+    found = []
+    for layer in range(1, max(depths) + 1):
+        share = layer / max(depths)
+        table = own_scores(names, task, runs, share)
+        choose_on, report_on, _ = _divide(table, names, split, normalize)
+        found.append(layer_point(choose_on, report_on, goal, [max(1, round(share * d)) for d in depths], share, prices))
+    return found
+
+
 def _without_nan(value: object) -> object:
-    """NaN is not JSON: a figure that is not defined is null."""
+    """NaN and infinity are not JSON: a figure that is not defined is null."""
     if isinstance(value, dict):
         return {key: _without_nan(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [_without_nan(item) for item in value]
-    return None if isinstance(value, float) and value != value else value
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def validate(files: list[Path], columns: dict[str, str] | None = None) -> None:
+    """Says whether score tables can be read, and what they allow.
+
+    Args:
+        files: Parquet, CSV or JSON lines.
+        columns: From the schema's names to those of the files, where they differ.
+    """
+    label = (columns or {}).get("correct", "correct")
+    labelled = all(label in read_table(file).column_names for file in files)
+    table = read_scores(files, columns, labelled)
+    print(f"{', '.join(map(str, files))}: {table.num_rows:,} rows, columns {', '.join(table.column_names)}")
+    if not labelled:
+        print("no column correct: good for --evaluate-on as unlabelled logs, not to choose thresholds on")
+    for name in sorted(set(table["model"].to_pylist())):
+        rows = table.filter(pc.equal(table["model"], name))
+        model = model_scores(name, rows, labelled=labelled)
+        has = [column for column in ("p_t", "p_ik", "p_ik_reader") if getattr(model, column) is not None]
+        one = ChainScores(tuple(rows["question_id"].to_pylist()), (model,), labelled=labelled)
+        units = ", ".join(available_units(one)) or "nothing (needs parameters, tokens or seconds)"
+        confidences = ", ".join(has) or "none, so that it can only be the last of a chain"
+        print(f"  {name}: {len(one):,} questions; confidences: {confidences}; costs in {units}")
+
+
+def log_to_wandb(result: Simulation, config: dict[str, Any], folder: Path) -> None:
+    """Logs a simulation's figures and plots to Weights & Biases (offline without an account)."""
+    import wandb
+
+    config = {key: str(value) if isinstance(value, Path) else value for key, value in config.items()}
+    with wandb.init(project="confidence-cascade", job_type="simulate", config=config) as run:
+        whole = result.report.chains[-1]
+        figures: dict[str, Any] = {"fixed/accuracy": whole.accuracy, "fixed/pd_points": whole.pd_points}
+        for unit, ledgers in whole.saved.items():
+            figures |= {f"fixed/saved/{unit}/{name}": value for name, value in ledgers.items()}
+        chosen = result.study.chosen.reported
+        figures |= {"chosen/accuracy": chosen.accuracy.estimate, "chosen/cost": chosen.cost_ratio.estimate}
+        figures["aiq"] = result.study.aiq
+        figures |= {f"plots/{path.stem}": wandb.Image(str(path)) for path in sorted(folder.rglob("*.png"))}
+        run.log(figures)
 
 
 @one_line_errors(ProbeError)
 def main(args: list[str] | None = None) -> None:
     """The entry point."""
+    args = sys.argv[1:] if args is None else args
+    if args[:1] == ["validate"]:
+        checker = ArgumentParser(prog="python -m cascade.simulate validate", exit_on_error=False)
+        checker.add_argument("files", nargs="+", type=Path, help="score tables: Parquet, CSV or JSON lines")
+        checker.add_function_arguments(validate, skip={"files"})
+        validate(**checker.parse_args(args[1:]).as_dict())
+        return
     parser = ArgumentParser(prog="python -m cascade.simulate", description=__doc__, exit_on_error=False)
     parser.add_argument("--config", action="config", help="YAML file of these flags")
-    parser.add_argument("--scores", nargs="+", type=Path, help="score tables (Parquet) to simulate from, of any origin")
-    parser.add_function_arguments(simulate, skip={"scores"})
-    values = parser.parse_args(args)
+    parser.add_argument(
+        "--scores", "--calibrate-on", nargs="+", type=Path, help="score tables to simulate from, of any origin"
+    )
+    others = "tasks, score tables or folders of them for the chosen policy, frozen; unlabelled without a column correct"
+    parser.add_argument("--evaluate_on", "--evaluate-on", nargs="+", type=str, help=others)
+    parser.add_function_arguments(simulate, skip={"scores", "evaluate_on"})
+    parser.add_argument("--report", type=Path, help="folder for report.html, plots and tables")
+    parser.add_argument("--logger", type=str, default="none", choices=["none", "wandb"], help="where figures go, too")
+    values = parser.parse_args(args).as_dict()
     values.pop("config", None)
-    result = simulate(**values.as_dict())
-    print_report(result)
+    folder, logger = values.pop("report"), values.pop("logger")
+    result = simulate(**values)
+    print_report(result.report)
+    if logger == "wandb":
+        log_to_wandb(result, values, folder)
 
 
 if __name__ == "__main__":

@@ -64,8 +64,10 @@ def main(args: list[str] | None = None) -> None:
     demo = simulate(DEFAULT_CHAIN, runs=values.runs, out=out)
     (ROOT / PICTURE).parent.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(out / "plot.png", ROOT / PICTURE)
-    text = fill(text, "demo", markdown(demo))
-    text = fill(text, "ood", markdown(simulate(DEFAULT_CHAIN, task="mini-gpqa", runs=values.runs), without_p_ik=False))
+    text = fill(text, "demo", markdown(demo.report))
+    text = fill(
+        text, "ood", markdown(simulate(DEFAULT_CHAIN, task="mini-gpqa", runs=values.runs).report, without_p_ik=False)
+    )
     if not (values.runs / SUMMARY).exists():
         raise CascadeError(f"Expected {values.runs / SUMMARY}; run `python -m cascade.miniature.cards` first")
     text = fill(text, "miniature", (values.runs / SUMMARY).read_text().strip())
@@ -74,7 +76,7 @@ def main(args: list[str] | None = None) -> None:
     tables = []
     for chain in REAL_CHAINS:
         files = [real / f"{name}.parquet" for name in chain.split(",")]
-        tables.append(markdown(simulate(chain, scores=files, out=values.runs / "simulations" / chain)))
+        tables.append(markdown(simulate(chain, scores=files, out=values.runs / "simulations" / chain).report))
     write_atomically(ROOT / "README.md", fill(text, "real", "\n\n".join(tables)).encode())
 
 

@@ -188,7 +188,7 @@ def align(
                 f"Expected every model to have answered the same questions, but {name!r} and {chain[0]!r} differ in "
                 f"{len(odd)}, such as {odd[0]!r}"
             )
-        models.append(_model_scores(name, rows, "p_t_normalized" if normalize else "p_t", labelled))
+        models.append(model_scores(name, rows, "p_t_normalized" if normalize else "p_t", labelled))
         found = models[-1]
         if len(models) < len(chain) and found.p_t is None and found.p_ik is None and found.p_ik_reader is None:
             raise CascadeError(
@@ -206,7 +206,12 @@ def _array(rows: pa.Table, name: str) -> np.ndarray | None:
     return values
 
 
-def _model_scores(name: str, rows: pa.Table, p_t_column: str, labelled: bool) -> ModelScores:
+def model_scores(name: str, rows: pa.Table, p_t_column: str = "p_t", labelled: bool = True) -> ModelScores:
+    """One model's rows of a validated table as arrays, in the rows' order.
+
+    Raises:
+        CascadeError: If a confidence is filled in some rows only, or the probe's layer is none of the model's.
+    """
     for column in (p_t_column, "p_ik", "p_ik_reader"):
         if column in rows.column_names and 0 < rows[column].null_count < rows.num_rows:
             raise CascadeError(

@@ -19,7 +19,7 @@ from cascade.simulation.evaluation import CONFIDENCES, Evaluation, evaluate
 from cascade.simulation.frontier import OBJECTIVES, SIGNALS, Frontier, Point, choose, frontier, upper_hull
 from cascade.simulation.guarantee import Guarantee, guarantee
 from cascade.simulation.ledgers import LEDGERS, PassCosts, Prices, pass_costs
-from cascade.simulation.metrics import brier, ece
+from cascade.simulation.metrics import auroc, brier, ece
 from cascade.simulation.policy import (
     ExpectedUtilityPolicy,
     FusedPolicy,
@@ -34,6 +34,8 @@ from cascade.simulation.simulator import play, spent
 
 # Replicates for the points of the frontier, of which there are many; the chosen policies get the full number.
 REPLICATES = 500
+# Fewer questions than this say nothing about a threshold.
+FEWEST = 10
 
 
 @dataclass(frozen=True)
@@ -262,6 +264,11 @@ def study(
     Raises:
         CascadeError: If the scores do not allow the goal's unit, or nothing reaches its limit.
     """
+    if min(len(choose_on), len(report_on)) < FEWEST:
+        raise CascadeError(
+            f"Expected at least {FEWEST} questions to choose thresholds on and {FEWEST} others to report, but got "
+            f"{len(choose_on)} and {len(report_on)}"
+        )
     certify_on = None
     if goal.epsilon is not None:
         choose_on, certify_on = parts(choose_on, (0.5, 0.5), seed + 1)
@@ -324,6 +331,22 @@ def study(
             for name, chain in data.items()
         ),
     )
+
+
+def layer_point(
+    choose_on: ChainScores,
+    report_on: ChainScores,
+    goal: Goal,
+    layers: Sequence[int],
+    share: float,
+    prices: Prices | None = None,
+) -> LayerPoint:
+    """The best thresholds on P(IK) and P(T) for a goal in the early-exit ledger, for probes at given layers."""
+    costs, there = pass_costs(choose_on, goal.unit, prices), pass_costs(report_on, goal.unit, prices)
+    found = frontier(choose_on, costs, "early-exit", "P(IK) + P(T)")
+    point = choose(found, goal.objective, goal.limit_on(choose_on))
+    right = tuple(auroc(m.p_ik, m.correct) for m in report_on.models[:-1] if m.p_ik is not None)
+    return LayerPoint(share, tuple(layers), right, measure(report_on, point, there, "early-exit"))
 
 
 def _rank(point: Point, goal: Goal, limit: float) -> tuple[float, float]:
