@@ -132,7 +132,7 @@ def parts(chain: ChainScores, shares: Sequence[float], seed: int = 0) -> list[Ch
     Raises:
         CascadeError: If a part is left without a question.
     """
-    digests = [hashlib.sha256(f"{seed}:{name}".encode()).digest()[:8] for name in chain.question_ids]
+    digests = [hashlib.sha256(f"part {seed} {name}".encode()).digest()[:8] for name in chain.question_ids]
     place = np.array([int.from_bytes(d, "big") / 2**64 for d in digests])
     which = np.searchsorted(np.cumsum(shares)[:-1], place, side="right")
     drawn = [chain.take(which == i) for i in range(len(shares))]

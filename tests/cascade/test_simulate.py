@@ -15,6 +15,7 @@ from sklearn.metrics import roc_auc_score
 from cascade.miniature.families import FAMILIES, MODEL_NAMES
 from cascade.scoring import score
 from cascade.simulate import main
+from cascade.simulation.ledgers import read_prices
 from cascade.simulation.schema import read_scores
 from cascade.tasks.load import TASK_NAMES
 from cascade.train import TrainCLI
@@ -63,7 +64,7 @@ def test_the_main_job_leaves_report_scores_and_plot(own, capsys):
     # What was written gives the same report as somebody else's table would.
     files = [str(p) for p in sorted((folder / "scores").glob("*.parquet"))]
     chain = ",".join(report["singles"][i]["models"][0] for i in range(3))
-    main(["--scores", *files, "--chain", chain, "--split", "test", f"--out={own / 'again'}"])
+    main(["--scores", *files, "--chain", chain, f"--out={own / 'again'}"])
     again = json.loads((own / "again" / "report.json").read_text())
     assert again == report
     printed = capsys.readouterr().out
@@ -137,6 +138,20 @@ def test_somebody_elses_logs_need_no_torch(tmp_path):
         (["--split", "test"], "column split"),
         (["--p_t", "abc"], "p_t"),
         (["--nonsense", "1"], "nonsense"),
+        (["--ledger", "creative"], "Expected `ledger` to be one of answered-only, full-path, early-exit"),
+        (["--unit", "bananas"], "Expected `unit` to be one of flops"),
+        (["--unit", "seconds"], "'small' to have seconds in every row"),
+        (["--unit", "dollars"], "prompt_tokens"),
+        (["--objective", "luck"], "Expected `objective` to be one of accuracy, cost, price"),
+        (["--objective", "accuracy", "--limit", "0.001"], "budget of at least"),
+        (["--limit", "1.5"], "accuracy floor of at most"),
+        (["--limit", "-1"], "Expected `limit` to be at least 0"),
+        (["--epsilon", "0"], "Expected `epsilon` to be between 0 and 1"),
+        (["--delta", "1.5"], "Expected `delta` to be between 0 and 1"),
+        (["--prices", "none.yaml"], "no such file"),
+        (["--evaluate-on", "nowhere"], "but got 'nowhere'"),
+        (["--columns.p_t", "conf"], "column 'conf' for p_t"),
+        (["--layers", "true"], "Expected `layers` for models that are run here"),
     ],
 )
 def test_bad_input_ends_with_one_line(tmp_path, capsys, more, message):
@@ -152,7 +167,9 @@ def test_bad_input_ends_with_one_line(tmp_path, capsys, more, message):
 @pytest.mark.parametrize(
     ("column", "values", "message"),
     [
-        ("p_t", None, "p_t missing"),
+        ("correct", None, "correct missing"),
+        ("p_t", [0.5] * 199 + [None], "p_t of model 'large' .* every row or in none"),
+        ("question_id", ["x"] * 200, "'x' repeats for model 'large'"),
         ("p_t", [1.5] * 200, "p_t .* to be in [0, 1], but row 0 is 1.5"),
         ("p_t", [float("nan")] * 200, "p_t .* row 0 is nan"),
         ("question_id", [f"x{i}" for i in range(200)], "differ in 400"),
@@ -167,6 +184,81 @@ def test_a_bad_score_table_ends_with_one_line(tmp_path, capsys, column, values, 
     assert stop.value.code == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert all(part in line for part in message.split(" .* "))
+
+
+def run(folder: Path, files: list[str], *more: str) -> dict:
+    main(["--scores", *files, "--chain", "small,large", f"--out={folder}", *more])
+    return json.loads((folder / "report.json").read_text())
+
+
+@pytest.mark.parametrize("rows", [1, 12])
+def test_too_few_questions_are_said_to_be(tmp_path, capsys, rows):
+    with pytest.raises(SystemExit) as stop:
+        run(tmp_path / "o", logs(tmp_path, rows))
+    assert stop.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "enough questions" in line or "at least 10 questions" in line
+
+
+@pytest.mark.parametrize(
+    ("column", "value"), [("correct", True), ("correct", False), ("p_t", 0.7), ("p_t", 1.0), ("p_t", 0.0)]
+)
+def test_logs_without_contrast_are_simulated_all_the_same(tmp_path, column, value):
+    files = logs(tmp_path)
+    for file in files:
+        table = pq.read_table(file).drop_columns([column])
+        pq.write_table(table.append_column(column, pa.array([value] * table.num_rows)), file)
+    study = run(tmp_path / "o", files, "--epsilon=0.05")["study"]
+    assert 0 <= study["chosen"]["reported"]["accuracy"]["estimate"] <= 1
+    if column == "correct":  # the cheapest model is as good as any
+        assert study["chosen"]["thresholds"] == "small"
+        assert study["chosen"]["reported"]["cost_ratio"]["estimate"] == pytest.approx(0.1)
+
+
+def test_the_chain_of_somebody_elses_logs_follows_their_parameters(tmp_path):
+    files = logs(tmp_path)
+    main(["--scores", *reversed(files), f"--out={tmp_path / 'o'}"])
+    report = json.loads((tmp_path / "o" / "report.json").read_text())
+    assert report["study"]["chain"] == ["small", "large"]
+
+
+def test_what_a_study_reports_is_not_of_the_questions_that_chose(tmp_path):
+    study = run(tmp_path / "o", logs(tmp_path, 400))["study"]
+    assert study["chosen_on"] + study["reported_on"] == 400
+    assert study["chosen"]["reported"]["questions"] == study["reported_on"]
+    assert all(policy["reported"]["questions"] == study["reported_on"] for policy in study["policies"])
+
+
+def test_other_data_and_unlabelled_logs_are_evaluated_frozen(tmp_path):
+    files = logs(tmp_path, 400)
+    (tmp_path / "ood").mkdir()
+    (tmp_path / "live").mkdir()
+    for file in files:
+        table = pq.read_table(file)
+        lower = table.set_column(3, "p_t", pa.array(table["p_t"].to_numpy() ** 3))
+        pq.write_table(lower, tmp_path / "ood" / Path(file).name)
+        pq.write_table(table.drop_columns(["correct"]), tmp_path / "live" / Path(file).name)
+    plain = run(tmp_path / "a", files)["study"]
+    study = run(tmp_path / "o", files, "--evaluate-on", str(tmp_path / "ood"), str(tmp_path / "live"))["study"]
+    assert study["chosen"] == plain["chosen"]
+    own, ood, live = study["evaluations"]
+    assert ood["row"]["accuracy"] is not None
+    assert any("P(T) of small" in warning for warning in ood["warnings"])
+    assert not own["warnings"] and not live["warnings"]
+    assert live["row"] is None and live["estimate"]["actual"] is None
+    assert 0 < live["estimate"]["accuracy"] < 1
+    assert own["estimate_error_points"] == pytest.approx(100 * (own["estimate"]["accuracy"] - own["row"]["accuracy"]))
+
+
+def test_a_table_is_validated_with_what_it_allows(tmp_path, capsys):
+    files = logs(tmp_path)
+    main(["validate", *files])
+    printed = capsys.readouterr().out
+    assert "400 rows" in printed
+    assert "small: 200 questions; confidences: p_t; costs in flops" in printed
+    with pytest.raises(SystemExit):
+        main(["validate", str(tmp_path / "none.parquet")])
+    assert "no such file" in capsys.readouterr().err
 
 
 def test_an_output_that_cannot_be_written_is_named(tmp_path, capsys):
@@ -187,8 +279,12 @@ def test_real_qwen_and_llama_chains_show_their_three_ledgers(shared_data, tmp_pa
         main(["--scores", *files, "--chain", chain, f"--out={tmp_path / 'o'}"])
         report = json.loads((tmp_path / "o" / "report.json").read_text())
         for row in report["chains"]:
-            assert row["flops"]["answered-only"] > 0
-            assert row["flops"]["full-path"] == row["flops"]["early-exit"] < row["flops"]["answered-only"]
+            assert row["saved"]["flops"]["answered-only"] > 0
+            assert (
+                row["saved"]["flops"]["full-path"]
+                == row["saved"]["flops"]["early-exit"]
+                < row["saved"]["flops"]["answered-only"]
+            )
     printed = capsys.readouterr().out
     assert "Qwen-72B.parquet: 9,971 questions" in printed
 
@@ -206,6 +302,8 @@ def test_every_shipped_config_names_what_there_is(path):
         parser = ArgumentParser()
         parser.add_function_arguments(simulate)
         assert parser.parse_path(path).chain == values["chain"]
+    elif path.parent.name == "prices":
+        assert read_prices(path).models
     else:
         from cascade.probing import ScoredTaskDataModule
         from probes.training import ProbeModule
