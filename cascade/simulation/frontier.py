@@ -74,7 +74,7 @@ class Frontier:
     candidates: tuple[Point, ...]
 
 
-class _Search:
+class ChainSearch:
     """One sub-chain under one set of signals: what each question adds, in accuracy and in cost."""
 
     def __init__(
@@ -282,7 +282,7 @@ def frontier(
     can_stop = [any(getattr(m, name) is not None for name in wanted) for m in chain.models]
     all_places = [p for p in sub_chains(chain, shortest=1) if all(can_stop[i] for i in p[:-1])]
     for places in tqdm(all_places, desc=f"frontier of {signals}", delay=2, leave=False):
-        found += _Search(chain, costs, places, signals, ledger, fused).points(tolerance)
+        found += ChainSearch(chain, costs, places, signals, ledger, fused).points(tolerance)
     if fused is not None:
         found = [Point(_as_fused(p.policy, fused), p.accuracy, p.cost) for p in found]
     right, cost = np.array([p.accuracy for p in found]), np.array([p.cost for p in found])

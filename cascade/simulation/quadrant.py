@@ -69,8 +69,9 @@ class QuadrantSearch:
         value, last = _sweep(self.sorted_early, self.sorted_ranks, gain, passed, len(self.levels))
         limit, inside = self.sorted_early[last], self.sorted_ranks[: last + 1]
         sums = _from_the_top(np.bincount(inside, gain[: last + 1], minlength=len(self.levels)))
-        present = np.unique(inside)
-        late = float(self.levels[present[sums[present].argmax()]])
+        held = np.zeros(len(self.levels), dtype=bool)
+        held[inside] = True
+        late = float(self.levels[np.where(held, sums, -np.inf).argmax()])
         return Quadrant(float(limit), late, float(value + early_out.sum()))
 
 

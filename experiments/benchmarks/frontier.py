@@ -1,0 +1,134 @@
+"""How long the frontier takes: `python -m experiments.benchmarks.frontier`.
+
+Two models: the exact optimum over both thresholds at one price, indexing included. Three models: accuracy and
+cost of all combinations of 32 quantile levels. Beside each a plain NumPy loop over thresholds, timed on some of
+them and scaled up. Medians; the last line is the figures as JSON.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+import tracemalloc
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+from jsonargparse import ArgumentParser
+from tqdm import tqdm
+
+from cascade.errors import one_line_errors
+from cascade.simulation.frontier import ChainSearch
+from cascade.simulation.ledgers import pass_costs
+from cascade.simulation.policy import ThresholdPolicy, Thresholds
+from cascade.simulation.scores import ChainScores, ModelScores
+from cascade.simulation.simulator import play, spent
+
+PRICE = 0.2
+LOOP = 20  # thresholds that the plain loop is timed on
+
+
+def made_up(models: int, questions: int, seed: int = 0) -> ChainScores:
+    """Scores with as many distinct confidences as questions."""
+    rng = np.random.default_rng(seed)
+    ease, made = rng.normal(size=questions), []
+    for i in range(models):
+        odds = 2 * ease + i
+        p_t, p_ik = 1 / (1 + np.exp(-(odds + rng.normal(size=(2, questions)))))
+        right = rng.random(questions) < 1 / (1 + np.exp(-odds))
+        made.append(ModelScores(f"m{i}", right, p_t, p_ik, parameters=10**i, exit_share=0.75))
+    return ChainScores(tuple(map(str, range(questions))), tuple(made))
+
+
+def seconds(run: Callable[[], object], repeats: int) -> float:
+    """Median time of a call."""
+    taken = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        run()
+        taken.append(time.perf_counter() - start)
+    return median(taken)
+
+
+def peak_mib(run: Callable[[], object]) -> float:
+    """Largest memory allocated during a call, beyond what was there before."""
+    tracemalloc.start()
+    run()
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    return peak / 2**20
+
+
+def measure(models: int, questions: int, repeats: int) -> dict[str, float]:
+    """One size: the optimum at a price (two models) or the grid (more), and the loop."""
+    chain = made_up(models, questions)
+    costs, places = pass_costs(chain), tuple(range(models))
+
+    def search() -> ChainSearch:
+        return ChainSearch(chain, costs, places, "P(IK) + P(T)", "early-exit")
+
+    def ours() -> object:
+        return search().polish(PRICE, [(0.0, 0.0)]) if models == 2 else search().grid()
+
+    rng = np.random.default_rng(1)
+
+    def loop() -> None:
+        for _ in range(LOOP):
+            policy = ThresholdPolicy.whole([Thresholds(*rng.random(2)) for _ in places[1:]])
+            played = play(chain, policy)
+            played.correct.mean(), spent(chain, policy, played.outcome, costs, "early-exit").mean()
+
+    ours()  # compiled and warm
+    found = {"models": models, "questions": questions, "seconds": seconds(ours, repeats), "peak_mib": peak_mib(ours)}
+    found["combinations"] = questions**2 if models == 2 else search().grid()[0].size
+    found["loop_seconds_each"] = seconds(loop, 1) / LOOP
+    return found
+
+
+def plot(rows: list[dict[str, float]], path: Path) -> None:
+    """Time and memory against the number of questions, a line for each number of models."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
+    for models in sorted({row["models"] for row in rows}):
+        mine = [row for row in rows if row["models"] == models]
+        what = "exact at a price" if models == 2 else "grid"
+        for axis, column in zip(axes, ("seconds", "peak_mib"), strict=True):
+            x = [row["questions"] for row in mine]
+            axis.loglog(x, [row[column] for row in mine], marker="o", label=f"k = {models:g}, {what}")
+    for axis, label in zip(axes, ("seconds", "peak memory, MiB"), strict=True):
+        axis.set(xlabel="questions", ylabel=label)
+        axis.spines[["top", "right"]].set_visible(False)
+    axes[0].legend(frameon=False)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=150)
+    plt.close(figure)
+
+
+@one_line_errors()
+def main(args: list[str] | None = None) -> None:
+    """The entry point."""
+    parser = ArgumentParser(prog="python -m experiments.benchmarks.frontier", description=__doc__, exit_on_error=False)
+    parser.add_argument("--sizes", type=list[int], default=[10_000, 100_000, 1_000_000], help="numbers of questions")
+    parser.add_argument("--models", type=list[int], default=[2, 3, 4], help="lengths of chains")
+    parser.add_argument("--repeats", type=int, default=5, help="of each measurement; medians are shown")
+    parser.add_argument("--plot", type=Path, default=Path("experiments/figures/frontier_speed.png"), help="PNG file")
+    values = parser.parse_args(args)
+    sizes = [(k, n) for k in values.models for n in values.sizes]
+    rows = [measure(k, n, values.repeats) for k, n in tqdm(sizes, desc="sizes")]
+    for row in rows:
+        loop = row["loop_seconds_each"] * row["combinations"]
+        print(
+            f"k = {row['models']}, N = {row['questions']:>9,}: {row['seconds']:.3f} s, {row['peak_mib']:.0f} MiB for "
+            f"{row['combinations']:.3g} combinations; loop: {row['loop_seconds_each']:.4f} s each, {loop:.3g} s in all"
+        )
+    plot(rows, values.plot)
+    print(json.dumps(rows))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,158 @@
+"""Every policy against a loop that decides one question after another, and calibration against scikit-learn."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy.special import expit
+from sklearn.isotonic import IsotonicRegression
+from sklearn.linear_model import LogisticRegression
+
+from cascade.errors import CascadeError
+from cascade.simulation.calibration import Calibrated, calibrate_model, calibrated_p_t, fit_logistic, logits
+from cascade.simulation.metrics import ece
+from cascade.simulation.policy import (
+    ExpectedUtilityPolicy,
+    FusedPolicy,
+    OraclePolicy,
+    Outcome,
+    RandomPolicy,
+    ThresholdPolicy,
+    Thresholds,
+)
+from cascade.simulation.scores import ChainScores, ModelScores
+
+
+def chain(questions: int = 500, models: int = 3, seed: int = 0) -> ChainScores:
+    rng = np.random.default_rng(seed)
+    ease, made = rng.normal(size=questions), []
+    for i in range(models):
+        odds = 2 * ease + i
+        confidences = expit(odds + rng.normal(size=(3, questions)))
+        made.append(ModelScores(f"m{i}", rng.random(questions) < expit(odds), *confidences[:2], parameters=10**i))
+        made[-1] = ModelScores(**made[-1].__dict__ | {"p_ik_reader": confidences[2]})
+    return ChainScores(tuple(map(str, range(questions))), tuple(made))
+
+
+def answered_by(outcome: np.ndarray) -> list[int]:
+    assert (outcome == Outcome.ANSWERED).sum(axis=0).tolist() == [1] * outcome.shape[1]
+    return (outcome == Outcome.ANSWERED).argmax(axis=0).tolist()
+
+
+@pytest.mark.parametrize("places", [(0, 1, 2), (0, 2), (1, 2), (0, 1), (1,)])
+def test_thresholds_with_a_reader_are_a_plain_loop(places):
+    scores = chain()
+    limits = [Thresholds(0.7, 0.4, 0.3), Thresholds(0.6, None, 0.5)][: len(places) - 1]
+    outcome = ThresholdPolicy(places, tuple(limits)).route(scores)
+    for q in range(len(scores)):
+        expected = [Outcome.NOT_ASKED] * 3
+        for place, limit in zip(places, [*limits, None], strict=True):
+            model = scores.models[place]
+            if limit is None:
+                expected[place] = Outcome.ANSWERED
+            elif model.p_ik_reader[q] < limit.p_ik_reader:
+                expected[place] = Outcome.PASSED_BY_READER
+            elif limit.p_ik is not None and model.p_ik[q] < limit.p_ik:
+                expected[place] = Outcome.REJECTED_BY_P_IK
+            elif model.p_t[q] < limit.p_t:
+                expected[place] = Outcome.REJECTED_BY_P_T
+            else:
+                expected[place] = Outcome.ANSWERED
+            if expected[place] == Outcome.ANSWERED:
+                break
+        assert outcome[:, q].tolist() == expected
+
+
+def test_the_oracle_asks_the_smallest_model_that_is_right():
+    scores = chain()
+    for q, who in enumerate(answered_by(OraclePolicy().route(scores))):
+        right = [i for i in range(3) if scores.models[i].correct[q]]
+        assert who == (right[0] if right else 0)
+
+
+def test_random_mixing_keeps_its_shares_and_its_seed():
+    scores, policy = chain(20_000), RandomPolicy((0.2, 0.5, 0.3), seed=1)
+    who = answered_by(policy.route(scores))
+    assert np.bincount(who) / 20_000 == pytest.approx([0.2, 0.5, 0.3], abs=0.02)
+    assert answered_by(policy.route(scores)) == who
+    # By lot: who answers says nothing of who is right.
+    assert scores.models[0].correct[np.array(who) == 0].mean() == pytest.approx(
+        scores.models[0].correct.mean(), abs=0.03
+    )
+
+
+def test_expected_utility_is_a_plain_loop_and_reaches_its_extremes():
+    fitted_on, scores = chain(seed=1), chain(seed=2)
+    policy = ExpectedUtilityPolicy.fit(fitted_on, (0.01, 0.1, 1.0), price=0.2)
+    found = policy.route(scores)
+    right = {(i, j): policy.right[i][j].predict(scores.models[i]) for i in range(2) for j in range(i, 3)}
+    for q in range(len(scores)):
+        at = 0
+        while at < 2:
+            worth = {j: right[at, j][q] - (0.2 * (0.01, 0.1, 1.0)[j] if j > at else 0) for j in range(at, 3)}
+            best = max(worth, key=lambda j: worth[j])
+            if best == at:
+                break
+            assert found[at, q] == Outcome.REJECTED_BY_P_T
+            assert (found[at + 1 : best, q] == Outcome.NOT_ASKED).all()
+            at = best
+        assert found[at, q] == Outcome.ANSWERED
+    dear = ExpectedUtilityPolicy.fit(fitted_on, (0.01, 0.1, 1.0), price=1e6)
+    assert set(answered_by(dear.route(scores))) == {0}
+
+
+def test_the_fused_policy_asks_one_probability():
+    fitted_on, scores = chain(seed=1), chain(seed=2)
+    fused = {m.name: calibrate_model(m) for m in fitted_on.models[:-1]}
+    who = answered_by(FusedPolicy((0, 1, 2), (0.8, 0.9), fused).route(scores))
+    first, second = (fused[f"m{i}"].predict(scores.models[i]) for i in range(2))
+    assert who == [0 if a >= 0.8 else 1 if b >= 0.9 else 2 for a, b in zip(first, second, strict=True)]
+
+
+def test_logistic_regression_is_scikit_learns():
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(400, 2))
+    y = (rng.random(400) < expit(x @ [1.5, -0.5] + 0.3)).astype(float)
+    theirs = LogisticRegression(C=1 / 1e-3, tol=1e-10, max_iter=1000).fit(x, y)
+    assert fit_logistic(x, y) == pytest.approx([*theirs.intercept_, *theirs.coef_[0]], abs=1e-4)
+
+
+@pytest.mark.parametrize("labels", [np.ones(50), np.zeros(50), (np.arange(50) > 25).astype(float)])
+def test_separable_and_one_sided_labels_have_an_answer(labels):
+    weights = fit_logistic(np.linspace(-3, 3, 50)[:, None], labels)
+    assert np.isfinite(weights).all()
+    assert ((expit(weights[0] + weights[1] * np.linspace(-3, 3, 50)) > 0.5) == (labels > 0.5)).mean() > 0.95
+
+
+def test_the_isotonic_map_passes_through_scikit_learns_steps():
+    model = chain().models[0]
+    fitted = calibrate_model(model, signals=("p_t",))
+    odds = fitted.weights[0] + fitted.weights[1] * logits(model.p_t)
+    theirs = IsotonicRegression().fit(odds, model.correct.astype(float)).predict(odds)
+    # Ours is linear between the middles of their steps: the same mean, and the same values at the knots.
+    for centre, height in fitted.knots.T:
+        nearest = np.abs(odds - centre).argmin()
+        assert theirs[nearest] == pytest.approx(height, abs=0.12)
+    assert np.unique(np.round(theirs, 9)).tolist() == pytest.approx(np.round(fitted.knots[1], 9).tolist())
+    assert (np.diff(fitted.knots[1]) > 0).all() and (np.diff(fitted.knots[0]) > 0).all()
+
+
+def test_calibration_heals_what_is_overconfident():
+    rng = np.random.default_rng(0)
+    truth = rng.random(4000)
+    model = ModelScores("m", rng.random(4000) < truth, truth**0.25)
+    on, off = model.take(np.arange(2000)), model.take(np.arange(2000, 4000))
+    before, after = ece(off.p_t, off.correct.astype(float)), ece(calibrated_p_t(off, on).p_t, off.correct.astype(float))
+    assert before > 0.2
+    assert after < 0.05
+
+
+def test_saturated_confidences_are_calibrated():
+    model = ModelScores("m", np.arange(40) % 4 > 0, np.where(np.arange(40) % 2, 1.0, 0.0))
+    assert isinstance(found := calibrate_model(model), Calibrated)
+    assert set(np.round(found.predict(model), 6)) == {0.5, 1.0}
+
+
+def test_a_model_without_confidences_cannot_be_calibrated():
+    with pytest.raises(CascadeError, match="'m' to have one of p_ik, p_t"):
+        calibrate_model(ModelScores("m", np.ones(3, bool), None))
