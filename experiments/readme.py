@@ -17,8 +17,10 @@ from cascade.miniature.cards import SUMMARY
 from cascade.report.names import chain_label, short_names
 from cascade.simulate import DEFAULT_CHAIN, simulate
 from cascade.simulation.ledgers import LEDGERS
+from cascade.simulation.schema import COLUMNS
 from cascade.simulation.simulator import Report
-from experiments.convert_option_logits import main as convert
+from experiments.real_chains import markdown as real_chains
+from experiments.real_logs import main as convert
 from probes.errors import ProbeError
 from probes.files import write_atomically
 
@@ -44,21 +46,34 @@ def markdown(report: Report, without_p_ik: bool = True) -> str:
     return "\n".join(lines)
 
 
+def column_rows() -> str:
+    """The schema's columns, as rows of the documentation's table."""
+    words = {"string": "text", "bool": "true or false, 0 or 1", "double": "number", "int64": "whole number"}
+    lines = []
+    for column in COLUMNS:
+        limits = "" if column.low is None else f", ≥ {column.low:g}" if column.high is None else ", in [0, 1]"
+        needed = "yes" if column.required else "one value" if column.per_model else ""
+        lines.append(f"| `{column.name}` | {words[str(column.type)]}{limits} | {needed} | {column.meaning} |")
+    return "\n".join(lines)
+
+
 def fill(text: str, name: str, content: str) -> str:
     """``text`` with ``content`` between the markers of ``name``."""
     pattern = re.compile(rf"(<!-- begin {name} -->\n).*?(\n<!-- end {name} -->)", re.DOTALL)
     if not pattern.search(text):
-        raise CascadeError(f"Expected README.md to hold the markers of {name!r}, but it does not")
-    return pattern.sub(lambda match: match[1] + content + match[2], text)
+        raise CascadeError(f"Expected the text to hold the markers of {name!r}, but it does not")
+    return pattern.sub(lambda match: f"{match[1]}{content}\n{match[2]}", text)
 
 
 @one_line_errors(ProbeError)
 def main(args: list[str] | None = None) -> None:
     """The entry point."""
     parser = ArgumentParser(prog="python -m experiments.readme", description=__doc__, exit_on_error=False)
-    parser.add_argument("--logits", type=Path, required=True, help="folder for experiments.convert_option_logits")
+    parser.add_argument("--logits", type=Path, required=True, help="folder for experiments.real_logs")
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder of stores and probe runs")
     values = parser.parse_args(args)
+    page = ROOT / "docs" / "score-table.md"
+    write_atomically(page, fill(page.read_text(), "columns", column_rows()).encode())
     text = (ROOT / "README.md").read_text()
     out = values.runs / "simulations" / "readme"
     demo = simulate(DEFAULT_CHAIN, runs=values.runs, out=out)
@@ -77,7 +92,8 @@ def main(args: list[str] | None = None) -> None:
     for chain in REAL_CHAINS:
         files = [real / f"{name}.parquet" for name in chain.split(",")]
         tables.append(markdown(simulate(chain, scores=files, out=values.runs / "simulations" / chain).report))
-    write_atomically(ROOT / "README.md", fill(text, "real", "\n\n".join(tables)).encode())
+    text = fill(text, "real", "\n\n".join(tables))
+    write_atomically(ROOT / "README.md", fill(text, "chains", real_chains(real)).encode())
 
 
 if __name__ == "__main__":

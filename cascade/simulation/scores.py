@@ -119,7 +119,7 @@ def sub_chains(chain: ChainScores, shortest: int = 2) -> list[tuple[int, ...]]:
     return [keep for size in range(shortest, len(places) + 1) for keep in combinations(places, size)]
 
 
-def parts(chain: ChainScores, shares: Sequence[float], seed: int = 0) -> list[ChainScores]:
+def parts(chain: ChainScores, shares: Sequence[float], seed: int | str = 0) -> list[ChainScores]:
     """Parts of a chain's questions that do not overlap, drawn by each question's id.
 
     A question stays in its part whatever other questions are there, and in whatever order.
@@ -127,7 +127,7 @@ def parts(chain: ChainScores, shares: Sequence[float], seed: int = 0) -> list[Ch
     Args:
         chain: The scores.
         shares: Expected share of each part; they sum to 1.
-        seed: Another seed is another draw.
+        seed: Another seed is another draw. Parts of parts need another one.
 
     Raises:
         CascadeError: If a part is left without a question.

@@ -221,7 +221,7 @@ def describe(policy: Policy, names: Sequence[str]) -> str:
         limits = [f" ({word}{t:.4g})" if word else f" ({t})" for t in policy.thresholds]
         return " → ".join(names[p] + t for p, t in zip(policy.places, [*limits, ""], strict=True))
     if isinstance(policy, ExpectedUtilityPolicy):
-        return f"price {policy.price:.3g}"
+        return f"expected utility at a price of {policy.price:.3g}"
     if isinstance(policy, RandomPolicy):
         return ", ".join(f"{100 * s:.0f} % {n}" for s, n in zip(policy.shares, names, strict=True) if s > 0)
     return ""
@@ -271,7 +271,7 @@ def study(
         )
     certify_on = None
     if goal.epsilon is not None:
-        choose_on, certify_on = parts(choose_on, (0.5, 0.5), seed + 1)
+        choose_on, certify_on = parts(choose_on, (0.5, 0.5), f"certify {seed}")
     costs, there = pass_costs(choose_on, goal.unit, prices), pass_costs(report_on, goal.unit, prices)
     limit = goal.limit_on(choose_on)
     models = choose_on.models[:-1]

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -9,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from cascade.errors import CascadeError
-from cascade.simulation.schema import read_scores, validate_scores, write_scores
+from cascade.simulation.schema import COLUMNS, read_scores, validate_scores, write_scores
 from cascade.simulation.scores import align, parts
 
 
@@ -181,3 +182,11 @@ def test_what_is_written_is_read_back(tmp_path):
     path = tmp_path / "deep" / "t.parquet"
     write_scores(table(), "small", path)
     assert pq.read_table(path).to_pylist() == table().to_pylist()
+
+
+def test_the_documentation_has_every_column():
+    """`python -m experiments.readme` writes them; a column added without it is noticed here."""
+    page = (Path(__file__).parents[2] / "docs" / "score-table.md").read_text()
+    for column in COLUMNS:
+        assert f"| `{column.name}` |" in page
+        assert column.meaning in page

@@ -271,9 +271,9 @@ def test_an_output_that_cannot_be_written_is_named(tmp_path, capsys):
 
 def test_real_qwen_and_llama_chains_show_their_three_ledgers(shared_data, tmp_path, capsys):
     """Full-path never saves more than answered-only; on these logs the ledger decides what pays."""
-    from experiments.convert_option_logits import main as convert
+    from experiments.real_logs import main as convert
 
-    convert([str(shared_data / "mmlu_option_logits"), "--out", str(tmp_path)])
+    convert([str(shared_data), "--out", str(tmp_path)])
     for chain in ("Qwen-1_8B,Qwen-7B,Qwen-14B,Qwen-72B", "Llama-2-7b,Llama-2-13b,Llama-2-70b"):
         files = [str(tmp_path / f"{name}.parquet") for name in chain.split(",")]
         main(["--scores", *files, "--chain", chain, f"--out={tmp_path / 'o'}"])

@@ -1,0 +1,185 @@
+"""Studies and evaluations: nothing reported is of the questions that chose it, and what is reported is right."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from scipy import stats
+from scipy.special import expit
+
+from cascade.errors import CascadeError
+from cascade.simulation.evaluation import evaluate
+from cascade.simulation.ledgers import pass_costs
+from cascade.simulation.policy import OraclePolicy, ThresholdPolicy, Thresholds
+from cascade.simulation.scores import ChainScores, ModelScores, parts
+from cascade.simulation.study import Goal, layer_point, study
+
+
+def made_up(questions: int = 2000, seed: int = 0, harder: float = 0.0, probes: bool = True) -> ChainScores:
+    """Three calibrated models on questions of known ease."""
+    rng = np.random.default_rng(seed)
+    ease, models = rng.normal(-harder, 1, questions), []
+    for i in range(3):
+        odds = 2 * ease + 1.2 * i
+        p_ik = expit(odds + rng.normal(0, 1, questions)) if probes and i < 2 else None
+        right = rng.random(questions) < expit(odds)
+        models.append(ModelScores(f"m{i}", right, expit(odds), p_ik, 4**i, 0.5, num_layers=4, p_ik_reader=None))
+    subjects = np.where(ease > 0, "easy", "hard")
+    return ChainScores(tuple(f"{seed}-{i}" for i in range(questions)), tuple(models), None, subjects)
+
+
+@pytest.fixture(scope="module")
+def halves() -> list[ChainScores]:
+    return parts(made_up(), (0.5, 0.5))
+
+
+@pytest.fixture(scope="module")
+def found(halves):
+    return study(*halves, Goal(epsilon=0.05), others={"harder": made_up(seed=1, harder=1.5)})
+
+
+def test_every_kind_of_policy_is_reported_on_the_other_half(halves, found):
+    names = [m.policy.name for m in found.policies]
+    assert names == [
+        "P(IK) + P(T)",
+        "P(T)",
+        "P(IK)",
+        "fused P(IK), P(T)",
+        "expected utility",
+        "random mixing",
+        "oracle",
+    ]
+    _, report_on = halves
+    costs = pass_costs(report_on)
+    for measured in found.policies:
+        outcome = measured.policy.route(report_on)
+        who = [next(i for i in range(3) if outcome[i, q] == 3) for q in range(len(report_on))]
+        right = np.mean([report_on.models[i].correct[q] for q, i in enumerate(who)])
+        assert measured.reported.accuracy.estimate == pytest.approx(right)
+        if measured.policy.name == "P(T)":
+            asked = sum(costs.whole[i, 0] * (outcome[i] > 0).sum() for i in range(3))
+            assert measured.reported.cost_ratio.estimate == pytest.approx(asked / costs.whole[-1].sum())
+
+
+def test_what_is_chosen_holds_its_limit_where_it_was_chosen_and_the_oracle_beats_it(found):
+    assert found.chosen.chosen[0] >= found.limit - 1e-9
+    runnable = [m for m in found.policies if m.policy.name not in ("random mixing", "oracle")]
+    allowed = [m for m in runnable if m.chosen[0] >= found.limit - 1e-9]
+    assert found.chosen.chosen[1] == min(m.chosen[1] for m in allowed)
+    oracle = found.policies[-1].reported
+    assert oracle.accuracy.estimate >= max(m.reported.accuracy.estimate for m in runnable)
+
+
+def test_random_mixing_meets_the_goal_between_two_models(halves, found):
+    choose_on, _ = halves
+    choose_on, _ = parts(choose_on, (0.5, 0.5), "certify 0")
+    mixed = found.policies[-2]
+    right = choose_on.correct.mean(axis=1)
+    assert mixed.chosen[0] == pytest.approx(np.dot(mixed.policy.shares, right))
+    assert mixed.chosen[0] >= found.limit - 1e-9
+    assert sum(share > 0 for share in mixed.policy.shares) <= 2
+    assert mixed.reported.cost_ratio.estimate > found.chosen.reported.cost_ratio.estimate
+
+
+def test_a_promise_divides_the_questions_that_choose(halves, found):
+    assert found.chosen_on + found.guarantee.certified_on == len(halves[0])
+    assert found.guarantee.holds
+    assert study(*halves, Goal()).guarantee is None
+
+
+@pytest.mark.parametrize(
+    ("objective", "limit"), [("accuracy", 0.6), ("cost", 0.6), ("price", 0.2), ("accuracy", None), ("price", None)]
+)
+def test_each_objective_keeps_its_limit(halves, objective, limit):
+    made = study(*halves, Goal(objective, limit, ledger="early-exit"))
+    accuracy, cost = made.chosen.chosen
+    if objective == "accuracy":
+        assert cost <= (limit or 0.5) + 1e-9
+    if objective == "cost":
+        assert accuracy >= limit
+    if objective == "price":
+        worth = [a - (limit or 0.1) * c for a, c in (m.chosen for m in made.policies[:-2])]
+        assert accuracy - (limit or 0.1) * cost == pytest.approx(max(worth))
+
+
+def test_the_shift_is_scipys_and_is_warned_of_only_where_there_is_one(halves, found):
+    own, harder = found.evaluations
+    assert not own.warnings
+    assert any("P(T) of m0" in warning for warning in harder.warnings)
+    chosen_on, _ = parts(halves[0], (0.5, 0.5), "certify 0")
+    shift = next(s for s in harder.shifts if (s.model, s.confidence) == ("m0", "P(T)"))
+    theirs = stats.ks_2samp(made_up(seed=1, harder=1.5).models[0].p_t, chosen_on.models[0].p_t)
+    assert shift.distance == pytest.approx(theirs.statistic)
+
+
+def test_stages_add_up(halves):
+    for policy in (ThresholdPolicy.whole([Thresholds(), Thresholds()]), ThresholdPolicy((1, 2), (Thresholds(),))):
+        evaluation = evaluate("other", halves[1], policy, halves[0], "full-path", "flops")
+        assert sum(s.answered for s in evaluation.stages) == evaluation.questions
+        assert sum(s.right for s in evaluation.stages) == round(evaluation.row.accuracy * evaluation.questions)
+        assert evaluation.stages[0].asked == evaluation.questions
+        for before, after in zip(evaluation.stages, evaluation.stages[1:], strict=False):
+            assert after.asked == before.asked - before.answered
+
+
+def test_accuracy_is_estimated_without_labels_where_confidences_are_calibrated(halves):
+    """P(T) here is the true probability: the estimate is right on easy and on hard questions."""
+    policy = ThresholdPolicy.whole([Thresholds(0.8, None), Thresholds(0.8, None)])
+    for harder in (0.0, 1.0):
+        other = made_up(4000, seed=3, harder=harder, probes=False)
+        chosen_on = replace(halves[0], models=tuple(replace(m, p_ik=None) for m in halves[0].models))
+        found = evaluate("other", other, policy, chosen_on, "full-path", "flops")
+        assert abs(found.estimate.error) < 3
+        unlabelled = replace(
+            other, labelled=False, models=tuple(replace(m, correct=np.zeros(4000, bool)) for m in other.models)
+        )
+        blind = evaluate("other", unlabelled, policy, chosen_on, "full-path", "flops")
+        assert blind.estimate.accuracy == found.estimate.accuracy
+        assert blind.saved == found.saved
+        assert blind.row is None and blind.estimate.error is None and not blind.qualities
+
+
+def test_subjects_are_the_whole_in_parts(found, halves):
+    own = found.evaluations[0]
+    assert {s.name for s in own.subjects} == {"easy", "hard"}
+    assert sum(s.questions * s.accuracy for s in own.subjects) == pytest.approx(own.questions * own.row.accuracy)
+    easy = next(s for s in own.subjects if s.name == "easy")
+    last = halves[1].models[-1].correct[halves[1].subjects == "easy"]
+    assert easy.last == pytest.approx(last.mean())
+
+
+def test_an_earlier_layer_is_cheaper_where_the_probe_is_as_good(halves):
+    """The same P(IK) at a quarter of the way and at the end: only the price differs."""
+    choose_on, report_on = halves
+    goal = Goal("price", 0.3)
+
+    def at(share: float):
+        moved = [
+            replace(half, models=tuple(replace(m, exit_share=share) for m in half.models))
+            for half in (choose_on, report_on)
+        ]
+        return layer_point(*moved, goal, [1, 1], share)
+
+    early, late = at(0.25), at(1.0)
+    assert early.auroc == late.auroc
+    worth = [p.measured.chosen[0] - 0.3 * p.measured.chosen[1] for p in (early, late)]
+    assert worth[0] > worth[1]
+
+
+def test_too_few_questions_and_impossible_goals_are_refused(halves):
+    few = halves[0].take(np.arange(5))
+    with pytest.raises(CascadeError, match="at least 10 questions"):
+        study(few, halves[1], Goal())
+    with pytest.raises(CascadeError, match="accuracy floor of at most"):
+        study(*halves, Goal("cost", 0.999))
+    for wrong in ({"ledger": "x"}, {"objective": "x"}, {"margin": 0.0}, {"limit": float("nan")}):
+        with pytest.raises(CascadeError, match=next(iter(wrong))):
+            Goal(**wrong)
+
+
+def test_the_oracle_is_a_bound_on_every_evaluation(found, halves):
+    oracle = evaluate("own", halves[1], OraclePolicy(), halves[0], "full-path", "flops")
+    assert oracle.row.accuracy == pytest.approx(halves[1].correct.any(axis=0).mean())
+    assert oracle.row.accuracy >= found.evaluations[0].row.accuracy
