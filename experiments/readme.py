@@ -46,10 +46,10 @@ def markdown(report: Report, without_p_ik: bool = True) -> str:
     return "\n".join(lines)
 
 
-def column_rows() -> str:
-    """The schema's columns, as rows of the documentation's table."""
+def column_table() -> str:
+    """The schema's columns, as the documentation's table."""
     words = {"string": "text", "bool": "true or false, 0 or 1", "double": "number", "int64": "whole number"}
-    lines = []
+    lines = ["| column | type | needed | meaning |", "|---|---|---|---|"]
     for column in COLUMNS:
         limits = "" if column.low is None else f", ≥ {column.low:g}" if column.high is None else ", in [0, 1]"
         needed = "yes" if column.required else "one value" if column.per_model else ""
@@ -59,7 +59,7 @@ def column_rows() -> str:
 
 def fill(text: str, name: str, content: str) -> str:
     """``text`` with ``content`` between the markers of ``name``."""
-    pattern = re.compile(rf"(<!-- begin {name} -->\n).*?(\n<!-- end {name} -->)", re.DOTALL)
+    pattern = re.compile(rf"(<!-- begin {name} -->\n).*?(<!-- end {name} -->)", re.DOTALL)
     if not pattern.search(text):
         raise CascadeError(f"Expected the text to hold the markers of {name!r}, but it does not")
     return pattern.sub(lambda match: f"{match[1]}{content}\n{match[2]}", text)
@@ -73,7 +73,7 @@ def main(args: list[str] | None = None) -> None:
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder of stores and probe runs")
     values = parser.parse_args(args)
     page = ROOT / "docs" / "score-table.md"
-    write_atomically(page, fill(page.read_text(), "columns", column_rows()).encode())
+    write_atomically(page, fill(page.read_text(), "columns", column_table()).encode())
     text = (ROOT / "README.md").read_text()
     out = values.runs / "simulations" / "readme"
     demo = simulate(DEFAULT_CHAIN, runs=values.runs, out=out)
