@@ -46,6 +46,7 @@ class Simulation:
         study: Thresholds found on some questions and reported on others.
         reported_on: The scores of those others.
         layers: One point a depth of the probes, where that was asked for.
+        folder: Where the figures were written.
     """
 
     title: str
@@ -53,6 +54,7 @@ class Simulation:
     study: Study
     reported_on: ChainScores
     layers: tuple[LayerPoint, ...]
+    folder: Path
 
 
 def simulate(
@@ -127,7 +129,7 @@ def simulate(
     for name in names:
         write_scores(table, name, out / "scores" / f"{file_name(name)}.parquet")
     what = f"{len(whole):,} questions" if scores else f"{task}, {len(whole):,} questions"
-    result = Simulation(f"{' → '.join(names)} on {what}", fixed, found, report_on, tuple(swept))
+    result = Simulation(f"{' → '.join(names)} on {what}", fixed, found, report_on, tuple(swept), out)
     values = fixed.to_json() | {"study": found.to_json()}
     write_atomically(out / "report.json", (json.dumps(_without_nan(values), indent=1) + "\n").encode())
     plot_frontier(out / "plot.png", fixed, result.title)
@@ -284,7 +286,7 @@ def main(args: list[str] | None = None) -> None:
     result = simulate(**values)
     print_report(result.report)
     if logger == "wandb":
-        log_to_wandb(result, values, folder)
+        log_to_wandb(result, values, folder or result.folder)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Rewrites the README's measured tables and its picture: `python -m experiments.readme --logits FOLDER`.
+"""Rewrites the README's measured tables and its picture: `python -m experiments.readme --logs FOLDER`.
 
 Run `python -m cascade.miniature.cards` first. What stands between `<!-- begin NAME -->` and `<!-- end NAME -->`
 in the README is this script's; the words around it are not.
@@ -26,7 +26,6 @@ from probes.files import write_atomically
 
 ROOT = Path(__file__).parents[1]
 PICTURE = Path("experiments/figures/demo.png")
-REAL_CHAINS = ("Qwen-1_8B,Qwen-7B,Qwen-14B,Qwen-72B", "Llama-2-7b,Llama-2-13b,Llama-2-70b")
 
 
 def markdown(report: Report, without_p_ik: bool = True) -> str:
@@ -69,7 +68,7 @@ def fill(text: str, name: str, content: str) -> str:
 def main(args: list[str] | None = None) -> None:
     """The entry point."""
     parser = ArgumentParser(prog="python -m experiments.readme", description=__doc__, exit_on_error=False)
-    parser.add_argument("--logits", type=Path, required=True, help="folder for experiments.real_logs")
+    parser.add_argument("--logs", type=Path, required=True, help="folder for experiments.real_logs")
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder of stores and probe runs")
     values = parser.parse_args(args)
     page = ROOT / "docs" / "score-table.md"
@@ -87,12 +86,7 @@ def main(args: list[str] | None = None) -> None:
         raise CascadeError(f"Expected {values.runs / SUMMARY}; run `python -m cascade.miniature.cards` first")
     text = fill(text, "miniature", (values.runs / SUMMARY).read_text().strip())
     real = values.runs / "real"
-    convert([str(values.logits), "--out", str(real)])
-    tables = []
-    for chain in REAL_CHAINS:
-        files = [real / f"{name}.parquet" for name in chain.split(",")]
-        tables.append(markdown(simulate(chain, scores=files, out=values.runs / "simulations" / chain).report))
-    text = fill(text, "real", "\n\n".join(tables))
+    convert([str(values.logs), "--out", str(real)])
     write_atomically(ROOT / "README.md", fill(text, "chains", real_chains(real)).encode())
 
 

@@ -250,6 +250,17 @@ def test_other_data_and_unlabelled_logs_are_evaluated_frozen(tmp_path):
     assert own["estimate_error_points"] == pytest.approx(100 * (own["estimate"]["accuracy"] - own["row"]["accuracy"]))
 
 
+def test_figures_are_logged_to_wandb_without_an_account(tmp_path, monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_DIR", str(tmp_path))
+    study = run(tmp_path / "o", logs(tmp_path), "--logger=wandb")["study"]
+    (folder,) = (tmp_path / "wandb").glob("offline-run-*")
+    logged = b"".join(path.read_bytes() for path in folder.glob("*.wandb"))
+    assert b"fixed/saved/flops/full-path" in logged
+    assert str(study["chosen"]["reported"]["accuracy"]["estimate"]).encode() in logged
+    assert list(folder.rglob("*.png"))
+
+
 def test_a_table_is_validated_with_what_it_allows(tmp_path, capsys):
     files = logs(tmp_path)
     main(["validate", *files])
