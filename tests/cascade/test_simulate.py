@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import wandb
 import yaml
 from sklearn.metrics import roc_auc_score
 
@@ -254,6 +255,7 @@ def test_figures_are_logged_to_wandb_without_an_account(tmp_path, monkeypatch):
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_DIR", str(tmp_path))
     study = run(tmp_path / "o", logs(tmp_path), "--logger=wandb")["study"]
+    wandb.teardown()  # its writer is another process
     (folder,) = (tmp_path / "wandb").glob("offline-run-*")
     logged = b"".join(path.read_bytes() for path in folder.glob("*.wandb"))
     assert b"fixed/saved/flops/full-path" in logged
