@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
@@ -19,6 +20,7 @@ from cascade.tasks.load import load_task
 from probes import HiddenStateStore, Probe, ProbeConfig, stratified_split
 from probes.data import HiddenStateDataModule, LabelledStates
 from probes.files import file_name
+from probes.states import open_states
 
 RUNS = Path("runs")
 PROBED_TASK = "mini-mmlu"
@@ -35,10 +37,13 @@ class ScoredTaskDataModule(HiddenStateDataModule):
     Args:
         model: A miniature's name, a folder, or a Hub id.
         task: Name of the task.
-        layer: Layer to read (0 = embeddings); by default three quarters of the way up.
+        layer: The one layer to read (0 = embeddings); by default three quarters of the way up.
+        layers: Instead of one layer a list of them, or ``all``: a head is trained on each.
         store: A finished store to read instead of the one under ``stores``.
         stores: Folder of stores.
         dtype: float32, float16 or bfloat16.
+        memory: GiB that hidden states may take; what is larger is read from disk as it is wanted. By default half of
+            what is free.
         scoring_batch_size: Prompts in one forward pass while scoring.
         batch_size: Rows of a training batch.
         split_seed: Another seed is another split.
@@ -49,16 +54,22 @@ class ScoredTaskDataModule(HiddenStateDataModule):
         model: str = "mini-llama-small",
         task: str = "mini-mmlu",
         layer: int | None = None,
+        layers: Literal["all"] | list[int] | None = None,
         store: Path | None = None,
         stores: Path = RUNS / "stores",
         dtype: str = "float32",
+        memory: float | None = None,
         scoring_batch_size: int = 128,
         batch_size: int = 256,
         split_seed: int = 0,
     ) -> None:
         super().__init__(batch_size, split_seed)
         self.model, self.task = HuggingFaceModel(model, dtype=dtype), load_task(task)
-        self.layer = default_layer(self.model.depth) if layer is None else self.model.layers([layer])[0]
+        if layer is not None and layers is not None:
+            raise CascadeError(f"Expected `layer` or `layers`, but got both: {layer} and {layers}")
+        one = default_layer(self.model.depth) if layer is None else layer
+        self.layers = self.model.layers([one] if layers is None else layers)
+        self.memory = None if memory is None else int(memory * 2**30)
         self.stores, self.store, self.scoring_batch_size = stores, store, scoring_batch_size
         self.scored: Scored | None = None
 
@@ -70,27 +81,28 @@ class ScoredTaskDataModule(HiddenStateDataModule):
             self.scored = score(self.model, self.task, self.stores, batch_size=self.scoring_batch_size)
 
     def load(self) -> LabelledStates:
-        """One layer of the store, and the score table's verdicts."""
+        """Layers of the store, and the score table's verdicts."""
         self.prepare_data()
         assert self.scored is not None
-        key, table = self.scored.store.key, self.scored.table()
+        store, table = self.scored.store, self.scored.table()
+        origin = ProbeConfig(
+            hidden_size=store.hidden_size,
+            layer=0,
+            base_model=store.key.model,
+            base_revision=store.key.model_revision,
+            num_layers=self.model.depth,
+            template_hash=store.key.template_hash,
+            task=store.key.task,
+            task_revision=store.key.task_revision,
+            position=store.key.position,
+            dtype=store.key.dtype,
+        )
         return LabelledStates(
-            states=self.scored.store.layer(self.layer),
+            states=open_states(store, self.layers, self.memory),
             labels=torch.from_numpy(table["correct"].to_numpy().astype(np.float32)),
             ids=table["question_id"].to_pylist(),
             strata=table["subject"].to_pylist(),
-            origin=ProbeConfig(
-                hidden_size=self.scored.store.hidden_size,
-                layer=self.layer,
-                base_model=key.model,
-                base_revision=key.model_revision,
-                num_layers=self.model.depth,
-                template_hash=key.template_hash,
-                task=key.task,
-                task_revision=key.task_revision,
-                position=key.position,
-                dtype=key.dtype,
-            ),
+            origins=[replace(origin, layer=layer) for layer in self.layers],
         )
 
 
@@ -106,9 +118,24 @@ class ProbeRun:
         return self.folder / "probe"
 
     @classmethod
-    def of(cls, root: Path, model: str, task: str, layer: int) -> ProbeRun:
-        """The run of one model, task and layer under a folder of runs."""
-        return cls(root / f"{file_name(model)}--{task}--layer-{layer}")
+    def of(cls, root: Path, model: str, task: str, layer: int | Sequence[int]) -> ProbeRun:
+        """The run of one model, task and layer, or of several layers, under a folder of runs."""
+        if not isinstance(layer, int) and len(layer) == 1:
+            (layer,) = layer
+        if isinstance(layer, int):
+            return cls(root / f"{file_name(model)}--{task}--layer-{layer}")
+        return cls(root / f"{file_name(model)}--{task}--layers-{_ranges(layer)}")
+
+
+def _ranges(numbers: Sequence[int]) -> str:
+    """``0-3,7`` for 0, 1, 2, 3 and 7."""
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and number == runs[-1][1] + 1:
+            runs[-1][1] = number
+        else:
+            runs.append([number, number])
+    return ",".join(f"{first}" if first == last else f"{first}-{last}" for first, last in runs)
 
 
 def probe_for(scored: Scored, runs: Path) -> Probe:

@@ -11,7 +11,8 @@ if TYPE_CHECKING:
     from probes.calibration import Calibrator, PlattCalibrator, TemperatureCalibrator, build_calibrator
     from probes.capture import HiddenStateCapture, decoder_blocks, last_token_positions
     from probes.errors import ProbeError
-    from probes.probe import HeadConfig, Probe, ProbeConfig
+    from probes.heads import HeadConfig
+    from probes.probe import Probe, ProbeConfig
     from probes.split import Split, stratified_split
     from probes.store import HiddenStateStore, StoreKey, StoreWriter
 
@@ -19,7 +20,8 @@ _ROOMS = {
     "calibration": ("Calibrator", "PlattCalibrator", "TemperatureCalibrator", "build_calibrator"),
     "capture": ("HiddenStateCapture", "decoder_blocks", "last_token_positions"),
     "errors": ("ProbeError",),
-    "probe": ("HeadConfig", "Probe", "ProbeConfig"),
+    "heads": ("HeadConfig",),
+    "probe": ("Probe", "ProbeConfig"),
     "split": ("Split", "stratified_split"),
     "store": ("HiddenStateStore", "StoreKey", "StoreWriter"),
 }

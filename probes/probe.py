@@ -21,35 +21,10 @@ from torch import Tensor, nn
 from probes.calibration import Calibrator, build_calibrator
 from probes.errors import ProbeError
 from probes.files import write_atomically
+from probes.heads import HeadConfig, build_head
 
 FORMAT = 1
 WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
-_ACTIVATIONS = {"relu": nn.ReLU, "gelu": nn.GELU, "tanh": nn.Tanh, "silu": nn.SiLU}
-
-
-@dataclass(frozen=True)
-class HeadConfig:
-    """The shape of a head.
-
-    Attributes:
-        width: Units of each hidden layer.
-        depth: Hidden layers; 0 is a linear head.
-        dropout: Dropout after each hidden layer, while training.
-        activation: ``relu``, ``gelu``, ``tanh`` or ``silu``.
-    """
-
-    width: int = 128
-    depth: int = 1
-    dropout: float = 0.1
-    activation: str = "relu"
-
-    def __post_init__(self) -> None:
-        if self.activation not in _ACTIVATIONS:
-            raise ProbeError(
-                f"Expected `activation` to be one of {', '.join(_ACTIVATIONS)}, but got {self.activation!r}"
-            )
-        if self.width < 1 or self.depth < 0 or not 0 <= self.dropout < 1:
-            raise ProbeError(f"Expected width ≥ 1, depth ≥ 0 and 0 ≤ dropout < 1, but got {self}")
 
 
 @dataclass(frozen=True)
@@ -111,16 +86,6 @@ class ProbeConfig:
             return cls(**(values | {"head": HeadConfig(**values["head"])}))
         except (TypeError, KeyError) as error:
             raise ProbeError(f"Expected {source} to be a whole probe configuration, but {error}") from error
-
-
-def build_head(config: HeadConfig, hidden_size: int) -> nn.Sequential:
-    """A head from states to one logit: linear, or a multi-layer perceptron."""
-    layers: list[nn.Module] = []
-    width = hidden_size
-    for _ in range(config.depth):
-        layers += [nn.Linear(width, config.width), _ACTIVATIONS[config.activation](), nn.Dropout(config.dropout)]
-        width = config.width
-    return nn.Sequential(*layers, nn.Linear(width, 1))
 
 
 class Probe(nn.Module):

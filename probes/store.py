@@ -17,6 +17,7 @@ from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
@@ -28,6 +29,9 @@ from probes.files import file_name, write_atomically
 FORMAT = 1
 MANIFEST = "manifest.json"
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+# numpy has no bfloat16: states are mapped as integers of the same width.
+_INTEGERS = {2: np.int16, 4: np.int32}
+_TORCH_INTEGERS = {2: torch.int16, 4: torch.int32}
 
 
 @dataclass(frozen=True)
@@ -244,6 +248,7 @@ class HiddenStateStore:
             self.rows: int = manifest["rows"]
             self.hidden_size: int = manifest["hidden_size"]
             self._shards: Sequence[dict[str, object]] = manifest["shards"]
+            self._verified: set[int] = set()
             names = {f"layer.{layer}" for layer in self.key.layers}
             if any(set(s) != {"file", "start", "stop", "crc32"} or set(s["crc32"]) != names for s in self._shards):  # type: ignore[call-overload]
                 raise KeyError("shards")
@@ -271,28 +276,77 @@ class HiddenStateStore:
         """The layers held."""
         return self.key.layers
 
-    def iter_layer(self, layer: int) -> Iterator[Tensor]:
-        """The shards of one layer in row order, each ``[rows, hidden]`` in the store's dtype, read through mmap.
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the states."""
+        return DTYPES[self.key.dtype]
 
-        Every tensor is held against its checksum as it is read.
+    @property
+    def starts(self) -> list[int]:
+        """First row of each shard."""
+        return [int(shard["start"]) for shard in self._shards]  # type: ignore[call-overload]
+
+    def map_layer(self, layer: int) -> list[np.ndarray]:
+        """One layer as read-only memory maps, one a shard: ``[rows, hidden]``, integers of the dtype's bytes.
+
+        Nothing is read yet, and nothing held against its checksum: see `verify`.
 
         Raises:
             ProbeError: If the layer is not held, or a shard is corrupt.
         """
         if layer not in self.layers:
             raise ProbeError(f"Expected `layer` to be one of {list(self.layers)} in {self.folder}, but got {layer}")
-        name = f"layer.{layer}"
-        for shard in self._shards:
-            path = self.folder / str(shard["file"])
-            try:
-                with safe_open(path, framework="pt") as file:
-                    tensor: Tensor = file.get_tensor(name)
-            except SafetensorError as error:
-                raise ProbeError(f"Shard {path} is corrupt ({error}); delete it and score again") from error
-            if _checksum(tensor) != shard["crc32"][name]:  # type: ignore[index]
-                raise ProbeError(f"Shard {path} is corrupt (checksum of {name} differs); delete it and score again")
-            yield tensor
+        return [self._map(shard, f"layer.{layer}") for shard in self._shards]
 
-    def layer(self, layer: int) -> Tensor:
-        """One layer whole: ``[rows, hidden]`` in the store's dtype. See `iter_layer`."""
-        return torch.cat(list(self.iter_layer(layer)))
+    def _map(self, shard: Mapping[str, object], name: str) -> np.ndarray:
+        path = self.folder / str(shard["file"])
+        try:
+            with safe_open(path, framework="numpy") as file:  # holds the header against the length of the file
+                shape = tuple(file.get_slice(name).get_shape())
+            with path.open("rb") as raw:
+                length = int.from_bytes(raw.read(8), "little")
+                start, stop = json.loads(raw.read(length))[name]["data_offsets"]
+            rows = int(shard["stop"]) - int(shard["start"])  # type: ignore[call-overload]
+            if shape != (rows, self.hidden_size) or stop - start != rows * self.hidden_size * self.dtype.itemsize:
+                raise ValueError(f"{name} is {shape}")
+        except (SafetensorError, KeyError, ValueError) as error:
+            raise ProbeError(f"Shard {path} is corrupt ({error}); delete it and score again") from error
+        return np.memmap(path, _INTEGERS[self.dtype.itemsize], "r", offset=8 + length + start, shape=shape)
+
+    def verify(self, layer: int) -> list[np.ndarray]:
+        """The maps of one layer, held against their checksums; that is done once for each store that is opened.
+
+        Raises:
+            ProbeError: If the layer is not held, or a shard is corrupt.
+        """
+        maps = self.map_layer(layer)
+        if layer not in self._verified:
+            for shard, values in zip(self._shards, maps, strict=True):
+                if zlib.crc32(values.data) != shard["crc32"][f"layer.{layer}"]:  # type: ignore[index]
+                    path = self.folder / str(shard["file"])
+                    raise ProbeError(
+                        f"Shard {path} is corrupt (checksum of layer.{layer} differs); delete it and score again"
+                    )
+            self._verified.add(layer)
+        return maps
+
+    def iter_layer(self, layer: int) -> Iterator[Tensor]:
+        """The shards of one layer in row order, each a copy ``[rows, hidden]`` in the store's dtype.
+
+        Raises:
+            ProbeError: If the layer is not held, or a shard is corrupt.
+        """
+        for values in self.verify(layer):
+            yield torch.from_numpy(np.array(values)).view(self.dtype)
+
+    def layer(self, layer: int, out: Tensor | None = None) -> Tensor:
+        """One layer whole: ``[rows, hidden]`` in the store's dtype, into ``out`` where that is given.
+
+        Raises:
+            ProbeError: If the layer is not held, or a shard is corrupt.
+        """
+        whole = torch.empty(self.rows, self.hidden_size, dtype=self.dtype) if out is None else out
+        raw = whole.view(_TORCH_INTEGERS[self.dtype.itemsize]).numpy()
+        for start, values in zip(self.starts, self.verify(layer), strict=True):
+            raw[start : start + len(values)] = values
+        return whole

@@ -40,11 +40,40 @@ def test_a_run_leaves_probe_metrics_config_and_plot(trained):
     assert {"probe", "metrics.json", "config.yaml", "reliability.png", "logs"} <= names
     metrics = json.loads((folder / "metrics.json").read_text())
     assert metrics == trained.metrics
-    assert set(metrics["after"]) == {"accuracy", "f1", "auroc", "ece", "brier", "nll"}
+    assert set(metrics["after"]) == {"accuracy", "f1", "auroc", "ece", "ece_mass", "brier", "nll"}
     assert metrics["after"]["auroc"] > 0.65
     config = yaml.safe_load((folder / "config.yaml").read_text())
     assert config["data"]["model"] == MODEL
     assert config["trainer"]["max_epochs"] == 15
+
+
+@pytest.fixture(scope="module")
+def swept(runs):
+    return train(flags(runs, "--data.layers=all", "--keep=all"))
+
+
+def test_a_sweep_over_layers_gives_each_layer_what_it_gets_alone(swept, trained):
+    alone = Probe.from_pretrained(trained.run.checkpoint)
+    among = Probe.from_pretrained(swept.run.folder / "probes" / f"layer-{alone.config.layer}")
+    states = torch.randn(50, alone.config.hidden_size)
+    np.testing.assert_allclose(among.predict(states), alone.predict(states), atol=1e-5)
+
+
+def test_a_sweep_writes_the_best_layer_the_table_and_the_plot(swept):
+    folder = swept.run.folder
+    table = json.loads((folder / "layers.json").read_text())
+    assert [row["layer"] for row in table] == [0, 1, 2, 3]
+    best = min(table, key=lambda row: row["val_loss"])["layer"]
+    assert Probe.from_pretrained(folder / "probe").config.layer == best
+    assert sorted(p.name for p in (folder / "probes").iterdir()) == [f"layer-{i}" for i in range(4)]
+    assert (folder / "layers.png").stat().st_size > 10_000
+
+
+def test_the_table_by_layer_is_printed(runs, capsys):
+    main(flags(runs, "--data.layers=[1,3]", "--trainer.max_epochs=1", "--logger=none"))
+    printed = capsys.readouterr().out
+    assert "by layer on mini-mmlu test" in printed
+    assert "layers-1,3" in printed
 
 
 def test_the_checkpoint_gives_calibrated_p_ik_from_raw_states(trained, runs):
@@ -104,6 +133,8 @@ def test_wandb_logs_offline_without_an_account(runs, tmp_path, monkeypatch):
         (["--model.calibration=magic"], "none, temperature, platt, but got 'magic'"),
         (["--data.dtype=int3"], "float32, float16, bfloat16, but got 'int3'"),
         (["--data.layer=abc"], "data.layer"),
+        (["--data.layers=[1,9]"], r"from 0 \(embeddings\) to 3 \(last block\), but got \[1, 9\]"),
+        (["--data.layer=1", "--data.layers=all"], "`layer` or `layers`, but got both"),
         (["--data.nonsense=1"], "nonsense"),
     ],
 )

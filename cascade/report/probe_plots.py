@@ -1,0 +1,54 @@
+"""Plots of probes: how well each layer tells what the model knows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+
+from cascade.report.plots import BLUE, GREEN, INK, ORANGE, _save
+from probes.layers import LayerRow
+
+METRICS = {"auroc": "AUROC", "accuracy": "accuracy", "f1": "F1", "ece": "ECE", "brier": "Brier"}
+COLORS = (BLUE, ORANGE, GREEN, INK)
+
+
+def plot_layers(path: Path, sweeps: Mapping[str, Sequence[LayerRow]], title: str) -> None:
+    """Each figure by relative depth, with its 95 % interval, one line a model.
+
+    Args:
+        path: PNG file.
+        sweeps: Name of the line to its rows; depth is the layer's share of the last layer of its rows.
+        title: Above the plot.
+    """
+    figure, axes = plt.subplots(1, len(METRICS), figsize=(3.1 * len(METRICS), 3.4), layout="constrained")
+    alone = len(sweeps) == 1
+    for axis, (metric, label) in zip(axes, METRICS.items(), strict=True):
+        for place, (name, rows) in enumerate(sweeps.items()):
+            color = COLORS[place % len(COLORS)]
+            depth = [row.layer if alone else row.layer / max(rows[-1].layer, 1) for row in rows]
+            found = [row.after[metric] for row in rows]
+            style = "-" if place < len(COLORS) else "--"
+            axis.plot(
+                depth,
+                [f.value for f in found],
+                style,
+                marker="o",
+                markersize=3.5,
+                color=color,
+                label=name,
+                linewidth=1.4,
+            )
+            axis.fill_between(
+                depth, [f.low for f in found], [f.high for f in found], color=color, alpha=0.1, linewidth=0
+            )
+        axis.set(title=label, xlabel="layer" if alone else "layer, share of the depth")
+        axis.spines[["top", "right"]].set_visible(False)
+        if alone:
+            axis.xaxis.get_major_locator().set_params(integer=True)
+    if not alone:
+        handles, labels = axes[0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside right center", frameon=False, fontsize=8)
+    figure.suptitle(title, fontsize=11)
+    _save(figure, path)
