@@ -10,6 +10,7 @@ from typing import Literal
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import torch
 
 from cascade.errors import CascadeError
@@ -42,6 +43,8 @@ class ScoredTaskDataModule(HiddenStateDataModule):
         store: A finished store to read instead of the one under ``stores``.
         stores: Folder of stores.
         dtype: float32, float16 or bfloat16.
+        labels: Parquet file with ``question_id`` and ``correct`` to learn from instead of the scored answers: those of
+            another model, or of several samples a question, whose label is then the share of right ones.
         memory: GiB that hidden states may take; what is larger is read from disk as it is wanted. By default half of
             what is free.
         scoring_batch_size: Prompts in one forward pass while scoring.
@@ -58,6 +61,7 @@ class ScoredTaskDataModule(HiddenStateDataModule):
         store: Path | None = None,
         stores: Path = RUNS / "stores",
         dtype: str = "float32",
+        labels: Path | None = None,
         memory: float | None = None,
         scoring_batch_size: int = 128,
         batch_size: int = 256,
@@ -71,6 +75,7 @@ class ScoredTaskDataModule(HiddenStateDataModule):
         self.layers = self.model.layers([one] if layers is None else layers)
         self.memory = None if memory is None else int(memory * 2**30)
         self.stores, self.store, self.scoring_batch_size = stores, store, scoring_batch_size
+        self.labels = labels
         self.scored: Scored | None = None
 
     def prepare_data(self) -> None:
@@ -97,13 +102,57 @@ class ScoredTaskDataModule(HiddenStateDataModule):
             position=store.key.position,
             dtype=store.key.dtype,
         )
+        ids, labels = table["question_id"].to_pylist(), table["correct"].to_numpy()
+        if self.labels is not None:
+            labels, meaning = read_labels(self.labels, ids)
+            origin = replace(origin, label=meaning)
         return LabelledStates(
             states=open_states(store, self.layers, self.memory),
-            labels=torch.from_numpy(table["correct"].to_numpy().astype(np.float32)),
-            ids=table["question_id"].to_pylist(),
+            labels=torch.from_numpy(labels.astype(np.float32)),
+            ids=ids,
             strata=table["subject"].to_pylist(),
             origins=[replace(origin, layer=layer) for layer in self.layers],
         )
+
+
+def read_labels(path: Path, ids: Sequence[str]) -> tuple[np.ndarray, str]:
+    """What a probe is to predict, from a Parquet file: ``question_id``, ``correct``, and ``model`` where there is one.
+
+    Args:
+        path: A score table, or a table of several answers a question (repeated ids), or of shares.
+        ids: The questions wanted; others in the file are left out.
+
+    Returns:
+        Labels ``[len(ids)]`` in [0, 1], float64, the mean where an id repeats; and what they mean, in words.
+
+    Raises:
+        CascadeError: If a column or a question is missing, a label lies outside [0, 1], or several models are in it.
+    """
+    try:
+        table = pq.read_table(path)
+    except (OSError, pa.ArrowException) as error:
+        raise CascadeError(f"Expected `labels` to be a Parquet file, but {path}: {error}") from error
+    if missing := {"question_id", "correct"} - set(table.column_names):
+        raise CascadeError(f"Expected {path} to have columns question_id and correct, but {sorted(missing)} missing")
+    models = set(table["model"].to_pylist()) if "model" in table.column_names else {"the model"}
+    if len(models) != 1:
+        raise CascadeError(f"Expected labels of one model in {path}, but got {', '.join(map(str, sorted(models)))}")
+    try:
+        numbers = table["correct"].cast(pa.float64())
+    except pa.ArrowException as error:
+        raise CascadeError(f"Expected correct in {path} to be numbers, but got {table['correct'].type}") from error
+    answers = pa.table({"id": table["question_id"].cast(pa.string()), "correct": numbers})
+    grouped = answers.group_by("id").aggregate([("correct", "mean"), ("correct", "count")])
+    means = dict(zip(grouped["id"].to_pylist(), grouped["correct_mean"].to_pylist(), strict=True))
+    if absent := [i for i in ids if means.get(i) is None]:
+        raise CascadeError(f"Expected labels of all questions in {path}, but {len(absent)} have none, as {absent[0]!r}")
+    labels = np.array([means[i] for i in ids])
+    if (outside := np.flatnonzero(~((labels >= 0) & (labels <= 1)))).size:
+        raise CascadeError(f"Expected correct in {path} to be in [0, 1], but question {ids[outside[0]]!r} is not")
+    model = next(iter(models))
+    if bool(((labels > 0) & (labels < 1)).any()):
+        return labels, f"an answer of {model} is correct, learnt from the share of right answers"
+    return labels, f"the answer of {model} is correct"
 
 
 @dataclass(frozen=True)

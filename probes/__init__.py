@@ -8,7 +8,14 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from probes.calibration import Calibrator, PlattCalibrator, TemperatureCalibrator, build_calibrator
+    from probes.calibration import (
+        BetaCalibrator,
+        Calibrator,
+        IsotonicCalibrator,
+        PlattCalibrator,
+        TemperatureCalibrator,
+        build_calibrator,
+    )
     from probes.capture import HiddenStateCapture, decoder_blocks, last_token_positions
     from probes.errors import ProbeError
     from probes.heads import HeadConfig
@@ -17,7 +24,14 @@ if TYPE_CHECKING:
     from probes.store import HiddenStateStore, StoreKey, StoreWriter
 
 _ROOMS = {
-    "calibration": ("Calibrator", "PlattCalibrator", "TemperatureCalibrator", "build_calibrator"),
+    "calibration": (
+        "BetaCalibrator",
+        "Calibrator",
+        "IsotonicCalibrator",
+        "PlattCalibrator",
+        "TemperatureCalibrator",
+        "build_calibrator",
+    ),
     "capture": ("HiddenStateCapture", "decoder_blocks", "last_token_positions"),
     "errors": ("ProbeError",),
     "heads": ("HeadConfig",),
@@ -28,10 +42,12 @@ _ROOMS = {
 _ROOM_OF = {name: room for room, names in _ROOMS.items() for name in names}
 
 __all__ = [
+    "BetaCalibrator",
     "Calibrator",
     "HeadConfig",
     "HiddenStateCapture",
     "HiddenStateStore",
+    "IsotonicCalibrator",
     "PlattCalibrator",
     "Probe",
     "ProbeConfig",

@@ -191,6 +191,12 @@ def _checkpoint_folder(name: str, revision: str | None) -> Path:
 
 
 def _load_strictly(probe: Probe, tensors: Mapping[str, Tensor], path: Path) -> None:
+    own = {name.removeprefix("calibrator."): t for name, t in tensors.items() if name.startswith("calibrator.")}
+    if set(own) == set(probe.calibrator.state_dict()):
+        try:
+            probe.calibrator.shape_like(own)
+        except ProbeError as error:
+            raise ProbeError(f"Probe checkpoint {path} is corrupt: {error}") from error
     expected = probe.state_dict()
     for name in sorted(set(expected) | set(tensors)):
         if name not in tensors:

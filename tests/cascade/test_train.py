@@ -2,17 +2,20 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import re
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 import yaml
 
 from cascade.errors import CascadeError
 from cascade.models.huggingface import HuggingFaceModel
-from cascade.probing import with_p_ik
+from cascade.probing import ScoredTaskDataModule, with_p_ik
 from cascade.scoring import score
 from cascade.train import main, train
 from probes import Probe, stratified_split
@@ -123,6 +126,54 @@ def test_wandb_logs_offline_without_an_account(runs, tmp_path, monkeypatch):
     assert list(done.run.folder.glob("wandb/offline-run-*/*.wandb"))
 
 
+def test_the_label_of_a_question_asked_several_times_is_its_share_of_right_answers(trained, runs, tmp_path):
+    ids = score(MODEL, "mini-mmlu", runs / "stores").table()["question_id"].to_pylist()
+    answers = [(i, (number * 7 + sample) % 5 < 2) for number, i in enumerate(ids) for sample in range(3)]
+    random.Random(0).shuffle(answers)
+    pq.write_table(
+        pa.table({"question_id": [i for i, _ in answers], "correct": [c for _, c in answers]}), tmp_path / "l"
+    )
+    data = ScoredTaskDataModule(MODEL, stores=runs / "stores", labels=tmp_path / "l")
+    data.setup()
+    for number in random.Random(1).sample(range(len(ids)), 50):
+        shares = [right for i, right in answers if i == ids[number]]
+        assert float(data.data.labels[number]) == pytest.approx(sum(shares) / 3)
+    assert "share of right answers" in data.data.origins[0].label
+
+
+def test_a_probe_reads_one_model_and_predicts_another(trained, runs, tmp_path):
+    other = score("mini-qwen3-small", "mini-mmlu", runs / "stores").table()
+    pq.write_table(other.take(list(reversed(range(other.num_rows)))), tmp_path / "other.parquet")
+    done = train(
+        flags(runs, f"--data.labels={tmp_path / 'other.parquet'}", f"--out={tmp_path}", "--trainer.max_epochs=2")
+    )
+    assert done.probe.config.base_model == MODEL
+    assert done.probe.config.label == "the answer of mini-qwen3-small is correct"
+    right = dict(zip(other["question_id"].to_pylist(), other["correct"].to_pylist(), strict=True))
+    own = score(MODEL, "mini-mmlu", runs / "stores")
+    table = own.table()
+    rows = stratified_split(table["question_id"].to_pylist(), table["subject"].to_pylist()).test
+    p_ik = done.probe.predict(own.store.layer(done.probe.config.layer)[list(rows)])
+    labels = np.array([right[table["question_id"][row].as_py()] for row in rows], float)
+    assert done.metrics["after"]["brier"] == pytest.approx(np.mean((p_ik - labels) ** 2), abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        ({"question_id": ["a"]}, "'correct'. missing"),
+        ({"question_id": ["a"], "correct": [True]}, "8100 have none"),
+        ({"question_id": ["a", "b"], "correct": [True, True], "model": ["x", "y"]}, "one model .* got x, y"),
+        ({"question_id": ["a"], "correct": ["yes"]}, "numbers, but got string"),
+    ],
+)
+def test_labels_that_do_not_fit_end_with_one_line(trained, runs, tmp_path, capsys, table, message):
+    pq.write_table(pa.table(table), tmp_path / "labels")
+    with pytest.raises(SystemExit):
+        main(flags(runs, f"--data.labels={tmp_path / 'labels'}", f"--out={tmp_path}"))
+    assert re.search(f"^error: Expected .*{message}", capsys.readouterr().err.splitlines()[-1])
+
+
 @pytest.mark.parametrize(
     ("more", "message"),
     [
@@ -130,7 +181,7 @@ def test_wandb_logs_offline_without_an_account(runs, tmp_path, monkeypatch):
         (["--data.layer=9"], r"from 0 \(embeddings\) to 3 \(last block\), but got \[9\]"),
         (["--data.task=mmmlu"], "mini-mmlu, mini-gpqa, mini-popqa, but got 'mmmlu'"),
         (["--model.threshold=1.5"], "Expected `threshold` to be in"),
-        (["--model.calibration=magic"], "none, temperature, platt, but got 'magic'"),
+        (["--model.calibration=magic"], "none, temperature, platt, isotonic, beta, but got 'magic'"),
         (["--data.dtype=int3"], "float32, float16, bfloat16, but got 'int3'"),
         (["--data.layer=abc"], "data.layer"),
         (["--data.layers=[1,9]"], r"from 0 \(embeddings\) to 3 \(last block\), but got \[1, 9\]"),

@@ -6,12 +6,15 @@ import copy
 import math
 import subprocess
 import sys
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from lightning import Trainer, seed_everything
+from sklearn.utils.class_weight import compute_class_weight
 
 from probes import HeadConfig, HiddenStateStore, ProbeConfig, ProbeError, StoreKey, StoreWriter
 from probes.data import HiddenStateDataModule, LabelledStates
@@ -27,7 +30,7 @@ def states_and_labels() -> tuple[torch.Tensor, torch.Tensor]:
     """Three layers of states: what can be known is clear in the second and noisy in the others."""
     generator = torch.Generator().manual_seed(7)
     hidden = torch.randn(ROWS, HIDDEN, generator=generator)
-    labels = (torch.rand(ROWS, generator=generator) < torch.sigmoid(2 * hidden[:, 0] * hidden[:, 1])).float()
+    labels = (torch.rand(ROWS, generator=generator) < torch.sigmoid(2 * hidden[:, 0] * hidden[:, 1] + 0.4)).float()
     noise = [torch.randn(ROWS, HIDDEN, generator=generator) * n for n in (1.0, 0.1, 3.0)]
     return torch.stack([3 * (hidden + n) + 1 for n in noise]), labels
 
@@ -80,7 +83,7 @@ def test_every_head_of_a_stack_is_the_head_trained_alone(depth):
         )
 
 
-def by_hand(data: Data, place: int, seed: int, clip: float | None) -> tuple[torch.Tensor, int]:
+def by_hand(data: Data, place: int, seed: int, clip: float | None, smoothing: float) -> tuple[torch.Tensor, int]:
     """One head, trained by a plain loop over torch's own parts: test P(IK) before calibration, and its best epoch."""
     data.setup()
     (x, _), (vx, vy), (tx, _) = (data.part(name) for name in ("train", "validation", "test"))
@@ -94,7 +97,8 @@ def by_hand(data: Data, place: int, seed: int, clip: float | None) -> tuple[torc
     for epoch in range(15):
         # Lightning does not run a loader to its very end, where the sampler would draw once more.
         for states, labels in islice(loader, len(loader)):
-            loss = loss_of(head((states[place] - mean) / scale).squeeze(-1), labels)
+            logits = torch.nn.functional.pad(head((states[place] - mean) / scale), (1, 0))  # of wrong: 0; of right
+            loss = torch.nn.functional.cross_entropy(logits, labels.long(), label_smoothing=smoothing)
             optimizer.zero_grad()
             loss.backward()
             if clip is not None:
@@ -111,13 +115,31 @@ def by_hand(data: Data, place: int, seed: int, clip: float | None) -> tuple[torc
         return kept((tx[place] - mean) / scale).squeeze(-1).sigmoid(), at
 
 
-@pytest.mark.parametrize("clip", [None, 0.05])
-def test_a_stack_does_what_a_plain_loop_does(clip):
-    module = fit(Data(), 4, clip, dropout=0.0, learning_rate=5e-3)
+@pytest.mark.parametrize(("clip", "smoothing"), [(None, 0.0), (0.05, 0.3)])
+def test_a_stack_does_what_a_plain_loop_does(clip, smoothing):
+    module = fit(Data(), 4, clip, dropout=0.0, learning_rate=5e-3, label_smoothing=smoothing)
     for place, head in enumerate(module.heads):
-        p_ik, epoch = by_hand(Data(), place, 4, clip)
+        p_ik, epoch = by_hand(Data(), place, 4, clip, smoothing)
         assert head.epoch == epoch
         torch.testing.assert_close(head.p_ik["before"], p_ik, rtol=0, atol=2e-5)
+
+
+def test_balanced_classes_weigh_alike():
+    data = Data()
+    head = fit(data, class_weight="balanced", calibration="none").heads[1]
+    train, (states, labels) = data.part("train")[1].numpy(), data.part("validation")
+    weights = compute_class_weight("balanced", classes=np.array([0.0, 1.0]), y=train)
+    p = head.probe.predict(states[1]).astype(float)
+    loss = -np.where(labels == 1, weights[1] * np.log(p), weights[0] * np.log(1 - p)).mean()
+    assert abs(weights[0] - weights[1]) > 0.01
+    assert head.val_loss == pytest.approx(loss, abs=1e-5)
+
+
+def test_a_schedule_is_followed_epoch_by_epoch():
+    schedule = partial(torch.optim.lr_scheduler.MultiStepLR, milestones=[1], gamma=0.0)
+    stopped, single = fit(Data(), schedule=schedule, epochs=5), fit(Data(), epochs=1)
+    for ours, theirs in zip(stopped.heads, single.heads, strict=True):
+        assert torch.equal(ours.p_ik["before"], theirs.p_ik["before"])  # nothing is learnt after the first epoch
 
 
 def test_a_stack_of_heads_is_each_head():
