@@ -156,6 +156,13 @@ def _run(cli: TrainCLI) -> Trained:
     trainer.test(module, datamodule=data, verbose=False)
     labels = data.data.labels[data.rows("test")]
     best, layers = module.best_head(), layer_table(module.heads, labels)
+    plot_reliability(
+        run.folder / "reliability.png",
+        {stage: p_ik.numpy() for stage, p_ik in best.p_ik.items()},
+        labels.numpy(),
+        f"{data.model.name}, layer {best.layer}: P(IK) on {data.task.name}",
+    )
+    best.probe.picture = (run.folder / "reliability.png").read_bytes()
     best.probe.save_pretrained(run.checkpoint)
     if cli.config.keep == "all":
         for layer in data.layers:
@@ -165,12 +172,6 @@ def _run(cli: TrainCLI) -> Trained:
     _write_json(run.folder / "layers.json", [row.to_json() for row in layers])
     config = cli.parser.dump(cli.config, skip_unset=False)
     write_atomically(run.folder / "config.yaml", config.encode())
-    plot_reliability(
-        run.folder / "reliability.png",
-        {stage: p_ik.numpy() for stage, p_ik in best.p_ik.items()},
-        labels.numpy(),
-        f"{data.model.name}, layer {best.layer}: P(IK) on {data.task.name}",
-    )
     if len(layers) > 1:
         plot_layers(
             run.folder / "layers.png", {data.model.name: layers}, f"P(IK) of {data.model.name} on {data.task.name} test"

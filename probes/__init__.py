@@ -8,6 +8,7 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from probes.attachment import AttachedProbe, attach
     from probes.calibration import (
         BetaCalibrator,
         Calibrator,
@@ -18,12 +19,15 @@ if TYPE_CHECKING:
     )
     from probes.capture import HiddenStateCapture, decoder_blocks, last_token_positions
     from probes.errors import ProbeError
+    from probes.export import save_onnx
+    from probes.foreign import probe_from_file, probe_from_sklearn, probe_from_tensors
     from probes.heads import HeadConfig
     from probes.probe import Probe, ProbeConfig
     from probes.split import Split, stratified_split
     from probes.store import HiddenStateStore, StoreKey, StoreWriter
 
 _ROOMS = {
+    "attachment": ("AttachedProbe", "attach"),
     "calibration": (
         "BetaCalibrator",
         "Calibrator",
@@ -34,6 +38,8 @@ _ROOMS = {
     ),
     "capture": ("HiddenStateCapture", "decoder_blocks", "last_token_positions"),
     "errors": ("ProbeError",),
+    "export": ("save_onnx",),
+    "foreign": ("probe_from_file", "probe_from_sklearn", "probe_from_tensors"),
     "heads": ("HeadConfig",),
     "probe": ("Probe", "ProbeConfig"),
     "split": ("Split", "stratified_split"),
@@ -42,6 +48,7 @@ _ROOMS = {
 _ROOM_OF = {name: room for room, names in _ROOMS.items() for name in names}
 
 __all__ = [
+    "AttachedProbe",
     "BetaCalibrator",
     "Calibrator",
     "HeadConfig",
@@ -56,9 +63,14 @@ __all__ = [
     "StoreKey",
     "StoreWriter",
     "TemperatureCalibrator",
+    "attach",
     "build_calibrator",
     "decoder_blocks",
     "last_token_positions",
+    "probe_from_file",
+    "probe_from_sklearn",
+    "probe_from_tensors",
+    "save_onnx",
     "stratified_split",
 ]
 

@@ -122,7 +122,7 @@ class IsotonicCalibrator(Calibrator):
     """The non-decreasing step-and-slope function nearest to the labels (Zadrozny and Elkan, 2002).
 
     Fitted by pooling adjacent violators, linear between the knots and constant beyond them. Probabilities of 0 and
-    1 are kept 1e-6 away from the ends, so that logits stay finite.
+    1 are kept 1e-7 away from the ends, so that logits stay finite.
 
     Attributes:
         knots: Logits, increasing, ``[knots]``.
@@ -149,7 +149,7 @@ class IsotonicCalibrator(Calibrator):
         """See `Calibrator.forward`."""
         # A sum of ramps, one between two knots: increasing whatever the rounding.
         ramps = ((logits[..., None] - self.knots[:-1]) / self.knots.diff()).clamp(0, 1)
-        return torch.logit(self.values[0] + (ramps * self.values.diff()).sum(-1), eps=1e-6)
+        return torch.logit(self.values[0] + (ramps * self.values.diff()).sum(-1), eps=1e-7)
 
     def fit(self, logits: Tensor, labels: Tensor) -> Calibrator:
         """See `Calibrator.fit`."""

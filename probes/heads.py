@@ -14,7 +14,14 @@ from torch import Tensor, nn
 
 from probes.errors import ProbeError
 
-ACTIVATIONS = {"relu": nn.ReLU, "gelu": nn.GELU, "tanh": nn.Tanh, "silu": nn.SiLU}
+ACTIVATIONS: dict[str, type[nn.Module]] = {
+    "relu": nn.ReLU,
+    "gelu": nn.GELU,
+    "tanh": nn.Tanh,
+    "silu": nn.SiLU,
+    "sigmoid": nn.Sigmoid,
+    "identity": nn.Identity,
+}
 
 
 @dataclass(frozen=True)
@@ -22,13 +29,13 @@ class HeadConfig:
     """The shape of a head.
 
     Attributes:
-        width: Units of each hidden layer.
+        width: Units of each hidden layer: one number for all, or ``depth`` of them.
         depth: Hidden layers; 0 is a linear head.
         dropout: Dropout after each hidden layer, while training.
-        activation: ``relu``, ``gelu``, ``tanh`` or ``silu``.
+        activation: ``relu``, ``gelu``, ``tanh``, ``silu``, ``sigmoid`` or ``identity``.
     """
 
-    width: int = 128
+    width: int | tuple[int, ...] = 128
     depth: int = 1
     dropout: float = 0.1
     activation: str = "relu"
@@ -38,18 +45,27 @@ class HeadConfig:
             raise ProbeError(
                 f"Expected `activation` to be one of {', '.join(ACTIVATIONS)}, but got {self.activation!r}"
             )
-        if self.width < 1 or self.depth < 0 or not 0 <= self.dropout < 1:
+        if isinstance(self.width, list):  # as JSON has it
+            object.__setattr__(self, "width", tuple(self.width))
+        if self.depth < 0 or not 0 <= self.dropout < 1 or min(self.widths, default=1) < 1:
             raise ProbeError(f"Expected width ≥ 1, depth ≥ 0 and 0 ≤ dropout < 1, but got {self}")
+        if len(self.widths) != self.depth:
+            raise ProbeError(f"Expected `width` to be one number or {self.depth} of them, but got {self.width}")
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Units of each hidden layer."""
+        return (self.width,) * self.depth if isinstance(self.width, int) else self.width
 
 
 def build_head(config: HeadConfig, hidden_size: int) -> nn.Sequential:
     """A head from states to one logit: linear, or a multi-layer perceptron."""
     layers: list[nn.Module] = []
-    width = hidden_size
-    for _ in range(config.depth):
-        layers += [nn.Linear(width, config.width), ACTIVATIONS[config.activation](), nn.Dropout(config.dropout)]
-        width = config.width
-    return nn.Sequential(*layers, nn.Linear(width, 1))
+    before = hidden_size
+    for width in config.widths:
+        layers += [nn.Linear(before, width), ACTIVATIONS[config.activation](), nn.Dropout(config.dropout)]
+        before = width
+    return nn.Sequential(*layers, nn.Linear(before, 1))
 
 
 def _linears(head: nn.Sequential) -> list[nn.Linear]:
@@ -81,9 +97,9 @@ class DropoutMasks:
         keep = 1 - config.dropout
         return [
             torch.stack(
-                [torch.empty(batch, config.width, device=g.device).bernoulli_(keep, generator=g) for g in self._streams]
+                [torch.empty(batch, width, device=g.device).bernoulli_(keep, generator=g) for g in self._streams]
             ).div_(keep)
-            for _ in range(config.depth)
+            for width in config.widths
         ]
 
 

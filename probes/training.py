@@ -64,10 +64,10 @@ class ProbeModule(LightningModule):
     ``split_seed``.
 
     Args:
-        width: Units of each hidden layer of a head.
+        width: Units of each hidden layer of a head; a list gives each its own.
         depth: Hidden layers; 0 is a linear head.
         dropout: While training.
-        activation: relu, gelu, tanh or silu.
+        activation: relu, gelu, tanh, silu, sigmoid or identity.
         learning_rate: Of the optimiser; a list trains a head with each.
         weight_decay: Of the optimiser; a list trains a head with each.
         seeds: Heads that differ in the seed alone, counted up from the run's.
@@ -89,7 +89,7 @@ class ProbeModule(LightningModule):
 
     def __init__(
         self,
-        width: int = 128,
+        width: int | list[int] = 128,
         depth: int = 1,
         dropout: float = 0.2,
         activation: str = "relu",
@@ -115,7 +115,7 @@ class ProbeModule(LightningModule):
                 f"Expected learning_rate > 0, weight_decay ≥ 0, patience ≥ 1 and seeds ≥ 1, but got {learning_rate}, "
                 f"{weight_decay}, {patience}, {seeds}"
             )
-        self.head_config = HeadConfig(width, depth, dropout, activation)
+        self.head_config = HeadConfig(tuple(width) if isinstance(width, list) else width, depth, dropout, activation)
         build_calibrator(calibration)  # an unknown kind is refused before anything is computed
         self.rates_and_decays, self.num_seeds = list(product(rates, decays)), seeds
         self.optimizer, self.schedule = optimizer, schedule
