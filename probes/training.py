@@ -335,9 +335,11 @@ def _statistics(data: HiddenStateDataModule) -> tuple[Tensor, Tensor]:
     mean, seen = torch.zeros(layers, 1, hidden, dtype=torch.float64), 0
     squares = torch.zeros_like(mean)
     for rows in chunks:  # merged chunk by chunk (Chan et al., 1983): the part need not fit in memory
-        variance, own = torch.var_mean(data.data.states.gather(rows).double(), dim=1, correction=0, keepdim=True)
+        states = data.data.states.gather(rows)
+        own = states.mean(1, keepdim=True)
+        spread = states.sub_(own).square_().sum(1, keepdim=True)
         shift, total = own - mean, seen + len(rows)
-        squares += variance * len(rows) + shift.square() * (seen * len(rows) / total)
+        squares += spread + shift.square() * (seen * len(rows) / total)
         mean += shift * (len(rows) / total)
         seen = total
     scale = (squares / seen).sqrt()

@@ -105,7 +105,7 @@ def test_a_folder_that_is_not_there_is_named(tmp_path):
 ISOLATED = """
 import sys
 
-BLOCKED = set("lightning transformers datasets wandb torchmetrics cascade scipy sklearn pyarrow matplotlib skops".split())
+BLOCKED = set("lightning transformers datasets wandb torchmetrics cascade scipy sklearn pyarrow skops".split())
 
 class Block:
     def find_spec(self, name, path=None, target=None):

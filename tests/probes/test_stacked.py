@@ -268,3 +268,20 @@ def test_a_store_four_times_the_memory_trains_where_reading_it_whole_cannot(tmp_
     whole, streamed = done.stdout.splitlines()
     assert "can't allocate memory" in whole
     assert streamed == "3 heads"
+
+
+def test_states_that_are_not_numbers_are_refused():
+    states, _ = states_and_labels()
+    states[1, 5, 3] = float("inf")
+    with pytest.raises(ProbeError, match="finite hidden states"):
+        LayerStates(states)
+    LayerStates(torch.full((1, 2, 3), 3e38))  # large, and finite all the same
+
+
+def test_standardisation_is_that_of_the_training_part():
+    data = Data()
+    heads = fit(data, epochs=1).heads
+    states = data.part("train")[0].double()
+    for place, head in enumerate(heads):
+        torch.testing.assert_close(head.probe.mean.double(), states[place].mean(0), rtol=1e-6, atol=1e-6)
+        torch.testing.assert_close(head.probe.scale.double(), states[place].std(0, correction=0), rtol=1e-6, atol=1e-6)
