@@ -220,19 +220,21 @@ def probe_for(scored: Scored, runs: Path) -> Probe:
     return train([f"--{name}={value}" for name, value in flags.items()]).probe
 
 
-def check_base(probe: Probe, store: HiddenStateStore) -> None:
+def check_base(probe: Probe, store: HiddenStateStore, allow_base_mismatch: bool = False) -> None:
     """Refuses to read the states of a model that a probe was not trained on.
+
+    Args:
+        probe: Knows its base, revision, layer, position and dtype.
+        store: The states.
+        allow_base_mismatch: Read another model's states all the same, where width and position agree.
 
     Raises:
         CascadeError: Naming what differs.
     """
     config, key = probe.config, store.key
-    pairs = {
-        "base_revision": (config.base_revision, key.model_revision),
-        "position": (config.position, key.position),
-        "dtype": (config.dtype, key.dtype),
-        "hidden_size": (config.hidden_size, store.hidden_size),
-    }
+    pairs = {"position": (config.position, key.position), "hidden_size": (config.hidden_size, store.hidden_size)}
+    if not allow_base_mismatch:
+        pairs |= {"base_revision": (config.base_revision, key.model_revision), "dtype": (config.dtype, key.dtype)}
     for name, (wanted, found) in pairs.items():
         if wanted != found:
             raise CascadeError(
@@ -241,18 +243,21 @@ def check_base(probe: Probe, store: HiddenStateStore) -> None:
             )
 
 
-def with_p_ik(scored: Scored, probe: Probe | None, split_seed: int | None = None) -> pa.Table:
+def with_p_ik(
+    scored: Scored, probe: Probe | None, split_seed: int | None = None, allow_base_mismatch: bool = False
+) -> pa.Table:
     """A score table with the probe's P(IK) filled in, and with the split where ``split_seed`` is given.
 
     Args:
         scored: The scored task.
         probe: Its base must be the scored model; without one P(IK) is null.
         split_seed: The probe's split seed, if the task is the one it was trained on.
+        allow_base_mismatch: See `check_base`.
     """
     table = scored.table()
     columns = {name: table[name] for name in table.column_names}
     if probe is not None:
-        check_base(probe, scored.store)
+        check_base(probe, scored.store, allow_base_mismatch)
         values = np.concatenate([probe.predict(part) for part in scored.store.iter_layer(probe.config.layer)])
         columns["p_ik"] = pa.array(values.astype(np.float64))
         columns["probe_layer"] = pa.array([probe.config.layer] * table.num_rows, pa.int64())

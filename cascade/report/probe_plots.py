@@ -6,12 +6,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import matplotlib.pyplot as plt
+import numpy as np
 
-from cascade.report.plots import BLUE, GREEN, INK, ORANGE, _save
+from cascade.report.plots import BLUE, GREEN, ORANGE, _save
 from probes.layers import LayerRow
 
 METRICS = {"auroc": "AUROC", "accuracy": "accuracy", "f1": "F1", "ece": "ECE", "brier": "Brier"}
-COLORS = (BLUE, ORANGE, GREEN, INK)
+COLORS = (BLUE, ORANGE, GREEN)
 
 
 def plot_layers(path: Path, sweeps: Mapping[str, Sequence[LayerRow]], title: str) -> None:
@@ -51,4 +52,33 @@ def plot_layers(path: Path, sweeps: Mapping[str, Sequence[LayerRow]], title: str
         handles, labels = axes[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside right center", frameon=False, fontsize=8)
     figure.suptitle(title, fontsize=11)
+    _save(figure, path)
+
+
+def plot_transfer(path: Path, names: Sequence[str], matrices: Mapping[str, np.ndarray]) -> None:
+    """Heat maps of how probes do on what they were not trained on.
+
+    Args:
+        path: PNG file.
+        names: One for each row and column.
+        matrices: Figure to its values ``[trained on, tested on]``; NaN is left white.
+    """
+    side = 2.5 + 0.42 * len(names)
+    figure, axes = plt.subplots(
+        1, len(matrices), figsize=(side * len(matrices), side), sharey=True, layout="constrained"
+    )
+    for axis, (label, values) in zip(np.atleast_1d(axes), matrices.items(), strict=True):
+        image = axis.imshow(values, cmap="viridis" if label == "AUROC" else "viridis_r")
+        middle = np.nanmean([np.nanmin(values), np.nanmax(values)])
+        for (row, column), value in np.ndenumerate(values):
+            if not np.isnan(value):
+                dark = (value < middle) == (label == "AUROC")
+                axis.text(
+                    column, row, f"{value:.2f}"[1:], ha="center", va="center", fontsize=6, color="w" if dark else "k"
+                )
+        axis.set(title=label, xlabel="tested on")
+        axis.set_xticks(range(len(names)), names, rotation=90, fontsize=7)
+        axis.set_yticks(range(len(names)), names, fontsize=7)
+        figure.colorbar(image, ax=axis, shrink=0.6)
+    np.atleast_1d(axes)[0].set_ylabel("trained on")
     _save(figure, path)

@@ -211,9 +211,13 @@ def test_a_probe_of_another_split_is_never_tested_on_what_it_saw(runs):
         with_p_ik(score(MODEL, "mini-mmlu", runs / "stores"), trained.probe, split_seed=0)
 
 
-def test_a_probe_of_another_model_is_refused(trained, runs):
+def test_a_probe_of_another_model_is_refused_unless_that_is_meant(trained, runs):
+    other = score("mini-qwen3-small", "mini-gpqa", runs / "stores")
     with pytest.raises(CascadeError, match="base mini-llama-small .*is of mini-qwen3-small"):
-        with_p_ik(score("mini-qwen3-small", "mini-gpqa", runs / "stores"), trained.probe)
+        with_p_ik(other, trained.probe)
+    p_ik = with_p_ik(other, trained.probe, allow_base_mismatch=True)["p_ik"].to_numpy()
+    expected = trained.probe.predict(other.store.layer(trained.probe.config.layer))
+    np.testing.assert_allclose(p_ik, expected, rtol=1e-6)
 
 
 @pytest.mark.parametrize("damage", ["flip", "truncate", "delete"])
