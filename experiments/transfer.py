@@ -84,7 +84,7 @@ def matrix(found: list[Source], metric: str) -> np.ndarray:
 
 
 def print_matrix(names: list[str], values: np.ndarray, title: str) -> None:
-    """One table for all the sources of one width at a time, or it would not fit a page."""
+    """One matrix as a table."""
     table = Table(title=title, title_justify="left")
     table.add_column("trained on ╲ tested on", no_wrap=True)
     for number in range(1, len(names) + 1):
@@ -110,7 +110,10 @@ def main(args: list[str] | None = None) -> dict[str, np.ndarray]:
     out = values.runs / "transfer"
     out.mkdir(parents=True, exist_ok=True)
     for label, numbers in matrices.items():
-        print_matrix(names, numbers, f"{label} of P(IK) on the test part")
+        for width in sorted({source.width for source in found}):
+            held = [place for place, source in enumerate(found) if source.width == width]
+            block = numbers[np.ix_(held, held)]
+            print_matrix([names[i] for i in held], block, f"{label} of P(IK) on the test part, states of {width}")
     clean = {k: [[None if np.isnan(v) else v for v in row] for row in m.tolist()] for k, m in matrices.items()}
     write_atomically(out / "transfer.json", (json.dumps({"sources": names, **clean}, indent=1) + "\n").encode())
     plot_transfer(out / "transfer.png", names, matrices)
