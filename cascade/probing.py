@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import torch
 
 from cascade.errors import CascadeError
@@ -19,6 +21,7 @@ from cascade.tasks.load import load_task
 from probes import HiddenStateStore, Probe, ProbeConfig, stratified_split
 from probes.data import HiddenStateDataModule, LabelledStates
 from probes.files import file_name
+from probes.states import open_states
 
 RUNS = Path("runs")
 PROBED_TASK = "mini-mmlu"
@@ -35,10 +38,15 @@ class ScoredTaskDataModule(HiddenStateDataModule):
     Args:
         model: A miniature's name, a folder, or a Hub id.
         task: Name of the task.
-        layer: Layer to read (0 = embeddings); by default three quarters of the way up.
+        layer: The one layer to read (0 = embeddings); by default three quarters of the way up.
+        layers: Instead of one layer a list of them, or ``all``: a head is trained on each.
         store: A finished store to read instead of the one under ``stores``.
         stores: Folder of stores.
         dtype: float32, float16 or bfloat16.
+        labels: Parquet file with ``question_id`` and ``correct`` to learn from instead of the scored answers: those of
+            another model, or of several samples a question, whose label is then the share of right ones.
+        memory: GiB that hidden states may take; what is larger is read from disk as it is wanted. By default half of
+            what is free.
         scoring_batch_size: Prompts in one forward pass while scoring.
         batch_size: Rows of a training batch.
         split_seed: Another seed is another split.
@@ -49,17 +57,25 @@ class ScoredTaskDataModule(HiddenStateDataModule):
         model: str = "mini-llama-small",
         task: str = "mini-mmlu",
         layer: int | None = None,
+        layers: Literal["all"] | list[int] | None = None,
         store: Path | None = None,
         stores: Path = RUNS / "stores",
         dtype: str = "float32",
+        labels: Path | None = None,
+        memory: float | None = None,
         scoring_batch_size: int = 128,
         batch_size: int = 256,
         split_seed: int = 0,
     ) -> None:
         super().__init__(batch_size, split_seed)
         self.model, self.task = HuggingFaceModel(model, dtype=dtype), load_task(task)
-        self.layer = default_layer(self.model.depth) if layer is None else self.model.layers([layer])[0]
+        if layer is not None and layers is not None:
+            raise CascadeError(f"Expected `layer` or `layers`, but got both: {layer} and {layers}")
+        one = default_layer(self.model.depth) if layer is None else layer
+        self.layers = self.model.layers([one] if layers is None else layers)
+        self.memory = None if memory is None else int(memory * 2**30)
         self.stores, self.store, self.scoring_batch_size = stores, store, scoring_batch_size
+        self.labels = labels
         self.scored: Scored | None = None
 
     def prepare_data(self) -> None:
@@ -70,28 +86,73 @@ class ScoredTaskDataModule(HiddenStateDataModule):
             self.scored = score(self.model, self.task, self.stores, batch_size=self.scoring_batch_size)
 
     def load(self) -> LabelledStates:
-        """One layer of the store, and the score table's verdicts."""
+        """Layers of the store, and the score table's verdicts."""
         self.prepare_data()
         assert self.scored is not None
-        key, table = self.scored.store.key, self.scored.table()
-        return LabelledStates(
-            states=self.scored.store.layer(self.layer),
-            labels=torch.from_numpy(table["correct"].to_numpy().astype(np.float32)),
-            ids=table["question_id"].to_pylist(),
-            strata=table["subject"].to_pylist(),
-            origin=ProbeConfig(
-                hidden_size=self.scored.store.hidden_size,
-                layer=self.layer,
-                base_model=key.model,
-                base_revision=key.model_revision,
-                num_layers=self.model.depth,
-                template_hash=key.template_hash,
-                task=key.task,
-                task_revision=key.task_revision,
-                position=key.position,
-                dtype=key.dtype,
-            ),
+        store, table = self.scored.store, self.scored.table()
+        origin = ProbeConfig(
+            hidden_size=store.hidden_size,
+            layer=0,
+            base_model=store.key.model,
+            base_revision=store.key.model_revision,
+            num_layers=self.model.depth,
+            template_hash=store.key.template_hash,
+            task=store.key.task,
+            task_revision=store.key.task_revision,
+            position=store.key.position,
+            dtype=store.key.dtype,
         )
+        ids, labels = table["question_id"].to_pylist(), table["correct"].to_numpy()
+        if self.labels is not None:
+            labels, meaning = read_labels(self.labels, ids)
+            origin = replace(origin, label=meaning)
+        return LabelledStates(
+            states=open_states(store, self.layers, self.memory),
+            labels=torch.from_numpy(labels.astype(np.float32)),
+            ids=ids,
+            strata=table["subject"].to_pylist(),
+            origins=[replace(origin, layer=layer) for layer in self.layers],
+        )
+
+
+def read_labels(path: Path, ids: Sequence[str]) -> tuple[np.ndarray, str]:
+    """What a probe is to predict, from a Parquet file: ``question_id``, ``correct``, and ``model`` where there is one.
+
+    Args:
+        path: A score table, or a table of several answers a question (repeated ids), or of shares.
+        ids: The questions wanted; others in the file are left out.
+
+    Returns:
+        Labels ``[len(ids)]`` in [0, 1], float64, the mean where an id repeats; and what they mean, in words.
+
+    Raises:
+        CascadeError: If a column or a question is missing, a label lies outside [0, 1], or several models are in it.
+    """
+    try:
+        table = pq.read_table(path)
+    except (OSError, pa.ArrowException) as error:
+        raise CascadeError(f"Expected `labels` to be a Parquet file, but {path}: {error}") from error
+    if missing := {"question_id", "correct"} - set(table.column_names):
+        raise CascadeError(f"Expected {path} to have columns question_id and correct, but {sorted(missing)} missing")
+    models = set(table["model"].to_pylist()) if "model" in table.column_names else {"the model"}
+    if len(models) != 1:
+        raise CascadeError(f"Expected labels of one model in {path}, but got {', '.join(map(str, sorted(models)))}")
+    try:
+        numbers = table["correct"].cast(pa.float64())
+    except pa.ArrowException as error:
+        raise CascadeError(f"Expected correct in {path} to be numbers, but got {table['correct'].type}") from error
+    answers = pa.table({"id": table["question_id"].cast(pa.string()), "correct": numbers})
+    grouped = answers.group_by("id").aggregate([("correct", "mean"), ("correct", "count")])
+    means = dict(zip(grouped["id"].to_pylist(), grouped["correct_mean"].to_pylist(), strict=True))
+    if absent := [i for i in ids if means.get(i) is None]:
+        raise CascadeError(f"Expected labels of all questions in {path}, but {len(absent)} have none, as {absent[0]!r}")
+    labels = np.array([means[i] for i in ids])
+    if (outside := np.flatnonzero(~((labels >= 0) & (labels <= 1)))).size:
+        raise CascadeError(f"Expected correct in {path} to be in [0, 1], but question {ids[outside[0]]!r} is not")
+    model = next(iter(models))
+    if bool(((labels > 0) & (labels < 1)).any()):
+        return labels, f"an answer of {model} is correct, learnt from the share of right answers"
+    return labels, f"the answer of {model} is correct"
 
 
 @dataclass(frozen=True)
@@ -106,9 +167,24 @@ class ProbeRun:
         return self.folder / "probe"
 
     @classmethod
-    def of(cls, root: Path, model: str, task: str, layer: int) -> ProbeRun:
-        """The run of one model, task and layer under a folder of runs."""
-        return cls(root / f"{file_name(model)}--{task}--layer-{layer}")
+    def of(cls, root: Path, model: str, task: str, layer: int | Sequence[int]) -> ProbeRun:
+        """The run of one model, task and layer, or of several layers, under a folder of runs."""
+        if not isinstance(layer, int) and len(layer) == 1:
+            (layer,) = layer
+        if isinstance(layer, int):
+            return cls(root / f"{file_name(model)}--{task}--layer-{layer}")
+        return cls(root / f"{file_name(model)}--{task}--layers-{_ranges(layer)}")
+
+
+def _ranges(numbers: Sequence[int]) -> str:
+    """``0-3,7`` for 0, 1, 2, 3 and 7."""
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and number == runs[-1][1] + 1:
+            runs[-1][1] = number
+        else:
+            runs.append([number, number])
+    return ",".join(f"{first}" if first == last else f"{first}-{last}" for first, last in runs)
 
 
 def probe_for(scored: Scored, runs: Path, layer: int | None = None) -> Probe:
@@ -145,19 +221,21 @@ def probe_for(scored: Scored, runs: Path, layer: int | None = None) -> Probe:
     return train([f"--{name}={value}" for name, value in flags.items()]).probe
 
 
-def check_base(probe: Probe, store: HiddenStateStore) -> None:
+def check_base(probe: Probe, store: HiddenStateStore, allow_base_mismatch: bool = False) -> None:
     """Refuses to read the states of a model that a probe was not trained on.
+
+    Args:
+        probe: Knows its base, revision, layer, position and dtype.
+        store: The states.
+        allow_base_mismatch: Read another model's states all the same, where width and position agree.
 
     Raises:
         CascadeError: Naming what differs.
     """
     config, key = probe.config, store.key
-    pairs = {
-        "base_revision": (config.base_revision, key.model_revision),
-        "position": (config.position, key.position),
-        "dtype": (config.dtype, key.dtype),
-        "hidden_size": (config.hidden_size, store.hidden_size),
-    }
+    pairs = {"position": (config.position, key.position), "hidden_size": (config.hidden_size, store.hidden_size)}
+    if not allow_base_mismatch:
+        pairs |= {"base_revision": (config.base_revision, key.model_revision), "dtype": (config.dtype, key.dtype)}
     for name, (wanted, found) in pairs.items():
         if wanted != found:
             raise CascadeError(
@@ -166,19 +244,22 @@ def check_base(probe: Probe, store: HiddenStateStore) -> None:
             )
 
 
-def with_p_ik(scored: Scored, probe: Probe | None, split_seed: int | None = None) -> pa.Table:
+def with_p_ik(
+    scored: Scored, probe: Probe | None, split_seed: int | None = None, allow_base_mismatch: bool = False
+) -> pa.Table:
     """A score table with the probe's P(IK) filled in, and with the split where ``split_seed`` is given.
 
     Args:
         scored: The scored task.
         probe: Its base must be the scored model; without one P(IK) is null.
         split_seed: The probe's split seed, if the task is the one it was trained on.
+        allow_base_mismatch: See `check_base`.
     """
     table = scored.table()
     columns = {name: table[name] for name in table.column_names}
     columns["hidden_size"] = pa.array([scored.store.hidden_size] * table.num_rows, pa.int64())
     if probe is not None:
-        check_base(probe, scored.store)
+        check_base(probe, scored.store, allow_base_mismatch)
         values = np.concatenate([probe.predict(part) for part in scored.store.iter_layer(probe.config.layer)])
         columns["p_ik"] = pa.array(values.astype(np.float64))
         columns["probe_layer"] = pa.array([probe.config.layer] * table.num_rows, pa.int64())

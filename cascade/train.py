@@ -27,18 +27,30 @@ from rich.table import Table
 from cascade.errors import one_line_errors
 from cascade.probing import RUNS, ProbeRun, ScoredTaskDataModule
 from cascade.report.plots import plot_reliability
+from cascade.report.probe_plots import METRICS, plot_layers
 from probes import Probe, ProbeError
 from probes.files import write_atomically
+from probes.layers import LayerRow, layer_table
 from probes.training import ProbeModule
+
+_HEADINGS = {"ece": "ECE", "ece_mass": "ECE mass", "brier": "Brier", "auroc": "AUROC", "nll": "NLL", "f1": "F1"}
 
 
 @dataclass(frozen=True)
 class Trained:
-    """What a training run leaves: its folder, the probe, and test metrics before and after calibration."""
+    """What a training run leaves.
+
+    Attributes:
+        run: Its folder.
+        probe: The best one on validation.
+        metrics: Its test metrics before and after calibration.
+        layers: One row a layer.
+    """
 
     run: ProbeRun
     probe: Probe
     metrics: dict[str, dict[str, float]]
+    layers: list[LayerRow]
 
 
 class TrainCLI(LightningCLI):
@@ -48,6 +60,12 @@ class TrainCLI(LightningCLI):
         """Flags beside those of data, model and trainer."""
         parser.add_argument(
             "--out", type=Path, default=RUNS / "probes", help="folder of runs; each gets one of its own"
+        )
+        parser.add_argument(
+            "--keep",
+            type=Literal["best", "all"],
+            default="best",
+            help="write the best layer's probe alone, or every layer's too, under probes/",
         )
         parser.add_argument(
             "--logger", type=Literal["csv", "wandb", "none"], default="csv", help="where curves go; wandb works offline"
@@ -127,7 +145,7 @@ def train(args: list[str] | None = None) -> Trained:
 def _run(cli: TrainCLI) -> Trained:
     trainer: Trainer = cli.trainer
     data, module = cli.datamodule, cli.model
-    run = ProbeRun.of(cli.config.out, data.model.name, data.task.name, data.layer)
+    run = ProbeRun.of(cli.config.out, data.model.name, data.task.name, data.layers)
     run.folder.mkdir(parents=True, exist_ok=True)
     if cli.config.logger != "none":
         trainer.logger = _logger(cli.config.logger, run.folder, cli.config.as_dict())
@@ -136,28 +154,60 @@ def _run(cli: TrainCLI) -> Trained:
         print(f"Reusing {data.scored.store.rows:,} scored rows in {data.scored.store.folder}", file=sys.stderr)
     trainer.fit(module, datamodule=data)
     trainer.test(module, datamodule=data, verbose=False)
-    probe = module.trained_probe().cpu().eval()
-    metrics = module.test_results
-    probe.save_pretrained(run.checkpoint)
-    _write_json(run.folder / "metrics.json", metrics)
-    config = cli.parser.dump(cli.config, skip_unset=False)
-    write_atomically(run.folder / "config.yaml", config.encode())
-    states, labels = data.part("test")
+    labels = data.data.labels[data.rows("test")]
+    best, layers = module.best_head(), layer_table(module.heads, labels)
     plot_reliability(
         run.folder / "reliability.png",
-        {"before": probe.raw_logits(states).sigmoid().detach().numpy(), "after": probe.predict(states)},
+        {stage: p_ik.numpy() for stage, p_ik in best.p_ik.items()},
         labels.numpy(),
-        f"{data.model.name}, layer {data.layer}: P(IK) on {data.task.name}",
+        f"{data.model.name}, layer {best.layer}: P(IK) on {data.task.name}",
     )
+    best.probe.picture = (run.folder / "reliability.png").read_bytes()
+    best.probe.save_pretrained(run.checkpoint)
+    if cli.config.keep == "all":
+        for layer in data.layers:
+            head = min((h for h in module.heads if h.layer == layer), key=lambda h: h.val_loss)
+            head.probe.save_pretrained(run.folder / "probes" / f"layer-{layer}")
+    _write_json(run.folder / "metrics.json", best.metrics)
+    _write_json(run.folder / "layers.json", [row.to_json() for row in layers])
+    config = cli.parser.dump(cli.config, skip_unset=False)
+    write_atomically(run.folder / "config.yaml", config.encode())
+    if len(layers) > 1:
+        plot_layers(
+            run.folder / "layers.png", {data.model.name: layers}, f"P(IK) of {data.model.name} on {data.task.name} test"
+        )
     if isinstance(trainer.logger, WandbLogger):
         trainer.logger.experiment.finish()
-    return Trained(run, probe, metrics)
+    return Trained(run, best.probe, best.metrics, layers)
 
 
-def _write_json(path: Path, values: dict[str, dict[str, float]]) -> None:
-    # NaN is not JSON; AUROC of a one-class test part is unknown, and null says so.
-    clean = {k: {n: None if math.isnan(v) else v for n, v in m.items()} for k, m in values.items()}
-    write_atomically(path, (json.dumps(clean, indent=2, allow_nan=False) + "\n").encode())
+def _write_json(path: Path, values: object) -> None:
+    write_atomically(path, (json.dumps(_without_nan(values), indent=2, allow_nan=False) + "\n").encode())
+
+
+def _without_nan(value: object) -> object:
+    """NaN is not JSON; AUROC of a one-class test part is unknown, and null says so."""
+    if isinstance(value, dict):
+        return {key: _without_nan(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_without_nan(item) for item in value]
+    return None if isinstance(value, float) and math.isnan(value) else value
+
+
+def print_layers(trained: Trained) -> None:
+    """Prints the figures by layer with their 95 % intervals."""
+    config = trained.probe.config
+    table = Table(
+        title=f"P(IK) of {config.base_model} by layer on {config.task} test, with 95 % intervals over questions",
+        caption=f"Layer {config.layer} is the best on validation; its probe was written.",
+    )
+    table.add_column("layer", justify="right")
+    for label in METRICS.values():
+        table.add_column(label, justify="right", no_wrap=True)
+    for row in trained.layers:
+        cells = [f"{row.after[n].value:.3f} [{row.after[n].low:.3f}, {row.after[n].high:.3f}]" for n in METRICS]
+        table.add_row(f"{row.layer}{' *' if row.layer == config.layer else ''}", *cells)
+    Console(width=None if sys.stdout.isatty() else 130).print(table)
 
 
 def print_metrics(trained: Trained) -> None:
@@ -168,17 +218,22 @@ def print_metrics(trained: Trained) -> None:
     )
     table.add_column("")
     for name in trained.metrics["after"]:
-        table.add_column({"ece": "ECE", "auroc": "AUROC", "nll": "NLL", "f1": "F1"}.get(name, name), justify="right")
+        table.add_column(_HEADINGS.get(name, name), justify="right")
     for stage in ("before", "after"):
-        table.add_row(f"{stage} {config.calibration}", *(f"{v:.4f}" for v in trained.metrics[stage].values()))
-    Console().print(table)
+        table.add_row(
+            f"{stage} {config.calibration} calibration", *(f"{v:.4f}" for v in trained.metrics[stage].values())
+        )
+    Console(width=None if sys.stdout.isatty() else 100).print(table)
     print(f"Run folder: {trained.run.folder}")
 
 
 @one_line_errors(ProbeError)
 def main(args: list[str] | None = None) -> None:
     """The entry point."""
-    print_metrics(train(args))
+    trained = train(args)
+    if len(trained.layers) > 1:
+        print_layers(trained)
+    print_metrics(trained)
 
 
 if __name__ == "__main__":

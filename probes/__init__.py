@@ -8,28 +8,53 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from probes.calibration import Calibrator, PlattCalibrator, TemperatureCalibrator, build_calibrator
+    from probes.attachment import AttachedProbe, attach
+    from probes.calibration import (
+        BetaCalibrator,
+        Calibrator,
+        IsotonicCalibrator,
+        PlattCalibrator,
+        TemperatureCalibrator,
+        build_calibrator,
+    )
     from probes.capture import HiddenStateCapture, decoder_blocks, last_token_positions
     from probes.errors import ProbeError
-    from probes.probe import HeadConfig, Probe, ProbeConfig
+    from probes.export import save_onnx
+    from probes.foreign import probe_from_file, probe_from_sklearn, probe_from_tensors
+    from probes.heads import HeadConfig
+    from probes.probe import Probe, ProbeConfig
     from probes.split import Split, stratified_split
     from probes.store import HiddenStateStore, StoreKey, StoreWriter
 
 _ROOMS = {
-    "calibration": ("Calibrator", "PlattCalibrator", "TemperatureCalibrator", "build_calibrator"),
+    "attachment": ("AttachedProbe", "attach"),
+    "calibration": (
+        "BetaCalibrator",
+        "Calibrator",
+        "IsotonicCalibrator",
+        "PlattCalibrator",
+        "TemperatureCalibrator",
+        "build_calibrator",
+    ),
     "capture": ("HiddenStateCapture", "decoder_blocks", "last_token_positions"),
     "errors": ("ProbeError",),
-    "probe": ("HeadConfig", "Probe", "ProbeConfig"),
+    "export": ("save_onnx",),
+    "foreign": ("probe_from_file", "probe_from_sklearn", "probe_from_tensors"),
+    "heads": ("HeadConfig",),
+    "probe": ("Probe", "ProbeConfig"),
     "split": ("Split", "stratified_split"),
     "store": ("HiddenStateStore", "StoreKey", "StoreWriter"),
 }
 _ROOM_OF = {name: room for room, names in _ROOMS.items() for name in names}
 
 __all__ = [
+    "AttachedProbe",
+    "BetaCalibrator",
     "Calibrator",
     "HeadConfig",
     "HiddenStateCapture",
     "HiddenStateStore",
+    "IsotonicCalibrator",
     "PlattCalibrator",
     "Probe",
     "ProbeConfig",
@@ -38,9 +63,14 @@ __all__ = [
     "StoreKey",
     "StoreWriter",
     "TemperatureCalibrator",
+    "attach",
     "build_calibrator",
     "decoder_blocks",
     "last_token_positions",
+    "probe_from_file",
+    "probe_from_sklearn",
+    "probe_from_tensors",
+    "save_onnx",
     "stratified_split",
 ]
 

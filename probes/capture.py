@@ -1,7 +1,8 @@
-"""Reads hidden states out of any Hugging Face decoder while it runs, at one token a row.
+"""Reads hidden states out of any Hugging Face decoder or encoder while it runs, at one token a row or their mean.
 
-Forward hooks slice the wanted token out of each block's output, so that `batch × hidden` numbers a layer are
-held and not `batch × time × hidden`. Nothing is run here: the caller makes the forward pass it needs anyway.
+Forward hooks slice the wanted token out of each block's output, or average them, so that `batch × hidden` numbers
+a layer are held and not `batch × time × hidden`. Nothing is run here: the caller makes the forward pass it needs
+anyway.
 """
 
 from __future__ import annotations
@@ -101,6 +102,7 @@ class HiddenStateCapture:
         self.layers = resolve_layers(layers, len(self._blocks))
         self.states: dict[int, Tensor] = {}
         self._positions: Tensor | None = None
+        self._weights: Tensor | None = None
         self._handles: list[torch.utils.hooks.RemovableHandle] = []
 
     def __enter__(self) -> HiddenStateCapture:
@@ -116,15 +118,32 @@ class HiddenStateCapture:
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
-        self._positions = None
+        self._positions = self._weights = None
 
     def arm(self, positions: Tensor) -> None:
         """Captures the next forward pass at ``positions`` (``[batch]``, int64), forgetting earlier states."""
-        self.states = {}
-        self._positions = positions
+        self.states, self._positions, self._weights = {}, positions, None
+
+    def arm_mean(self, attention_mask: Tensor) -> None:
+        """Captures the mean over each row's tokens in the next forward pass, as encoders are read.
+
+        Args:
+            attention_mask: ``[batch, time]``, 1 where there is a token.
+
+        Raises:
+            ProbeError: If a row has no token.
+        """
+        last_token_positions(attention_mask)  # refuses an empty row
+        mask = attention_mask.float()
+        self.states, self._positions, self._weights = {}, None, mask / mask.sum(1, keepdim=True)
 
     def _take(self, layer: int, hidden: Tensor) -> None:
-        if self._positions is None or layer in self.states:
+        if layer in self.states:
+            return
+        if self._weights is not None:
+            weights = self._weights.to(hidden.device, hidden.dtype)
+            self.states[layer] = (weights[:, None] @ hidden.detach()).squeeze(1)
+        if self._positions is None:
             return
         rows = torch.arange(hidden.shape[0], device=hidden.device)
         self.states[layer] = hidden.detach()[rows, self._positions.to(hidden.device)]

@@ -1,4 +1,4 @@
-"""Labelled hidden states for training a probe: one layer of a store, labels beside it, split by question.
+"""Labelled hidden states for training probes: layers of a store, labels beside them, split by question.
 
 Where the labels come from is the business of whoever fills `LabelledStates`.
 """
@@ -11,47 +11,55 @@ from dataclasses import dataclass
 import torch
 from lightning import LightningDataModule
 from torch import Tensor
-from torch.utils.data import BatchSampler, DataLoader, RandomSampler, SequentialSampler, TensorDataset
+from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler, SequentialSampler
 
 from probes.errors import ProbeError
 from probes.probe import ProbeConfig
 from probes.split import Split, stratified_split
+from probes.states import LayerStates
 
 
 @dataclass(frozen=True)
 class LabelledStates:
-    """What a probe is trained on.
+    """What probes are trained on.
 
     Attributes:
-        states: ``[rows, hidden]``, any floating dtype.
-        labels: ``[rows]``, float32 in [0, 1]: whether the base model was right.
+        states: The states of one or more layers.
+        labels: ``[rows]``, float32 in [0, 1]: whether the base model was right, or how often of several times.
         ids: One unique id a row; the split follows it.
         strata: One stratum a row, such as the subject.
-        origin: What the states are of. The head and the metrics are filled in by training.
+        origins: For each layer, what its states are of. The head and the metrics are filled in by training.
     """
 
-    states: Tensor
+    states: LayerStates
     labels: Tensor
     ids: Sequence[str]
     strata: Sequence[str]
-    origin: ProbeConfig
+    origins: Sequence[ProbeConfig]
 
     def __post_init__(self) -> None:
-        rows = len(self.ids)
-        if (
-            self.states.ndim != 2
-            or len(self.states) != rows
-            or self.labels.shape != (rows,)
-            or len(self.strata) != rows
-        ):
+        rows, origins = len(self.ids), len(self.origins)
+        if self.states.shape[:2] != (origins, rows) or self.labels.shape != (rows,) or len(self.strata) != rows:
             raise ProbeError(
-                f"Expected states [{rows}, hidden], labels [{rows}] and {rows} strata for {rows} ids, but got "
-                f"{tuple(self.states.shape)}, {tuple(self.labels.shape)} and {len(self.strata)}"
+                f"Expected states [{origins}, {rows}, hidden], labels [{rows}] and {rows} strata for {origins} origins "
+                f"and {rows} ids, but got {self.states.shape}, {tuple(self.labels.shape)} and {len(self.strata)}"
             )
-        if not bool(torch.isfinite(self.states).all()):
-            raise ProbeError("Expected finite hidden states, but some are NaN or infinite")
         if not bool(((self.labels >= 0) & (self.labels <= 1)).all()):
             raise ProbeError("Expected labels in [0, 1], but some lie outside")
+
+
+class _Rows(Dataset[tuple[Tensor, ...]]):
+    """Batches of one part, each gathered whole."""
+
+    def __init__(self, data: LabelledStates, rows: Tensor) -> None:
+        self._data, self._rows = data, rows
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, places: list[int]) -> tuple[Tensor, Tensor]:
+        rows = self._rows[places]
+        return self._data.states.gather(rows), self._data.labels[rows]
 
 
 class HiddenStateDataModule(LightningDataModule):
@@ -81,22 +89,30 @@ class HiddenStateDataModule(LightningDataModule):
         self.data = self.load()
         self.split = stratified_split(self.data.ids, self.data.strata, seed=self.split_seed)
         for name in ("train", "validation", "test"):
-            labels = self.part(name)[1]
+            labels = self.data.labels[self.rows(name)]
             if not len(labels):
                 raise ProbeError(f"Expected rows in the {name} part, but all {len(self.data.ids)} rows went elsewhere")
+            if name == "train" and len(labels) < self.batch_size:
+                raise ProbeError(
+                    f"Expected at least `batch_size` = {self.batch_size} rows in the train part, but got {len(labels)}"
+                )
             if name != "test" and labels.min() == labels.max():
                 raise ProbeError(
                     f"Expected right and wrong answers in the {name} part, but all {len(labels)} labels are "
                     f"{labels[0]:g}"
                 )
 
+    def rows(self, name: str) -> Tensor:
+        """Row numbers of ``train``, ``validation`` or ``test``, int64."""
+        return torch.tensor(getattr(self.split, name), dtype=torch.long)
+
     def part(self, name: str) -> tuple[Tensor, Tensor]:
-        """States (float32) and labels of ``train``, ``validation`` or ``test``."""
-        rows = torch.tensor(getattr(self.split, name), dtype=torch.long, device=self.data.states.device)
-        return self.data.states[rows].float(), self.data.labels[rows].float()
+        """States ``[layers, rows, hidden]`` (float32) and labels of ``train``, ``validation`` or ``test``, whole."""
+        rows = self.rows(name)
+        return self.data.states.gather(rows), self.data.labels[rows]
 
     def _loader(self, name: str, shuffle: bool = False) -> DataLoader[tuple[Tensor, ...]]:
-        data = TensorDataset(*self.part(name))
+        data = _Rows(self.data, self.rows(name))
         generator = torch.Generator().manual_seed(self.split_seed)
         sampler = RandomSampler(data, generator=generator) if shuffle else SequentialSampler(data)
         # The sampler gives whole batches of indices: one gather a batch, no collation row by row.

@@ -1,19 +1,22 @@
 """The P(IK) head others load: raw hidden states in, calibrated P(IK) out.
 
-A checkpoint is a folder with `config.json`, `model.safetensors` and `README.md`. Everything needed to use the
-probe on raw hidden states is in it; nothing is ever unpickled. Training is not here (`probes.training`).
+A checkpoint is a folder with `config.json`, `model.safetensors`, `README.md` and its picture. Everything needed
+to use the probe on raw hidden states is in it; nothing is ever unpickled. Training is not here (`probes.training`).
 """
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from huggingface_hub import ModelHubMixin, snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
@@ -21,35 +24,10 @@ from torch import Tensor, nn
 from probes.calibration import Calibrator, build_calibrator
 from probes.errors import ProbeError
 from probes.files import write_atomically
+from probes.heads import HeadConfig, build_head
 
 FORMAT = 1
-WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
-_ACTIVATIONS = {"relu": nn.ReLU, "gelu": nn.GELU, "tanh": nn.Tanh, "silu": nn.SiLU}
-
-
-@dataclass(frozen=True)
-class HeadConfig:
-    """The shape of a head.
-
-    Attributes:
-        width: Units of each hidden layer.
-        depth: Hidden layers; 0 is a linear head.
-        dropout: Dropout after each hidden layer, while training.
-        activation: ``relu``, ``gelu``, ``tanh`` or ``silu``.
-    """
-
-    width: int = 128
-    depth: int = 1
-    dropout: float = 0.1
-    activation: str = "relu"
-
-    def __post_init__(self) -> None:
-        if self.activation not in _ACTIVATIONS:
-            raise ProbeError(
-                f"Expected `activation` to be one of {', '.join(_ACTIVATIONS)}, but got {self.activation!r}"
-            )
-        if self.width < 1 or self.depth < 0 or not 0 <= self.dropout < 1:
-            raise ProbeError(f"Expected width ≥ 1, depth ≥ 0 and 0 ≤ dropout < 1, but got {self}")
+WEIGHTS, CONFIG, CARD, PICTURE = "model.safetensors", "config.json", "README.md", "reliability.png"
 
 
 @dataclass(frozen=True)
@@ -72,6 +50,7 @@ class ProbeConfig:
         task_revision: Hash of that task's questions.
         label: What 1 means.
         split_fingerprint: Hash of the question ids it was trained, calibrated and tested on.
+        members: Heads whose P(IK) is averaged; ours have one, ensembles of other libraries several.
         metrics: Test metrics, for the reader.
     """
 
@@ -90,6 +69,7 @@ class ProbeConfig:
     task_revision: str = ""
     label: str = "the base model's greedy answer is correct"
     split_fingerprint: str = ""
+    members: int = 1
     metrics: Mapping[str, float] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
@@ -113,28 +93,22 @@ class ProbeConfig:
             raise ProbeError(f"Expected {source} to be a whole probe configuration, but {error}") from error
 
 
-def build_head(config: HeadConfig, hidden_size: int) -> nn.Sequential:
-    """A head from states to one logit: linear, or a multi-layer perceptron."""
-    layers: list[nn.Module] = []
-    width = hidden_size
-    for _ in range(config.depth):
-        layers += [nn.Linear(width, config.width), _ACTIVATIONS[config.activation](), nn.Dropout(config.dropout)]
-        width = config.width
-    return nn.Sequential(*layers, nn.Linear(width, 1))
-
-
-class Probe(nn.Module):
+class Probe(nn.Module, ModelHubMixin):
     """A P(IK) probe: standardises a hidden state, runs the head, calibrates.
 
     Example:
         >>> probe = Probe.from_pretrained("runs/probes/mini-llama-small--mini-mmlu--layer-2/probe")
         >>> p_ik = probe(states)  # [..., hidden] -> [...]
 
+    `push_to_hub` is that of huggingface_hub's mixin; loading is ours, because the mixin's leaves a tensor that is
+    missing as it was drawn.
+
     Args:
         config: See `ProbeConfig`.
 
     Attributes:
-        mean, scale: Feature standardisation, ``[hidden]``, float32.
+        mean, scale: Feature standardisation, ``[hidden]``, float32 (float64 where the checkpoint is).
+        picture: Reliability diagram of the model card, PNG, or ``None``.
     """
 
     mean: Tensor
@@ -143,13 +117,16 @@ class Probe(nn.Module):
     def __init__(self, config: ProbeConfig) -> None:
         super().__init__()
         self.config = config
+        self.picture: bytes | None = None
         self.register_buffer("mean", torch.zeros(config.hidden_size))
         self.register_buffer("scale", torch.ones(config.hidden_size))
         self.head = build_head(config.head, config.hidden_size)
         self.calibrator: Calibrator = build_calibrator(config.calibration)
+        self.others = nn.ModuleList(Probe(replace(config, members=1)) for _ in range(config.members - 1))
+        self._hub_id: str | None = None
 
     def raw_logits(self, states: Tensor) -> Tensor:
-        """Uncalibrated logits, ``[...]`` from states ``[..., hidden]``."""
+        """Uncalibrated logits, ``[...]`` from states ``[..., hidden]``; of the first member alone."""
         if states.shape[-1:] != (self.config.hidden_size,):
             raise ProbeError(f"Expected `states` to be [..., {self.config.hidden_size}], but got {tuple(states.shape)}")
         standardised = (states.to(self.mean.dtype) - self.mean) / self.scale
@@ -157,12 +134,15 @@ class Probe(nn.Module):
         return logits
 
     def forward(self, states: Tensor) -> Tensor:
-        """Calibrated P(IK): ``[...]`` in [0, 1], float32, from raw hidden states ``[..., hidden]`` of any dtype."""
-        return torch.sigmoid(self.calibrator(self.raw_logits(states)))
+        """Calibrated P(IK): ``[...]`` in [0, 1], of the probe's dtype, from raw states ``[..., hidden]`` of any."""
+        p_ik = torch.sigmoid(self.calibrator(self.raw_logits(states)))
+        if len(self.others):
+            p_ik = torch.stack([p_ik, *(other(states) for other in self.others)]).mean(0)
+        return p_ik
 
     @torch.no_grad()
     def predict(self, states: np.ndarray | Tensor) -> np.ndarray:
-        """Calibrated P(IK) without gradients, as a float32 array ``[...]``.
+        """Calibrated P(IK) without gradients, as an array ``[...]``, wherever states and probe lie.
 
         Raises:
             ProbeError: If the width is wrong or a state is NaN or infinite.
@@ -173,30 +153,46 @@ class Probe(nn.Module):
         result: np.ndarray = self.eval()(tensor.to(self.mean.device)).cpu().numpy()
         return result
 
-    def save_pretrained(self, folder: str | Path, card: str | None = None) -> Path:
-        """Writes the checkpoint folder; ``card`` is its README, by default a short one."""
-        folder = Path(folder)
+    def save_pretrained(self, save_directory: str | Path, **_: Any) -> Path:  # type: ignore[override]
+        """Writes the checkpoint folder: weights, model card, picture, and the configuration last.
+
+        Args:
+            save_directory: The folder; it is made.
+            _: What the mixin's `push_to_hub` hands on; the configuration and the card are the probe's own.
+        """
+        folder = Path(save_directory)
         folder.mkdir(parents=True, exist_ok=True)
+        (folder / CONFIG).unlink(missing_ok=True)  # until all of it is there, there is no checkpoint
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self.state_dict().items()}
         write_atomically(folder / WEIGHTS, save(tensors))
-        write_atomically(folder / CARD, (card or model_card(self.config)).encode())
+        if self.picture is not None:
+            write_atomically(folder / PICTURE, self.picture)
+        write_atomically(folder / CARD, model_card(self.config, self._hub_id, self.picture is not None).encode())
         config = json.dumps(self.config.to_json(), indent=2, sort_keys=True) + "\n"
         write_atomically(folder / CONFIG, config.encode())
         return folder
 
+    def push_to_hub(self, repo_id: str, **options: Any) -> str:
+        """Uploads the checkpoint; its card's code sample loads it from there. Options are those of the mixin."""
+        self._hub_id = repo_id
+        return str(super().push_to_hub(repo_id, **options))
+
     @classmethod
-    def from_pretrained(cls, folder_or_id: str | Path, revision: str | None = None) -> Probe:
+    def from_pretrained(  # type: ignore[override]
+        cls, folder_or_id: str | Path, revision: str | None = None, **download: Any
+    ) -> Probe:
         """Loads a probe from a folder or from the Hugging Face Hub.
 
         Args:
             folder_or_id: A checkpoint folder, or a Hub id such as ``someone/some-probe``.
             revision: Branch, tag or commit on the Hub.
+            download: Options of `huggingface_hub.snapshot_download`, such as ``token`` or ``cache_dir``.
 
         Raises:
             ProbeError: If a file is missing or of a newer format, or a tensor is missing, unexpected or of
                 another shape.
         """
-        folder = _checkpoint_folder(str(folder_or_id), revision)
+        folder = _checkpoint_folder(str(folder_or_id), revision, download)
         for name in (CONFIG, WEIGHTS):
             if not (folder / name).exists():
                 raise ProbeError(f"Expected a probe checkpoint in {folder}, but there is no {name}")
@@ -206,26 +202,38 @@ class Probe(nn.Module):
         except (ValueError, SafetensorError) as error:
             raise ProbeError(f"Probe checkpoint {folder} is corrupt: {error}") from error
         probe = cls(ProbeConfig.from_json(values, str(folder / CONFIG)))
-        _load_strictly(probe, tensors, folder / WEIGHTS)
+        load_strictly(probe, tensors, folder / WEIGHTS)
+        if (folder / PICTURE).exists():
+            probe.picture = (folder / PICTURE).read_bytes()
         return probe.eval()
 
 
-def _checkpoint_folder(name: str, revision: str | None) -> Path:
+def _checkpoint_folder(name: str, revision: str | None, download: Mapping[str, Any]) -> Path:
     if Path(name).is_dir():
         return Path(name)
     if name.count("/") != 1 or name.startswith((".", "/")):
         raise ProbeError(f"Expected a probe checkpoint folder or a Hub id, but there is no folder {name!r}")
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-
+    files = [CONFIG, WEIGHTS, CARD, PICTURE]
     try:
-        return Path(snapshot_download(name, revision=revision, allow_patterns=[CONFIG, WEIGHTS, CARD]))
+        return Path(snapshot_download(name, revision=revision, allow_patterns=files, **download))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         reason = str(error).splitlines()[0]
         raise ProbeError(f"There is no folder {name!r}, and the Hub gave no probe of that id: {reason}") from error
 
 
-def _load_strictly(probe: Probe, tensors: Mapping[str, Tensor], path: Path) -> None:
+def load_strictly(probe: Probe, tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Loads tensors into a probe; ``path`` names them in errors.
+
+    Raises:
+        ProbeError: If one is missing, unexpected, of another shape, of mixed precision, or not finite.
+    """
+    for name, module in probe.named_modules():
+        if isinstance(module, Calibrator):
+            own = {n.removeprefix(f"{name}."): t for n, t in tensors.items() if n.startswith(f"{name}.")}
+            try:
+                module.shape_like(own)
+            except (ProbeError, KeyError) as error:
+                raise ProbeError(f"Probe checkpoint {path} is corrupt: {error}") from error
     expected = probe.state_dict()
     for name in sorted(set(expected) | set(tensors)):
         if name not in tensors:
@@ -237,23 +245,51 @@ def _load_strictly(probe: Probe, tensors: Mapping[str, Tensor], path: Path) -> N
                 f"Expected tensor {name!r} in {path} to be {tuple(expected[name].shape)}, "
                 f"but got {tuple(tensors[name].shape)}"
             )
+        if not bool(torch.isfinite(tensors[name]).all()):
+            raise ProbeError(f"Expected tensor {name!r} in {path} to be finite, but it holds NaN or infinity")
+    dtypes = {tensor.dtype for tensor in tensors.values()}
+    if dtypes not in ({torch.float32}, {torch.float64}):
+        raise ProbeError(
+            f"Expected all tensors in {path} to be float32, or all float64, but got {sorted(map(str, dtypes))}"
+        )
+    probe.to(dtypes.pop())
     probe.load_state_dict(tensors)
 
 
-def model_card(config: ProbeConfig) -> str:
-    """The README of a checkpoint: what it reads, what it says, how good it was, how to use it."""
+def model_card(config: ProbeConfig, hub_id: str | None = None, picture: bool = False) -> str:
+    """The README of a checkpoint: what it reads, what it says, how good it was, how to use it.
+
+    Args:
+        config: The probe's.
+        hub_id: Where the code sample loads it from; by default the folder that the card lies in.
+        picture: Whether a reliability diagram lies beside it.
+    """
     rows = "\n".join(f"| {name} | {value:.4f} |" for name, value in config.metrics.items())
     table = f"\n| test metric | value |\n|---|---|\n{rows}\n" if rows else ""
-    return f"""# P(IK) probe for {config.base_model}, layer {config.layer}
+    diagram = (
+        f"\n![Reliability on the test part: P(IK) against the share of right answers]({PICTURE})\n" if picture else ""
+    )
+    # Metadata of the Hub knows only models that are on it.
+    base = f"base_model: {config.base_model}\n" if re.fullmatch(r"[\w.-]+/[\w.-]+", config.base_model) else ""
+    return f"""---
+tags: [p-ik, probe, calibration, uncertainty]
+{base}---
+
+# P(IK) probe for {config.base_model}, layer {config.layer}
 
 Reads the hidden state of `{config.base_model}` (revision `{config.base_revision}`) after decoder block
 {config.layer} of {config.num_layers} at the {config.position.replace("_", " ")}, and gives P(IK): the probability
-that {config.label}. Trained on `{config.task}`; calibration: {config.calibration}; threshold {config.threshold}.
-{table}
+that {config.label}. Trained on `{config.task}` (revision `{config.task_revision}`, split
+`{config.split_fingerprint}`, prompt `{config.template_hash}`); calibration: {config.calibration}; threshold
+{config.threshold}.
+{table}{diagram}
 ```python
+import torch
+
 from probes import Probe
 
-probe = Probe.from_pretrained("path/to/this/folder")
-p_ik = probe.predict(states)  # states: [..., {config.hidden_size}], raw block output; p_ik: [...]
+probe = Probe.from_pretrained("{hub_id or "."}")
+states = torch.randn(3, {config.hidden_size})  # stand for raw outputs of decoder block {config.layer}
+p_ik = probe.predict(states)  # [...]
 ```
 """

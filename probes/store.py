@@ -16,7 +16,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
@@ -28,6 +30,9 @@ from probes.files import file_name, write_atomically
 FORMAT = 1
 MANIFEST = "manifest.json"
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+# numpy has no bfloat16: states are mapped as integers of the same width.
+_INTEGERS: dict[int, Any] = {2: np.int16, 4: np.int32}
+_AS_TORCH = {np.int16: torch.int16, np.int32: torch.int32}
 
 
 @dataclass(frozen=True)
@@ -243,9 +248,10 @@ class HiddenStateStore:
             self.key = StoreKey.from_json(manifest["key"])
             self.rows: int = manifest["rows"]
             self.hidden_size: int = manifest["hidden_size"]
-            self._shards: Sequence[dict[str, object]] = manifest["shards"]
+            self._shards: Sequence[dict[str, Any]] = manifest["shards"]
+            self._verified: set[int] = set()
             names = {f"layer.{layer}" for layer in self.key.layers}
-            if any(set(s) != {"file", "start", "stop", "crc32"} or set(s["crc32"]) != names for s in self._shards):  # type: ignore[call-overload]
+            if any(set(s) != {"file", "start", "stop", "crc32"} or set(s["crc32"]) != names for s in self._shards):
                 raise KeyError("shards")
         except ProbeError:
             raise
@@ -271,28 +277,89 @@ class HiddenStateStore:
         """The layers held."""
         return self.key.layers
 
-    def iter_layer(self, layer: int) -> Iterator[Tensor]:
-        """The shards of one layer in row order, each ``[rows, hidden]`` in the store's dtype, read through mmap.
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the states."""
+        return DTYPES[self.key.dtype]
 
-        Every tensor is held against its checksum as it is read.
+    @property
+    def starts(self) -> list[int]:
+        """First row of each shard."""
+        return [shard["start"] for shard in self._shards]
+
+    def map_layer(self, layer: int) -> list[np.memmap]:
+        """One layer as read-only memory maps, one a shard: ``[rows, hidden]``, integers of the dtype's bytes.
+
+        Nothing is read yet, and nothing held against its checksum: see `verify`.
 
         Raises:
             ProbeError: If the layer is not held, or a shard is corrupt.
         """
         if layer not in self.layers:
             raise ProbeError(f"Expected `layer` to be one of {list(self.layers)} in {self.folder}, but got {layer}")
-        name = f"layer.{layer}"
-        for shard in self._shards:
-            path = self.folder / str(shard["file"])
-            try:
-                with safe_open(path, framework="pt") as file:
-                    tensor: Tensor = file.get_tensor(name)
-            except SafetensorError as error:
-                raise ProbeError(f"Shard {path} is corrupt ({error}); delete it and score again") from error
-            if _checksum(tensor) != shard["crc32"][name]:  # type: ignore[index]
-                raise ProbeError(f"Shard {path} is corrupt (checksum of {name} differs); delete it and score again")
-            yield tensor
+        return [self._map(shard, f"layer.{layer}") for shard in self._shards]
 
-    def layer(self, layer: int) -> Tensor:
-        """One layer whole: ``[rows, hidden]`` in the store's dtype. See `iter_layer`."""
-        return torch.cat(list(self.iter_layer(layer)))
+    def _map(self, shard: Mapping[str, Any], name: str) -> np.memmap:
+        path = self.folder / str(shard["file"])
+        try:
+            with safe_open(path, framework="numpy") as file:  # holds the header against the length of the file
+                shape = tuple(file.get_slice(name).get_shape())
+            with path.open("rb") as raw:
+                length = int.from_bytes(raw.read(8), "little")
+                start, stop = json.loads(raw.read(length))[name]["data_offsets"]
+            rows = shard["stop"] - shard["start"]
+            if shape != (rows, self.hidden_size) or stop - start != rows * self.hidden_size * self.dtype.itemsize:
+                raise ValueError(f"{name} is {shape}")
+        except (SafetensorError, KeyError, ValueError) as error:
+            raise ProbeError(f"Shard {path} is corrupt ({error}); delete it and score again") from error
+        return np.memmap(path, _INTEGERS[self.dtype.itemsize], "r", offset=8 + length + start, shape=shape)
+
+    def verify(self, layer: int) -> list[np.memmap]:
+        """The maps of one layer, held against their checksums; that is done once for each store that is opened.
+
+        Raises:
+            ProbeError: If the layer is not held, or a shard is corrupt.
+        """
+        maps = self.map_layer(layer)
+        for shard, values in zip(self._shards, maps, strict=True):
+            self._check(layer, shard, values)
+        self._verified.add(layer)
+        return maps
+
+    def _check(self, layer: int, shard: Mapping[str, Any], values: np.ndarray) -> None:
+        if layer not in self._verified and zlib.crc32(values.data) != shard["crc32"][f"layer.{layer}"]:
+            path = self.folder / shard["file"]
+            raise ProbeError(f"Shard {path} is corrupt (checksum of layer.{layer} differs); delete it and score again")
+
+    def iter_layer(self, layer: int) -> Iterator[Tensor]:
+        """The shards of one layer in row order, each a copy ``[rows, hidden]`` in the store's dtype.
+
+        Raises:
+            ProbeError: If the layer is not held, or a shard is corrupt.
+        """
+        for values in self.verify(layer):
+            yield torch.from_numpy(np.array(values)).view(self.dtype)
+
+    def layer(self, layer: int, out: Tensor | None = None) -> Tensor:
+        """One layer whole: ``[rows, hidden]`` in the store's dtype, into ``out`` where that is given.
+
+        Raises:
+            ProbeError: If the layer is not held, or a shard is corrupt.
+        """
+        # numpy asks for huge pages, torch does not; a large layer's memory is there in half the time.
+        integers = _INTEGERS[self.dtype.itemsize]
+        raw = (
+            np.empty((self.rows, self.hidden_size), integers) if out is None else out.view(_AS_TORCH[integers]).numpy()
+        )
+        for shard, values in zip(self._shards, self.map_layer(layer), strict=True):
+            held = raw[shard["start"] : shard["stop"]]
+            with Path(str(values.filename)).open("rb", buffering=0) as file:
+                # Read and not copied out of the map, which would fault in each page of it first.
+                file.seek(values.offset)
+                if file.readinto(held.data.cast("B")) != held.nbytes:
+                    raise ProbeError(
+                        f"Shard {values.filename} is corrupt (it ends too early); delete it and score again"
+                    )
+            self._check(layer, shard, held)
+        self._verified.add(layer)
+        return torch.from_numpy(raw).view(self.dtype)

@@ -1,81 +1,105 @@
-"""Trains and calibrates a P(IK) head with Lightning; the result is a plain `probes.Probe`.
+"""Trains and calibrates P(IK) heads with Lightning, one or hundreds in a run; the results are plain `probes.Probe`.
 
-The Lightning module ends here: others load the probe and never this.
+There is one path for one head and for many: heads of all layers, seeds, learning rates and weight decays are
+stacked, and each comes out as it would alone. The Lightning module ends here: others load a probe and never this.
 """
 
 from __future__ import annotations
 
-import copy
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import product
+from typing import Any, Literal
 
 import torch
 from lightning import LightningModule
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
-from torchmetrics.functional.classification import (
-    binary_accuracy,
-    binary_auroc,
-    binary_calibration_error,
-    binary_f1_score,
-)
 
 from probes.calibration import build_calibrator
 from probes.data import HiddenStateDataModule
 from probes.errors import ProbeError
-from probes.probe import HeadConfig, Probe
+from probes.heads import DropoutMasks, HeadConfig, StackedHeads
+from probes.metrics import probe_metrics
+from probes.probe import Probe
 
-ECE_BINS = 15
+_STATISTICS_ROWS = 64
+# Their update of a number depends on that number's own history alone, so stacked heads do not feel each other.
+_ELEMENTWISE = ("Adadelta", "Adagrad", "Adam", "AdamW", "Adamax", "ASGD", "NAdam", "RAdam", "RMSprop", "Rprop", "SGD")
 
 
-def probe_metrics(p_ik: Tensor, labels: Tensor, threshold: float = 0.5) -> dict[str, float]:
-    """How good P(IK) is: the paper's Table 14, and calibration.
+@dataclass(frozen=True)
+class TrainedHead:
+    """One head of a run.
 
-    Args:
-        p_ik: ``[rows]`` in [0, 1].
-        labels: ``[rows]``, 0 or 1; a share of right answers counts as right from a half on, but for brier and nll.
-        threshold: For accuracy and F1; reaching it counts as "knows".
-
-    Returns:
-        accuracy, f1, auroc (NaN where there is one class), ece (15 bins of equal width), brier, nll.
+    Attributes:
+        probe: Calibrated, with the test metrics in its configuration.
+        seed, learning_rate, weight_decay: What it was trained with.
+        val_loss: Of the best epoch, before calibration.
+        epoch: The best one, from 0.
+        p_ik: On the test part before and after calibration, each ``[rows]``, float32.
+        metrics: Of those.
     """
-    if p_ik.shape != labels.shape or p_ik.ndim != 1:
-        raise ProbeError(
-            f"Expected p_ik and labels of one shape [rows], but got {tuple(p_ik.shape)}, {tuple(labels.shape)}"
-        )
-    p, y = p_ik.double(), (labels >= 0.5).long()
-    knows = (p >= threshold).long()
-    return {
-        "accuracy": float(binary_accuracy(knows, y)),
-        "f1": float(binary_f1_score(knows, y)),
-        "auroc": float(binary_auroc(p, y)) if y.min() < y.max() else float("nan"),
-        "ece": float(binary_calibration_error(p, y, n_bins=ECE_BINS)),
-        "brier": float(((p - labels) ** 2).mean()),
-        "nll": float(nn.functional.binary_cross_entropy(p.clamp(1e-12, 1 - 1e-12), labels.double())),
-    }
+
+    probe: Probe
+    seed: int
+    learning_rate: float
+    weight_decay: float
+    val_loss: float
+    epoch: int
+    p_ik: dict[str, Tensor]
+    metrics: dict[str, dict[str, float]]
+
+    @property
+    def layer(self) -> int:
+        """The layer it reads."""
+        return self.probe.config.layer
 
 
 class ProbeModule(LightningModule):
-    """Fits one P(IK) head to one layer: binary cross-entropy, the best weights by validation loss, calibration.
+    """Fits P(IK) heads: binary cross-entropy, the best weights of each by its own validation loss, calibration.
+
+    One head for each layer of the data, seed, learning rate and weight decay. Each has its early stopping and its
+    best weights, and comes out as it would alone with the same seed; the order of the batches follows the data's
+    ``split_seed``.
 
     Args:
-        width: Units of each hidden layer of the head.
+        width: Units of each hidden layer of a head; a list gives each its own.
         depth: Hidden layers; 0 is a linear head.
         dropout: While training.
-        activation: relu, gelu, tanh or silu.
-        learning_rate: Of AdamW.
-        weight_decay: Of AdamW.
-        calibration: none, temperature or platt; fitted on the validation part.
+        activation: relu, gelu, tanh, silu, sigmoid or identity.
+        learning_rate: Of the optimiser; a list trains a head with each.
+        weight_decay: Of the optimiser; a list trains a head with each.
+        seeds: Heads that differ in the seed alone, counted up from the run's.
+        optimizer: Any of torch's that works element by element; it is given parameter groups with ``lr`` and
+            ``weight_decay`` set.
+        schedule: Of the learning rate, a step an epoch.
+        class_weight: ``balanced`` weighs right and wrong answers alike (n / 2 nᵧ), in training and early stopping.
+        label_smoothing: ε: a label y is trained towards y (1 − ε) + ε / 2.
+        calibration: Kind of calibrator; fitted on the validation part.
         threshold: P(IK) below this is taken for "does not know"; kept in the checkpoint.
-        patience: Epochs without a better validation loss after which training stops.
+        patience: Epochs without a better validation loss after which a head is done.
+
+    Attributes:
+        heads: After testing, every head: by learning rate and weight decay, then layer, then seed.
     """
+
+    mean: Tensor
+    scale: Tensor
 
     def __init__(
         self,
-        width: int = 128,
+        width: int | list[int] = 128,
         depth: int = 1,
         dropout: float = 0.2,
         activation: str = "relu",
-        learning_rate: float = 1e-3,
-        weight_decay: float = 1e-2,
+        learning_rate: float | list[float] = 1e-3,
+        weight_decay: float | list[float] = 1e-2,
+        seeds: int = 1,
+        optimizer: OptimizerCallable = lambda p: torch.optim.AdamW(p, fused=True),
+        schedule: LRSchedulerCallable | None = None,
+        class_weight: Literal["none", "balanced"] = "none",
+        label_smoothing: float = 0.0,
         calibration: str = "platt",
         threshold: float = 0.5,
         patience: int = 8,
@@ -83,19 +107,22 @@ class ProbeModule(LightningModule):
         super().__init__()
         if not 0 <= threshold <= 1:
             raise ProbeError(f"Expected `threshold` to be in [0, 1], but got {threshold}")
-        if learning_rate <= 0 or weight_decay < 0 or patience < 1:
+        if not 0 <= label_smoothing < 1:
+            raise ProbeError(f"Expected `label_smoothing` to be in [0, 1), but got {label_smoothing}")
+        rates, decays = _several("learning_rate", learning_rate), _several("weight_decay", weight_decay)
+        if min(rates) <= 0 or min(decays) < 0 or patience < 1 or seeds < 1:
             raise ProbeError(
-                f"Expected learning_rate > 0, weight_decay ≥ 0 and patience ≥ 1, but got {learning_rate}, "
-                f"{weight_decay}, {patience}"
+                f"Expected learning_rate > 0, weight_decay ≥ 0, patience ≥ 1 and seeds ≥ 1, but got {learning_rate}, "
+                f"{weight_decay}, {patience}, {seeds}"
             )
-        self.head_config = HeadConfig(width, depth, dropout, activation)
+        self.head_config = HeadConfig(tuple(width) if isinstance(width, list) else width, depth, dropout, activation)
         build_calibrator(calibration)  # an unknown kind is refused before anything is computed
-        self.learning_rate, self.weight_decay = learning_rate, weight_decay
+        self.rates_and_decays, self.num_seeds = list(product(rates, decays)), seeds
+        self.optimizer, self.schedule = optimizer, schedule
+        self.class_weight, self.label_smoothing = class_weight, label_smoothing
         self.calibration, self.threshold, self.patience = calibration, threshold, patience
-        self.probe: Probe | None = None
-        self.test_results: dict[str, dict[str, float]] = {}
-        self._best_loss, self._stale = float("inf"), 0
-        self._best_state: dict[str, Tensor] = {}
+        self.groups = nn.ModuleList()
+        self.heads: list[TrainedHead] = []
         self._seen: list[tuple[Tensor, Tensor]] = []
 
     @property
@@ -104,39 +131,87 @@ class ProbeModule(LightningModule):
         return data
 
     def configure_model(self) -> None:
-        """Builds the probe once the data is known; its standardisation is that of the training part."""
-        if self.probe is not None:
+        """Builds the heads once the data is known; its standardisation is that of the training part."""
+        if self.groups:
             return
-        origin = replace(
-            self._data.data.origin,
-            head=self.head_config,
-            threshold=self.threshold,
-            split_fingerprint=self._data.split.fingerprint,
+        layers, _, hidden = self._data.data.states.shape
+        first = torch.initial_seed()
+        self.seed_numbers = [first + i for i in range(self.num_seeds)]
+        # Heads of one learning rate and weight decay are one parameter group, which any optimiser understands.
+        self.groups.extend(
+            StackedHeads(self.head_config, hidden, layers, self.seed_numbers) for _ in self.rates_and_decays
         )
-        self.probe = Probe(origin)
-        states, _ = self._data.part("train")
-        self.probe.mean.copy_(states.double().mean(0))
-        # A constant feature says nothing; scaling it by 1 keeps it at 0.
-        scale = states.double().std(0, correction=0)
-        self.probe.scale.copy_(torch.where(scale > 1e-8, scale, 1.0))
+        mean, scale = _statistics(self._data)
+        self.register_buffer("mean", mean, persistent=False)
+        self.register_buffer("scale", scale, persistent=False)
+        count = len(self.rates_and_decays) * layers * self.num_seeds
+        self._best_loss = torch.full((count,), float("inf"))
+        self._best_epoch = torch.zeros(count, dtype=torch.long)
+        self._stale = torch.zeros(count, dtype=torch.long)
+        self._best_logits = torch.empty(0)
+        self._best: list[Tensor] = []
+        labels = self._data.data.labels[self._data.rows("train")]
+        shares = torch.stack([1 - labels.mean(), labels.mean()])
+        self._weights = (0.5 / shares).tolist() if self.class_weight == "balanced" else [1.0, 1.0]
+        self._masks: DropoutMasks | None = None
 
-    def trained_probe(self) -> Probe:
-        """The probe; before training it has random weights."""
-        if self.probe is None:
-            raise ProbeError("Expected a trained probe, but `trainer.fit` has not been called")
-        return self.probe
+    def configure_optimizers(self) -> Any:
+        """The optimiser over one parameter group for each learning rate and weight decay."""
+        groups = [
+            {"params": list(heads.parameters()), "lr": rate, "weight_decay": decay}
+            for heads, (rate, decay) in zip(self.groups, self.rates_and_decays, strict=True)
+        ]
+        optimizer = self.optimizer(groups)
+        if type(optimizer).__name__ not in _ELEMENTWISE:
+            raise ProbeError(
+                f"Expected `optimizer` to be one of {', '.join(_ELEMENTWISE)}, which train stacked heads apart, but "
+                f"got {type(optimizer).__name__}"
+            )
+        if self.schedule is None:
+            return optimizer
+        schedule = self.schedule(optimizer)
+        if isinstance(schedule, torch.optim.lr_scheduler.ReduceLROnPlateau):
+            raise ProbeError(
+                "Expected `schedule` to follow the epoch, but ReduceLROnPlateau would follow all the heads"
+            )
+        return {"optimizer": optimizer, "lr_scheduler": schedule}
 
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        """AdamW on the head alone."""
-        head = self.trained_probe().head
-        return torch.optim.AdamW(head.parameters(), lr=self.learning_rate, weight_decay=self.weight_decay)
+    def configure_gradient_clipping(
+        self,
+        optimizer: Any,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clips each head's own norm, not that of all."""
+        if gradient_clip_val and gradient_clip_algorithm in (None, "norm"):
+            for heads in self.groups:
+                heads.clip_gradients(gradient_clip_val)  # type: ignore[operator]
+        else:
+            self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
+
+    def forward(self, states: Tensor, masks: Sequence[Tensor] = ()) -> Tensor:
+        """Uncalibrated logits of all the heads, ``[heads, batch]``, from raw states ``[layers, batch, hidden]``."""
+        standardised = (states - self.mean).div_(self.scale)
+        return torch.cat([heads(standardised, masks) for heads in self.groups])
+
+    def _losses(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """Weighted binary cross-entropy of each head, ``[heads]``."""
+        wrong, right = self._weights
+        weights = wrong + (right - wrong) * targets
+        losses = nn.functional.binary_cross_entropy_with_logits(
+            logits, targets.expand_as(logits), weights.expand_as(logits), reduction="none"
+        )
+        return losses.mean(1)
 
     def training_step(self, batch: list[Tensor], _: int) -> Tensor:
-        """Binary cross-entropy of uncalibrated logits."""
+        """The sum of the heads' losses: each head's gradient is that of its own."""
         states, labels = batch
-        loss = nn.functional.binary_cross_entropy_with_logits(self.trained_probe().raw_logits(states), labels)
-        self.log("train_loss", loss, on_step=False, on_epoch=True, batch_size=len(labels))
-        return loss
+        if self._masks is None:
+            self._masks = DropoutMasks(self.head_config, self.seed_numbers, states.device)
+        targets = labels * (1 - self.label_smoothing) + self.label_smoothing / 2
+        losses = self._losses(self(states, self._masks.draw(len(labels))), targets)
+        self.log("train_loss", losses.detach().mean(), on_step=False, on_epoch=True, batch_size=len(labels))
+        return losses.sum()
 
     def validation_step(self, batch: list[Tensor], _: int) -> None:
         """Collects logits."""
@@ -148,50 +223,125 @@ class ProbeModule(LightningModule):
 
     def _collect(self, batch: list[Tensor]) -> None:
         states, labels = batch
-        self._seen.append((self.trained_probe().raw_logits(states), labels))
+        self._seen.append((self(states).cpu(), labels.cpu()))
 
     def _collected(self) -> tuple[Tensor, Tensor]:
-        logits, labels = (torch.cat(parts) for parts in zip(*self._seen, strict=True))
+        logits, labels = zip(*self._seen, strict=True)
         self._seen.clear()
-        return logits, labels
+        return torch.cat(logits, dim=1), torch.cat(labels)
 
     def on_validation_epoch_end(self) -> None:
-        """Keeps the best weights so far and stops when they have not got better for `patience` epochs."""
+        """Keeps each head's best weights so far; a head is done when it has not got better for `patience` epochs."""
         logits, labels = self._collected()
         if self.trainer.sanity_checking:
             return
-        loss = float(nn.functional.binary_cross_entropy_with_logits(logits, labels))
-        self.log("val_loss", loss, prog_bar=True)
-        self.log("val_auroc", float(binary_auroc(logits, (labels >= 0.5).long())), prog_bar=True)
-        if loss < self._best_loss:
-            self._best_loss, self._stale = loss, 0
-            self._best_state = copy.deepcopy(self.trained_probe().state_dict())
-        else:
-            self._stale += 1
-            self.trainer.should_stop = self._stale >= self.patience
+        losses = self._losses(logits, labels)
+        better = (losses < self._best_loss) & (self._stale < self.patience)
+        self._stale = torch.where(better, 0, self._stale + (self._stale < self.patience))
+        self._best_loss = torch.where(better, losses, self._best_loss)
+        self._best_epoch[better] = self.current_epoch
+        if not self._best:
+            self._best = [p.detach().clone() for p in self.groups.parameters()]
+            self._best_logits = logits.clone()
+        self._best_logits[better] = logits[better]
+        for group, chosen in zip(self.groups, better.to(self.device).chunk(len(self.groups)), strict=True):
+            for parameter, best in self._with_best(group):
+                best[chosen] = parameter.detach()[chosen]
+        # Done heads go on being trained, since that costs nothing; what they become is not looked at.
+        self.trainer.should_stop = bool((self._stale >= self.patience).all())
+        self.log("val_loss", losses.mean(), prog_bar=True)
+        if len(self._data.data.origins) > 1:
+            by_layer = losses.view(len(self.groups), -1, self.num_seeds).mean((0, 2))
+            for origin, loss in zip(self._data.data.origins, by_layer, strict=True):
+                self.log(f"val_loss/layer-{origin.layer}", loss)
+
+    def _with_best(self, group: nn.Module) -> list[tuple[Tensor, Tensor]]:
+        best_of = {id(p): best for p, best in zip(self.groups.parameters(), self._best, strict=True)}
+        return [(parameter, best_of[id(parameter)]) for parameter in group.parameters()]
 
     def on_fit_end(self) -> None:
-        """Restores the best weights and calibrates them on the validation part."""
-        probe = self.trained_probe()
-        if not self._best_state:
+        """Restores each head's best weights and calibrates it on the validation part."""
+        if not self._best:
             raise ProbeError("Expected at least one epoch with validation, but there was none")
-        probe.load_state_dict(self._best_state)
-        probe.eval()
-        states, labels = (t.to(self.device) for t in self._data.part("validation"))
         with torch.no_grad():
-            logits = probe.raw_logits(states)
-        probe.calibrator = build_calibrator(self.calibration).to(self.device).fit(logits, labels)
-        probe.config = replace(probe.config, calibration=self.calibration)
+            for parameter, best in zip(self.groups.parameters(), self._best, strict=True):
+                parameter.copy_(best)
+        labels = self._data.data.labels[self._data.rows("validation")]
+        self._probes = [self._probe(index, labels) for index in range(len(self._best_loss))]
+
+    def _place(self, index: int) -> tuple[int, int, int]:
+        """Group, layer (a place in the data, not a number) and seed of a head."""
+        layers = len(self._data.data.origins)
+        group, rest = divmod(index, layers * self.num_seeds)
+        return group, *divmod(rest, self.num_seeds)
+
+    def _probe(self, index: int, validation_labels: Tensor) -> Probe:
+        group, layer, seed = self._place(index)
+        rate, decay = self.rates_and_decays[group]
+        origin = self._data.data.origins[layer]
+        if not bool(torch.isfinite(self._best_loss[index])):
+            raise ProbeError(
+                f"Expected a finite validation loss, but the head of layer {origin.layer} with learning_rate {rate:g} "
+                f"and weight_decay {decay:g} had none in {self.current_epoch} epochs"
+            )
+        probe = Probe(
+            replace(
+                origin,
+                head=self.head_config,
+                threshold=self.threshold,
+                calibration=self.calibration,
+                split_fingerprint=self._data.split.fingerprint,
+            )
+        )
+        probe.mean.copy_(self.mean[layer, 0])
+        probe.scale.copy_(self.scale[layer, 0])
+        self.groups[group].copy_to(layer * self.num_seeds + seed, probe.head)  # type: ignore[operator]
+        probe.calibrator.fit(self._best_logits[index], validation_labels)
+        return probe.eval()
 
     def on_test_epoch_end(self) -> None:
-        """Metrics on the test part before and after calibration, in `test_results` and in the checkpoint."""
-        logits, labels = (t.cpu() for t in self._collected())
-        probe = self.trained_probe()
-        with torch.no_grad():
-            calibrated = probe.calibrator(logits.to(self.device)).cpu()
-        self.test_results = {
-            "before": probe_metrics(torch.sigmoid(logits), labels, self.threshold),
-            "after": probe_metrics(torch.sigmoid(calibrated), labels, self.threshold),
-        }
-        self.log_dict({f"test_{name}": value for name, value in self.test_results["after"].items()})
-        probe.config = replace(probe.config, metrics=self.test_results["after"])
+        """Metrics of every head on the test part before and after calibration, in `heads` and the checkpoints."""
+        logits, labels = self._collected()
+        self.heads = []
+        for index, probe in enumerate(self._probes):
+            with torch.no_grad():
+                p_ik = {"before": logits[index].sigmoid(), "after": probe.calibrator(logits[index]).sigmoid()}
+            metrics = {stage: probe_metrics(p, labels, self.threshold) for stage, p in p_ik.items()}
+            probe.config = replace(probe.config, metrics=metrics["after"])
+            group, _, seed = self._place(index)
+            rate, decay = self.rates_and_decays[group]
+            loss, epoch = float(self._best_loss[index]), int(self._best_epoch[index])
+            self.heads.append(TrainedHead(probe, self.seed_numbers[seed], rate, decay, loss, epoch, p_ik, metrics))
+        self.log_dict({f"test_{name}": value for name, value in self.best_head().metrics["after"].items()})
+
+    def best_head(self) -> TrainedHead:
+        """The head with the lowest validation loss; the test part has no say in it."""
+        if not self.heads:
+            raise ProbeError("Expected trained and tested heads, but `trainer.fit` and `trainer.test` were not called")
+        return min(self.heads, key=lambda head: head.val_loss)
+
+
+def _several(name: str, value: float | list[float]) -> list[float]:
+    values = value if isinstance(value, list) else [value]
+    if not values or len(set(values)) != len(values):
+        raise ProbeError(f"Expected `{name}` to be a number or different numbers, but got {value}")
+    return values
+
+
+def _statistics(data: HiddenStateDataModule) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of each feature over the training part, each ``[layers, 1, hidden]``, float32."""
+    layers, _, hidden = data.data.states.shape
+    chunks = data.rows("train").split(_STATISTICS_ROWS)
+    mean, seen = torch.zeros(layers, 1, hidden, dtype=torch.float64), 0
+    squares = torch.zeros_like(mean)
+    for rows in chunks:  # merged chunk by chunk (Chan et al., 1983): the part need not fit in memory
+        states = data.data.states.gather(rows)
+        own = states.mean(1, keepdim=True)
+        spread = states.sub_(own).square_().sum(1, keepdim=True)
+        shift, total = own - mean, seen + len(rows)
+        squares += spread + shift.square() * (seen * len(rows) / total)
+        mean += shift * (len(rows) / total)
+        seen = total
+    scale = (squares / seen).sqrt()
+    # A constant feature says nothing; scaling it by 1 keeps it at 0.
+    return mean.float(), torch.where(scale > 1e-8, scale, 1.0).float()

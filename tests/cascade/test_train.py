@@ -2,17 +2,20 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import re
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 import yaml
 
 from cascade.errors import CascadeError
 from cascade.models.huggingface import HuggingFaceModel
-from cascade.probing import with_p_ik
+from cascade.probing import ScoredTaskDataModule, with_p_ik
 from cascade.scoring import score
 from cascade.train import main, train
 from probes import Probe, stratified_split
@@ -40,11 +43,40 @@ def test_a_run_leaves_probe_metrics_config_and_plot(trained):
     assert {"probe", "metrics.json", "config.yaml", "reliability.png", "logs"} <= names
     metrics = json.loads((folder / "metrics.json").read_text())
     assert metrics == trained.metrics
-    assert set(metrics["after"]) == {"accuracy", "f1", "auroc", "ece", "brier", "nll"}
+    assert set(metrics["after"]) == {"accuracy", "f1", "auroc", "ece", "ece_mass", "brier", "nll"}
     assert metrics["after"]["auroc"] > 0.65
     config = yaml.safe_load((folder / "config.yaml").read_text())
     assert config["data"]["model"] == MODEL
     assert config["trainer"]["max_epochs"] == 15
+
+
+@pytest.fixture(scope="module")
+def swept(runs):
+    return train(flags(runs, "--data.layers=all", "--keep=all"))
+
+
+def test_a_sweep_over_layers_gives_each_layer_what_it_gets_alone(swept, trained):
+    alone = Probe.from_pretrained(trained.run.checkpoint)
+    among = Probe.from_pretrained(swept.run.folder / "probes" / f"layer-{alone.config.layer}")
+    states = torch.randn(50, alone.config.hidden_size)
+    np.testing.assert_allclose(among.predict(states), alone.predict(states), atol=1e-5)
+
+
+def test_a_sweep_writes_the_best_layer_the_table_and_the_plot(swept):
+    folder = swept.run.folder
+    table = json.loads((folder / "layers.json").read_text())
+    assert [row["layer"] for row in table] == [0, 1, 2, 3]
+    best = min(table, key=lambda row: row["val_loss"])["layer"]
+    assert Probe.from_pretrained(folder / "probe").config.layer == best
+    assert sorted(p.name for p in (folder / "probes").iterdir()) == [f"layer-{i}" for i in range(4)]
+    assert (folder / "layers.png").stat().st_size > 10_000
+
+
+def test_the_table_by_layer_is_printed(runs, capsys):
+    main(flags(runs, "--data.layers=[1,3]", "--trainer.max_epochs=1", "--logger=none"))
+    printed = capsys.readouterr().out
+    assert "by layer on mini-mmlu test" in printed
+    assert "layers-1,3" in printed
 
 
 def test_the_checkpoint_gives_calibrated_p_ik_from_raw_states(trained, runs):
@@ -94,6 +126,54 @@ def test_wandb_logs_offline_without_an_account(runs, tmp_path, monkeypatch):
     assert list(done.run.folder.glob("wandb/offline-run-*/*.wandb"))
 
 
+def test_the_label_of_a_question_asked_several_times_is_its_share_of_right_answers(trained, runs, tmp_path):
+    ids = score(MODEL, "mini-mmlu", runs / "stores").table()["question_id"].to_pylist()
+    answers = [(i, (number * 7 + sample) % 5 < 2) for number, i in enumerate(ids) for sample in range(3)]
+    random.Random(0).shuffle(answers)
+    pq.write_table(
+        pa.table({"question_id": [i for i, _ in answers], "correct": [c for _, c in answers]}), tmp_path / "l"
+    )
+    data = ScoredTaskDataModule(MODEL, stores=runs / "stores", labels=tmp_path / "l")
+    data.setup()
+    for number in random.Random(1).sample(range(len(ids)), 50):
+        shares = [right for i, right in answers if i == ids[number]]
+        assert float(data.data.labels[number]) == pytest.approx(sum(shares) / 3)
+    assert "share of right answers" in data.data.origins[0].label
+
+
+def test_a_probe_reads_one_model_and_predicts_another(trained, runs, tmp_path):
+    other = score("mini-qwen3-small", "mini-mmlu", runs / "stores").table()
+    pq.write_table(other.take(list(reversed(range(other.num_rows)))), tmp_path / "other.parquet")
+    done = train(
+        flags(runs, f"--data.labels={tmp_path / 'other.parquet'}", f"--out={tmp_path}", "--trainer.max_epochs=2")
+    )
+    assert done.probe.config.base_model == MODEL
+    assert done.probe.config.label == "the answer of mini-qwen3-small is correct"
+    right = dict(zip(other["question_id"].to_pylist(), other["correct"].to_pylist(), strict=True))
+    own = score(MODEL, "mini-mmlu", runs / "stores")
+    table = own.table()
+    rows = stratified_split(table["question_id"].to_pylist(), table["subject"].to_pylist()).test
+    p_ik = done.probe.predict(own.store.layer(done.probe.config.layer)[list(rows)])
+    labels = np.array([right[table["question_id"][row].as_py()] for row in rows], float)
+    assert done.metrics["after"]["brier"] == pytest.approx(np.mean((p_ik - labels) ** 2), abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        ({"question_id": ["a"]}, "'correct'. missing"),
+        ({"question_id": ["a"], "correct": [True]}, "8100 have none"),
+        ({"question_id": ["a", "b"], "correct": [True, True], "model": ["x", "y"]}, "one model .* got x, y"),
+        ({"question_id": ["a"], "correct": ["yes"]}, "numbers, but got string"),
+    ],
+)
+def test_labels_that_do_not_fit_end_with_one_line(trained, runs, tmp_path, capsys, table, message):
+    pq.write_table(pa.table(table), tmp_path / "labels")
+    with pytest.raises(SystemExit):
+        main(flags(runs, f"--data.labels={tmp_path / 'labels'}", f"--out={tmp_path}"))
+    assert re.search(f"^error: Expected .*{message}", capsys.readouterr().err.splitlines()[-1])
+
+
 @pytest.mark.parametrize(
     ("more", "message"),
     [
@@ -101,9 +181,11 @@ def test_wandb_logs_offline_without_an_account(runs, tmp_path, monkeypatch):
         (["--data.layer=9"], r"from 0 \(embeddings\) to 3 \(last block\), but got \[9\]"),
         (["--data.task=mmmlu"], "mini-mmlu, mini-gpqa, mini-popqa, but got 'mmmlu'"),
         (["--model.threshold=1.5"], "Expected `threshold` to be in"),
-        (["--model.calibration=magic"], "none, temperature, platt, but got 'magic'"),
+        (["--model.calibration=magic"], "none, temperature, platt, isotonic, beta, but got 'magic'"),
         (["--data.dtype=int3"], "float32, float16, bfloat16, but got 'int3'"),
         (["--data.layer=abc"], "data.layer"),
+        (["--data.layers=[1,9]"], r"from 0 \(embeddings\) to 3 \(last block\), but got \[1, 9\]"),
+        (["--data.layer=1", "--data.layers=all"], "`layer` or `layers`, but got both"),
         (["--data.nonsense=1"], "nonsense"),
     ],
 )
@@ -129,9 +211,13 @@ def test_a_probe_of_another_split_is_never_tested_on_what_it_saw(runs):
         with_p_ik(score(MODEL, "mini-mmlu", runs / "stores"), trained.probe, split_seed=0)
 
 
-def test_a_probe_of_another_model_is_refused(trained, runs):
+def test_a_probe_of_another_model_is_refused_unless_that_is_meant(trained, runs):
+    other = score("mini-qwen3-small", "mini-gpqa", runs / "stores")
     with pytest.raises(CascadeError, match="base mini-llama-small .*is of mini-qwen3-small"):
-        with_p_ik(score("mini-qwen3-small", "mini-gpqa", runs / "stores"), trained.probe)
+        with_p_ik(other, trained.probe)
+    p_ik = with_p_ik(other, trained.probe, allow_base_mismatch=True)["p_ik"].to_numpy()
+    expected = trained.probe.predict(other.store.layer(trained.probe.config.layer))
+    np.testing.assert_allclose(p_ik, expected, rtol=1e-6)
 
 
 @pytest.mark.parametrize("damage", ["flip", "truncate", "delete"])

@@ -4,9 +4,11 @@ import numpy as np
 import pytest
 import torch
 from scipy.optimize import minimize_scalar
+from sklearn.isotonic import IsotonicRegression
 from sklearn.linear_model import LogisticRegression
 
 from probes import ProbeError, build_calibrator
+from probes.calibration import CALIBRATORS
 
 
 def data(seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
@@ -35,7 +37,39 @@ def test_temperature_minimises_the_negative_log_likelihood():
     assert float(fitted.log_temperature) == pytest.approx(best, abs=1e-4)
 
 
-@pytest.mark.parametrize("kind", ["none", "temperature", "platt"])
+@pytest.mark.parametrize("ties", [False, True])
+def test_isotonic_is_scikit_learns(ties):
+    logits, labels = data(3)
+    logits = logits.mul(4).round().div(4) if ties else logits
+    fitted = build_calibrator("isotonic").fit(logits, labels)
+    reference = IsotonicRegression(out_of_bounds="clip").fit(logits.double().numpy(), labels.numpy())
+    grid = torch.cat([logits, torch.linspace(-20, 20, 500)])
+    ours = torch.sigmoid(fitted(grid))
+    np.testing.assert_allclose(ours, reference.predict(grid.double().numpy()), atol=5e-6)
+
+
+def test_beta_is_logistic_regression_on_the_two_logarithms():
+    logits, labels = data(4)
+    z = logits.double().numpy()
+    features = np.stack([-np.logaddexp(0, -z), np.logaddexp(0, z)], axis=1)
+    reference = LogisticRegression(C=np.inf, tol=1e-10).fit(features, labels)
+    assert (reference.coef_ > 0).all()  # else the unconstrained fit would be another
+    ours = build_calibrator("beta").fit(logits, labels)(logits)
+    np.testing.assert_allclose(ours, reference.decision_function(features), atol=2e-3)
+
+
+@pytest.mark.parametrize("kind", ["temperature", "platt", "isotonic", "beta"])
+def test_shares_of_right_answers_are_fitted_as_the_single_answers_are(kind):
+    logits, _ = data(5)
+    right = torch.randint(0, 5, (len(logits),), generator=torch.Generator().manual_seed(1))
+    shares = build_calibrator(kind).fit(logits, right / 4)
+    # Four answers a question, one by one.
+    single = torch.cat([(right > place).float() for place in range(4)])
+    one_by_one = build_calibrator(kind).fit(logits.repeat(4), single)
+    torch.testing.assert_close(shares(logits).sigmoid(), one_by_one(logits).sigmoid(), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", CALIBRATORS)
 def test_every_calibrator_is_increasing(kind):
     logits, labels = data(2)
     grid = torch.linspace(-8, 8, 101)
@@ -44,11 +78,12 @@ def test_every_calibrator_is_increasing(kind):
     assert bool((calibrated.diff() >= 0).all())
 
 
-def test_one_class_cannot_be_calibrated_on():
+@pytest.mark.parametrize("kind", [kind for kind in CALIBRATORS if kind != "none"])
+def test_one_class_cannot_be_calibrated_on(kind):
     with pytest.raises(ProbeError, match="both classes"):
-        build_calibrator("platt").fit(torch.randn(5), torch.ones(5))
+        build_calibrator(kind).fit(torch.randn(5), torch.ones(5))
 
 
 def test_an_unknown_calibrator_is_named():
-    with pytest.raises(ProbeError, match="none, temperature, platt, but got 'isotone'"):
+    with pytest.raises(ProbeError, match="none, temperature, platt, isotonic, beta, but got 'isotone'"):
         build_calibrator("isotone")

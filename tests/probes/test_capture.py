@@ -2,7 +2,15 @@ from __future__ import annotations
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, GPT2Config, GPTNeoXConfig, LlamaConfig, Qwen3Config
+from transformers import (
+    AutoModelForCausalLM,
+    BertConfig,
+    BertModel,
+    GPT2Config,
+    GPTNeoXConfig,
+    LlamaConfig,
+    Qwen3Config,
+)
 
 from probes import HiddenStateCapture, ProbeError, last_token_positions
 
@@ -62,6 +70,20 @@ def test_only_the_prompt_is_captured_while_generating(model):
         model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=4, do_sample=False)
     for layer, state in prompt.items():
         torch.testing.assert_close(capture.states[layer], state)
+
+
+def test_an_encoder_is_read_as_the_mean_over_its_tokens():
+    torch.manual_seed(0)
+    shape = {"hidden_size": 24, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 32}
+    model = BertModel(BertConfig(vocab_size=50, **shape)).eval()
+    ids, lengths = torch.randint(1, 50, (3, 7)), [7, 4, 1]
+    mask = (torch.arange(7) < torch.tensor(lengths)[:, None]).long()
+    with HiddenStateCapture(model) as capture, torch.no_grad():
+        capture.arm_mean(mask)
+        reference = model(input_ids=ids, attention_mask=mask, output_hidden_states=True).hidden_states
+    for layer in range(4):
+        expected = torch.stack([reference[layer][row, :length].mean(0) for row, length in enumerate(lengths)])
+        torch.testing.assert_close(capture.states[layer], expected)
 
 
 def test_last_token_positions_on_either_side():

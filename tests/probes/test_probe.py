@@ -67,6 +67,16 @@ def test_a_checkpoint_with_a_wrong_tensor_is_refused(tmp_path, change):
         Probe.from_pretrained(folder)
 
 
+@pytest.mark.parametrize("values", [[0.4, 0.3, 0.9], [0.3, 0.9]])
+def test_a_calibrator_that_is_not_monotone_is_refused(tmp_path, values):
+    folder = probe(replace(CONFIG, calibration="isotonic")).save_pretrained(tmp_path)
+    tensors = load_file(folder / "model.safetensors")
+    tensors |= {"calibrator.knots": torch.tensor([-1.0, 0.0, 1.0]), "calibrator.values": torch.tensor(values)}
+    save_file(tensors, folder / "model.safetensors")
+    with pytest.raises(ProbeError, match="not to decrease"):
+        Probe.from_pretrained(folder)
+
+
 def test_a_config_of_a_newer_format_or_with_unknown_fields_is_refused(tmp_path):
     folder = probe().save_pretrained(tmp_path)
     values = json.loads((folder / "config.json").read_text())
@@ -95,9 +105,11 @@ def test_a_folder_that_is_not_there_is_named(tmp_path):
 ISOLATED = """
 import sys
 
+BLOCKED = set("lightning transformers datasets wandb torchmetrics cascade scipy sklearn pyarrow skops".split())
+
 class Block:
     def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] in {"lightning", "transformers", "datasets", "wandb", "torchmetrics", "cascade"}:
+        if name.split(".")[0] in BLOCKED:
             raise ImportError(name)
 
 sys.meta_path.insert(0, Block())

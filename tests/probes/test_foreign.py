@@ -1,0 +1,174 @@
+"""Heads of other projects give the numbers that they gave there."""
+
+from __future__ import annotations
+
+import json
+import pickle
+
+import joblib
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+from sklearn.calibration import CalibratedClassifierCV
+from sklearn.frozen import FrozenEstimator
+from sklearn.linear_model import LogisticRegression
+from sklearn.neural_network import MLPClassifier
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import MinMaxScaler, StandardScaler
+from skops import io as skops
+
+from probes import Probe, ProbeError, probe_from_file, probe_from_sklearn, probe_from_tensors
+
+HIDDEN = 12
+ORIGIN = {"layer": 3, "base_model": "someone/base"}
+
+
+def data(seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    states = rng.normal(2, 5, (400, HIDDEN)).astype(np.float32)
+    return states, rng.random(400) < 1 / (1 + np.exp(2 - states[:, 0]))
+
+
+def mlp(**settings):
+    return MLPClassifier((9, 4), max_iter=40, random_state=0, **settings)
+
+
+ESTIMATORS = {
+    "logistic": LogisticRegression(max_iter=2000),
+    "scaled": make_pipeline(StandardScaler(), LogisticRegression()),
+    "not centred": make_pipeline(StandardScaler(with_mean=False), LogisticRegression(fit_intercept=False)),
+    "mlp": make_pipeline(StandardScaler(), mlp()),
+    "tanh": mlp(activation="tanh"),
+    "sigmoid": mlp(activation="logistic"),
+    "platt": CalibratedClassifierCV(make_pipeline(StandardScaler(), LogisticRegression()), ensemble=False),
+    "platt of five": CalibratedClassifierCV(LogisticRegression(max_iter=2000)),
+    "isotonic of three": CalibratedClassifierCV(
+        make_pipeline(StandardScaler(), LogisticRegression()), method="isotonic", cv=3
+    ),
+}
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+@pytest.mark.parametrize("stored", [False, True])
+@pytest.mark.parametrize("name", ESTIMATORS)
+def test_an_estimator_gives_the_numbers_of_predict_proba(tmp_path, name, stored):
+    states, right = data()
+    estimator = ESTIMATORS[name].fit(states, right)
+    if stored:
+        skops.dump(estimator, tmp_path / "head.skops")
+        probe = probe_from_file(tmp_path / "head.skops", **ORIGIN)
+    else:
+        probe = probe_from_sklearn(estimator, **ORIGIN)
+    probe = Probe.from_pretrained(probe.save_pretrained(tmp_path / "probe"))
+    fresh = data(1)[0]
+    np.testing.assert_allclose(probe.predict(fresh), estimator.predict_proba(fresh)[:, 1], rtol=0, atol=1e-6)
+    assert probe.predict(fresh.reshape(20, 20, HIDDEN)).shape == (20, 20)
+
+
+def test_a_calibrated_estimator_that_was_fitted_before_is_read():
+    states, right = data()
+    inner = make_pipeline(StandardScaler(), LogisticRegression()).fit(states[:200], right[:200])
+    estimator = CalibratedClassifierCV(FrozenEstimator(inner)).fit(states[200:], right[200:])
+    probe = probe_from_sklearn(estimator, **ORIGIN)
+    np.testing.assert_allclose(probe.predict(states), estimator.predict_proba(states)[:, 1], rtol=0, atol=1e-6)
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+@pytest.mark.parametrize(
+    ("estimator", "message"),
+    [
+        (make_pipeline(MinMaxScaler(), LogisticRegression()), "StandardScaler and a classifier, but got MinMaxScaler"),
+        (CalibratedClassifierCV(mlp(), cv=2), "no decision_function"),
+    ],
+)
+def test_an_estimator_that_is_no_probe_is_named(estimator, message):
+    with pytest.raises(ProbeError, match=message):
+        probe_from_sklearn(estimator.fit(*data()), **ORIGIN)
+
+
+def test_three_classes_or_a_missing_layer_are_named():
+    states, right = data()
+    with pytest.raises(ProbeError, match="two classes"):
+        probe_from_sklearn(LogisticRegression(max_iter=50).fit(states, np.arange(400) % 3), **ORIGIN)
+    with pytest.raises(ProbeError, match="layer missing"):
+        probe_from_sklearn(LogisticRegression(max_iter=2000).fit(states, right), base_model="b")
+    with pytest.raises(ProbeError, match="fields of ProbeConfig.*wheel"):
+        probe_from_sklearn(LogisticRegression(max_iter=2000).fit(states, right), **ORIGIN, wheel=1)
+
+
+def head(outputs: int = 1) -> torch.nn.Sequential:
+    torch.manual_seed(0)
+    return torch.nn.Sequential(torch.nn.Linear(HIDDEN, 7), torch.nn.GELU(), torch.nn.Linear(7, outputs))
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".pt"])
+@pytest.mark.parametrize("outputs", [1, 2])
+def test_a_state_dict_with_a_mapping_file_gives_its_numbers(tmp_path, suffix, outputs):
+    net, states = head(outputs), torch.from_numpy(data()[0])
+    tensors = {**net.state_dict(), "norm.mu": states.mean(0), "norm.sigma": states.std(0)}
+    path = tmp_path / f"head{suffix}"
+    save_file(tensors, path) if suffix == ".safetensors" else torch.save(tensors, path)
+    mapping = {**ORIGIN, "activation": "gelu", "mean": "norm.mu", "scale": "norm.sigma", "label": "it is right"}
+    (tmp_path / "mapping.json").write_text(json.dumps(mapping))
+    probe = probe_from_file(path, tmp_path / "mapping.json")
+    with torch.no_grad():
+        logits = net((states - states.mean(0)) / states.std(0))
+        expected = logits.sigmoid()[:, 0] if outputs == 1 else logits.softmax(-1)[:, 1]
+    np.testing.assert_allclose(probe.predict(states), expected, rtol=0, atol=1e-6)
+    assert (probe.config.layer, probe.config.label) == (3, "it is right")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda t: t | {"extra": torch.zeros(2)}, "nothing uses extra"),
+        (lambda t: t | {"2.weight": torch.zeros(1, 8)}, "'2.weight' .* read the 7 outputs before it, but it reads 8"),
+        (lambda t: t | {"2.weight": torch.zeros(3, 7), "2.bias": torch.zeros(3)}, "one output or two"),
+        (lambda t: t | {"0.bias": torch.zeros(3)}, "'0.bias'"),
+        (lambda t: t | {"2.bias": torch.full((1,), float("nan"))}, "finite"),
+        (lambda t: {}, "one output or two"),
+    ],
+)
+def test_a_state_dict_that_makes_no_head_is_named(change, message):
+    with pytest.raises(ProbeError, match=message):
+        probe_from_tensors(change(head().state_dict()), **ORIGIN)
+
+
+def test_a_name_that_is_not_there_is_named():
+    with pytest.raises(ProbeError, match="'fc.weight' in the state dict, but it holds 0.weight"):
+        probe_from_tensors(head().state_dict(), weights=["fc.weight"], **ORIGIN)
+
+
+class Trap:
+    """Unpickling it would end the test run."""
+
+    def __reduce__(self):
+        return (exec, ("raise SystemExit('unpickled')",))
+
+
+@pytest.mark.parametrize("name", ["head.pkl", "head.joblib", "head.pickle"])
+def test_a_pickle_is_refused_with_the_way_to_convert_it(tmp_path, name):
+    (joblib.dump if name.endswith("joblib") else lambda o, p: p.write_bytes(pickle.dumps(o)))(Trap(), tmp_path / name)
+    with pytest.raises(ProbeError, match="is a pickle, .*skops.io.dump"):
+        probe_from_file(tmp_path / name, **ORIGIN)
+
+
+def test_a_pickle_by_another_name_is_not_unpickled(tmp_path):
+    torch.save({"0.weight": Trap()}, tmp_path / "head.pt")
+    with pytest.raises(ProbeError, match="cannot be read"):
+        probe_from_file(tmp_path / "head.pt", **ORIGIN)
+    (tmp_path / "raw.pt").write_bytes(pickle.dumps(Trap()))
+    with pytest.raises(ProbeError, match="cannot be read"):
+        probe_from_file(tmp_path / "raw.pt", **ORIGIN)
+    skops.dump(Trap, tmp_path / "head.skops")
+    with pytest.raises(ProbeError, match="own types alone"):
+        probe_from_file(tmp_path / "head.skops", **ORIGIN)
+
+
+@pytest.mark.parametrize("name", ["none.pt", "text.safetensors", "text.skops"])
+def test_a_file_that_is_no_head_is_named(tmp_path, name):
+    if name.startswith("text"):
+        (tmp_path / name).write_text("no head")
+    with pytest.raises(ProbeError, match=name):
+        probe_from_file(tmp_path / name, **ORIGIN)
