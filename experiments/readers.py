@@ -12,7 +12,7 @@ import hashlib
 import json
 import logging
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +27,10 @@ from tqdm import tqdm
 
 from cascade.errors import CascadeError, one_line_errors
 from cascade.models.encoder import Encoder, read_texts
+from cascade.simulation.frontier import choose, frontier
+from cascade.simulation.ledgers import pass_costs
+from cascade.simulation.scores import ChainScores, ModelScores, parts
+from cascade.simulation.simulator import all_costs, simulate
 from experiments.real_logs import PARAMETERS, option_logits
 from probes import HiddenStateStore, ProbeConfig, Split
 from probes.data import HiddenStateDataModule, LabelledStates
@@ -139,53 +143,40 @@ def interval(values: list[float]) -> tuple[float, float]:
     return float(np.mean(values)), float(half)
 
 
-def saved(gate: np.ndarray, p_t: np.ndarray, limits: tuple[float, float], sizes: tuple[int, int, int]) -> float:
-    """Share of the large model's FLOPs saved in the full-path ledger, the reader's own pass charged everywhere.
+def gated(questions: Questions, pair: tuple[str, str], p_ik: np.ndarray, reader: int) -> ChainScores:
+    """Two models' records, with the reader's P(IK) of the small one beside them.
 
     Args:
-        gate: The reader's P(IK) of the small model, ``[questions]``.
-        p_t: The small model's P(T), ``[questions]``.
-        limits: Thresholds of both. Below the first the small model is never asked.
-        sizes: Parameters of the reader (0 if there is none), the small and the large model.
+        questions: The records.
+        pair: The small and the large model.
+        p_ik: The reader's, out of fold, ``[questions]``.
+        reader: Its parameters.
     """
-    asked = gate >= limits[0]
-    kept = asked & (p_t >= limits[1])
-    reader, small, large = sizes
-    return 1 - (reader + small * float(asked.mean()) + large * float((~kept).mean())) / large
+    small, large = (
+        ModelScores(name, questions.right[name], questions.p_t[name], parameters=PARAMETERS[name]) for name in pair
+    )
+    small = replace(small, p_ik_reader=p_ik, reader=READER, reader_parameters=reader)
+    return ChainScores(tuple(questions.ids), (small, large))
 
 
-def cascade(
-    gate: np.ndarray | None, p_t: np.ndarray, right: tuple[np.ndarray, np.ndarray], sizes: tuple[int, int, int]
-) -> tuple[list[float], list[float]]:
-    """Savings and accuracy drops on held-out halves, at thresholds that saved most on the other half.
+def cascade(chain: ChainScores, signals: str) -> tuple[list[float], list[float]]:
+    """Full-path savings and accuracy drops on held-out halves, both shares, ``[2 · HALVINGS]`` each.
 
-    The thresholds are those whose accuracy on their own half is at most one point below the large model's.
+    The thresholds are the cheapest whose accuracy on the other half is at most one point below the large model's.
 
     Args:
-        gate: The reader's P(IK) of the small model, out of fold; ``None`` for P(T) alone.
-        p_t: The small model's.
-        right: Whether the small and the large model were right.
-        sizes: See `saved`.
+        chain: From `gated`.
+        signals: *P(T)* or *reader + P(T)*.
     """
-    small, large = right
-    gates = np.zeros(len(p_t)) if gate is None else gate
-    grid = [0.0] if gate is None else [0.0, *np.quantile(gates, np.arange(1, 20) / 20)]
-    limits = [(g, t) for g in grid for t in [*np.quantile(p_t, np.arange(40) / 40), 1.01]]
-    outcomes = [(gates >= g) & (p_t >= t) for g, t in limits]
     savings, drops = [], []
     for halving in range(HALVINGS):
-        first = np.random.default_rng(halving).permutation(len(p_t)) < len(p_t) // 2
-        for chosen_on, reported_on in ((first, ~first), (~first, first)):
-            best = None
-            for limit, kept in zip(limits, outcomes, strict=True):
-                drop = np.where(kept, small, large)[chosen_on].mean() - large[chosen_on].mean()
-                if drop >= -ALLOWED_DROP:
-                    saving = saved(gates[chosen_on], p_t[chosen_on], limit, sizes)
-                    best = max(best, (saving, limit, kept), key=lambda x: x[0]) if best else (saving, limit, kept)
-            assert best is not None  # a threshold above 1 keeps nothing and loses nothing
-            _, limit, kept = best
-            savings.append(saved(gates[reported_on], p_t[reported_on], limit, sizes))
-            drops.append(float((np.where(kept, small, large) - large.astype(float))[reported_on].mean()))
+        halves = parts(chain, (0.5, 0.5), f"halving {halving}")
+        for chosen_on, reported_on in (halves, halves[::-1]):
+            found = frontier(chosen_on, pass_costs(chosen_on), "full-path", signals)
+            floor = float(chosen_on.models[-1].correct.mean()) - ALLOWED_DROP
+            row = simulate(reported_on, choose(found, "cost", floor).policy, all_costs(reported_on))
+            savings.append(row.saved["flops"]["full-path"])
+            drops.append(row.pd_points / 100)
     return savings, drops
 
 
@@ -272,15 +263,15 @@ def main(args: list[str] | None = None) -> None:
         p_ik = np.zeros(store.rows)
         for module in found[small]["linear"]:
             p_ik[list(module._data.split.test)] = module.best_head().p_ik["after"].numpy()
-        right, p_t = (questions.right[small], questions.right[large]), questions.p_t[small]
+        chain = gated(questions, (small, large), p_ik, encoder.parameters)
         cells = [f"{small} → {large}"]
-        for gate, reader in ((None, 0), (p_ik, encoder.parameters)):
-            savings, drops = cascade(gate, p_t, right, (reader, PARAMETERS[small], PARAMETERS[large]))
+        for signals in ("P(T)", "reader + P(T)"):
+            savings, drops = cascade(chain, signals)
             cells += [
                 f"{100 * np.mean(savings):.1f} % (sd {100 * np.std(savings):.1f})",
                 f"{100 * np.mean(drops):+.2f}",
             ]
-            figures[f"{small} → {large}, {'P(T) alone' if gate is None else 'with the reader'}"] = {
+            figures[f"{small} → {large}, {signals}"] = {
                 "saved": round(float(np.mean(savings)), 4),
                 "sd": round(float(np.std(savings)), 4),
                 "drop": round(float(np.mean(drops)), 4),

@@ -12,7 +12,8 @@ from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 from cascade.errors import CascadeError
 from cascade.models.encoder import Encoder, read_texts
 from cascade.scoring import score
-from experiments.readers import FOLDS, Fold, Questions, cascade, load, saved
+from experiments.readers import FOLDS, Fold, Questions, cascade, gated, load
+from experiments.real_logs import PARAMETERS
 from experiments.transfer import main
 from probes import Probe, ProbeConfig, stratified_split
 from probes.states import LayerStates
@@ -42,28 +43,27 @@ def test_transfer_tests_every_probe_on_every_other_of_its_width(tmp_path):
             assert found == pytest.approx(roc_auc_score(table["correct"].to_numpy()[list(split.test)], p_ik))
 
 
-def test_the_reader_is_asked_first_and_charged_everywhere():
-    gate, p_t = np.array([0.1, 0.9, 0.9, 0.4]), np.array([0.9, 0.9, 0.2, 0.9])
-    # By hand: question 0 goes straight to the large model, 1 and 3 stay with the small one, 2 is asked twice.
-    cost = 4 * 1 + 3 * 10 + 2 * 100
-    assert saved(gate, p_t, (0.3, 0.5), (1, 10, 100)) == pytest.approx(1 - cost / 400)
-    assert saved(gate, p_t, (0.0, 0.5), (0, 10, 100)) == pytest.approx(1 - (4 * 10 + 100) / 400)
+def records(p_t: np.ndarray, right: np.ndarray) -> Questions:
+    everyone = np.ones(len(p_t), dtype=bool)
+    both = {"Qwen-7B": right, "Qwen-72B": everyone}
+    return Questions([f"q{i}" for i in range(len(p_t))], [], [], both, {"Qwen-7B": p_t, "Qwen-72B": p_t})
 
 
 def test_thresholds_are_chosen_on_one_half_and_reported_on_the_other():
     rng = np.random.default_rng(0)
     knows = rng.random(4000) < 0.6
-    p_t = np.where(knows, rng.uniform(0.4, 1, 4000), rng.uniform(0, 0.6, 4000))
-    noise = rng.permutation(knows.astype(float))
-    right = (knows, np.ones(4000, dtype=bool))
-    plain, plain_drops = cascade(None, p_t, right, (0, 10, 100))
-    perfect, drops = cascade(knows.astype(float), p_t, right, (1, 10, 100))
+    asked = records(np.where(knows, rng.uniform(0.4, 1, 4000), rng.uniform(0, 0.6, 4000)), knows)
+    pair = ("Qwen-7B", "Qwen-72B")
+    perfect = gated(asked, pair, knows.astype(float), 22_000_000)
+    plain, plain_drops = cascade(perfect, "P(T)")
+    savings, drops = cascade(perfect, "reader + P(T)")
     # A perfect gate keeps the six tenths that the small model knows, and asks it nothing else.
-    assert np.mean(perfect) == pytest.approx(0.6 - 0.06 - 0.01, abs=0.02)
-    assert np.mean(perfect) > np.mean(plain) + 0.05
-    assert np.mean(drops) > -0.015
-    assert np.mean(plain_drops) > -0.015
-    assert np.mean(cascade(noise, p_t, right, (1, 10, 100))[0]) < np.mean(plain) + 0.01
+    share = PARAMETERS["Qwen-7B"] / PARAMETERS["Qwen-72B"]
+    assert np.mean(savings) == pytest.approx(0.6 - 0.6 * share - 22e6 / PARAMETERS["Qwen-72B"], abs=0.02)
+    assert np.mean(savings) > np.mean(plain) + 0.03
+    assert min(np.mean(drops), np.mean(plain_drops)) > -0.015
+    noise = gated(asked, pair, rng.permutation(knows.astype(float)), 22_000_000)
+    assert np.mean(cascade(noise, "reader + P(T)")[0]) < np.mean(plain) + 0.01
 
 
 def test_every_question_is_tested_in_one_fold_and_never_trained_on_there():
