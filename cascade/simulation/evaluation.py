@@ -12,7 +12,8 @@ from dataclasses import asdict, dataclass
 import numpy as np
 from scipy import stats
 
-from cascade.simulation.calibration import Calibrated, calibrate_model
+from cascade.simulation.calibration import Calibrated, calibrate_model, calibrated_p_t
+from cascade.simulation.curves import apgr, cpt, deferral_auc, deferral_curve, prr
 from cascade.simulation.ledgers import LEDGERS, PassCosts, Prices
 from cascade.simulation.metrics import auroc, brier, ece
 from cascade.simulation.policy import Outcome, Policy
@@ -71,6 +72,38 @@ class Quality:
     ece: float
     ece_mass: float
     brier: float
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One confidence of one model as a reason to ask the last model instead; k = 2, on the reported questions.
+
+    Attributes:
+        model, confidence: Whose, and which.
+        deferral_auc: Area under accuracy by the share deferred.
+        apgr: RouteLLM's; NaN where the last model is not better.
+        cpt50, cpt80: Share deferred that recovers half, or four fifths, of the gap.
+        prr: LM-Polygraph's, of the model's own answers.
+    """
+
+    model: str
+    confidence: str
+    deferral_auc: float
+    apgr: float
+    cpt50: float
+    cpt80: float
+    prr: float
+
+
+@dataclass(frozen=True)
+class Recalibrated:
+    """P(T) of one model before and after calibration on the questions that choose; on the reported ones."""
+
+    model: str
+    ece_before: float
+    ece_after: float
+    brier_before: float
+    brier_after: float
 
 
 @dataclass(frozen=True)
@@ -186,6 +219,33 @@ def qualities(chain: ChainScores) -> tuple[Quality, ...]:
                 y = model.correct.astype(float)
                 scores = (auroc(p, model.correct), ece(p, y), ece(p, y, equal="mass"), brier(p, y))
                 found.append(Quality(model.name, name, *scores))
+    return tuple(found)
+
+
+def curves(chain: ChainScores) -> tuple[Curve, ...]:
+    """The area metrics of every confidence of every model but the last."""
+    found, last = [], chain.models[-1].correct
+    for model in chain.models[:-1]:
+        for name, column in CONFIDENCES.items():
+            scores = getattr(model, column)
+            if scores is not None:
+                curve = deferral_curve(scores, model.correct, last)
+                shares = cpt(curve, 0.5), cpt(curve, 0.8)
+                areas = deferral_auc(curve), apgr(curve)
+                found.append(Curve(model.name, name, *areas, *shares, prr(scores, model.correct.astype(float))))
+    return tuple(found)
+
+
+def recalibrate(chosen: ChainScores, reported: ChainScores) -> tuple[Recalibrated, ...]:
+    """P(T) of every model that has it, before and after calibration on the questions that choose."""
+    found = []
+    for on, model in zip(chosen.models, reported.models, strict=True):
+        if on.p_t is not None and model.p_t is not None:
+            after, y = calibrated_p_t(model, on).p_t, model.correct.astype(float)
+            assert after is not None
+            found.append(
+                Recalibrated(model.name, ece(model.p_t, y), ece(after, y), brier(model.p_t, y), brier(after, y))
+            )
     return tuple(found)
 
 

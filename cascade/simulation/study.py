@@ -13,13 +13,13 @@ from itertools import pairwise
 import numpy as np
 
 from cascade.errors import CascadeError
-from cascade.simulation.calibration import calibrate_model, calibrated_p_t
-from cascade.simulation.curves import aiq, apgr, cpt, deferral_auc, deferral_curve, ibc_lift, prr
-from cascade.simulation.evaluation import CONFIDENCES, Evaluation, evaluate
+from cascade.simulation.calibration import calibrate_model
+from cascade.simulation.curves import aiq, ibc_lift
+from cascade.simulation.evaluation import Curve, Evaluation, Recalibrated, curves, evaluate, recalibrate
 from cascade.simulation.frontier import OBJECTIVES, SIGNALS, Frontier, Point, choose, frontier, upper_hull
 from cascade.simulation.guarantee import Guarantee, guarantee
 from cascade.simulation.ledgers import LEDGERS, PassCosts, Prices, pass_costs
-from cascade.simulation.metrics import auroc, brier, ece
+from cascade.simulation.metrics import auroc
 from cascade.simulation.policy import (
     ExpectedUtilityPolicy,
     FusedPolicy,
@@ -107,38 +107,6 @@ class Measured:
             "reported": self.reported.to_json(),
             "ibc_lift": self.ibc_lift,
         }
-
-
-@dataclass(frozen=True)
-class Curve:
-    """One confidence of one model as a reason to ask the last model instead; k = 2, on the reported questions.
-
-    Attributes:
-        model, confidence: Whose, and which.
-        deferral_auc: Area under accuracy by the share deferred.
-        apgr: RouteLLM's; NaN where the last model is not better.
-        cpt50, cpt80: Share deferred that recovers half, or four fifths, of the gap.
-        prr: LM-Polygraph's, of the model's own answers.
-    """
-
-    model: str
-    confidence: str
-    deferral_auc: float
-    apgr: float
-    cpt50: float
-    cpt80: float
-    prr: float
-
-
-@dataclass(frozen=True)
-class Recalibrated:
-    """P(T) of one model before and after calibration on the questions that choose; on the reported ones."""
-
-    model: str
-    ece_before: float
-    ece_after: float
-    brier_before: float
-    brier_after: float
 
 
 @dataclass(frozen=True)
@@ -319,8 +287,8 @@ def study(
             (m.name, float(m.correct.mean()), float(cost)) for m, cost in zip(report_on.models, share, strict=True)
         ),
         aiq=_aiq(measured),
-        curves=_curves(report_on),
-        recalibrated=_recalibrated(choose_on, report_on),
+        curves=curves(report_on),
+        recalibrated=recalibrate(choose_on, report_on),
         guarantee=(
             None
             if goal.epsilon is None or certify_on is None
@@ -394,28 +362,3 @@ def _aiq(measured: Sequence[Measured]) -> float:
     cost = np.array([m.reported.cost_ratio.estimate for m in measured])
     right = np.array([m.reported.accuracy.estimate for m in measured])
     return aiq(cost, right) if len(measured) > 1 and np.ptp(cost) > 0 else float("nan")
-
-
-def _curves(chain: ChainScores) -> tuple[Curve, ...]:
-    found, last = [], chain.models[-1].correct
-    for model in chain.models[:-1]:
-        for name, column in CONFIDENCES.items():
-            scores = getattr(model, column)
-            if scores is not None:
-                curve = deferral_curve(scores, model.correct, last)
-                shares = cpt(curve, 0.5), cpt(curve, 0.8)
-                areas = deferral_auc(curve), apgr(curve)
-                found.append(Curve(model.name, name, *areas, *shares, prr(scores, model.correct.astype(float))))
-    return tuple(found)
-
-
-def _recalibrated(chosen: ChainScores, reported: ChainScores) -> tuple[Recalibrated, ...]:
-    found = []
-    for on, model in zip(chosen.models, reported.models, strict=True):
-        if on.p_t is not None and model.p_t is not None:
-            after, y = calibrated_p_t(model, on).p_t, model.correct.astype(float)
-            assert after is not None
-            found.append(
-                Recalibrated(model.name, ece(model.p_t, y), ece(after, y), brier(model.p_t, y), brier(after, y))
-            )
-    return tuple(found)
