@@ -12,8 +12,11 @@ from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 from cascade.errors import CascadeError
 from cascade.models.encoder import Encoder, read_texts
 from cascade.scoring import score
+from experiments import real_chains
+from experiments.promises import main as promises
 from experiments.readers import FOLDS, Fold, Questions, cascade, gated, load
 from experiments.real_logs import PARAMETERS
+from experiments.real_logs import main as convert
 from experiments.transfer import main
 from probes import Probe, ProbeConfig, stratified_split
 from probes.states import LayerStates
@@ -111,3 +114,25 @@ def test_an_encoder_reads_each_text_as_it_does_alone(tmp_path):
     assert torch.equal(cut, whole)
     with pytest.raises(CascadeError, match="could not be loaded"):
         Encoder(str(tmp_path / "nothing"))
+
+
+def test_real_chains_are_reported_on_the_other_half_ledger_by_ledger(shared_data, tmp_path, monkeypatch, capsys):
+    convert([str(shared_data), f"--out={tmp_path}"])
+    # HELM's published accuracy of GPT-4 (0613) on MMLU is 0.824 by subject; by question it is higher.
+    (line,) = [x for x in capsys.readouterr().out.splitlines() if "gpt-4-0613" in x]
+    assert 0.82 < float(line.split("accuracy ")[1].rstrip("%")) / 100 < 0.86
+    chains = {"Qwen3-4B-f16,Qwen3-14B-f16": "flops", "Llama-2-70b--mmlu,openai_gpt-4o-2024-05-13": "dollars"}
+    monkeypatch.setattr(real_chains, "CHAINS", chains)
+    real_chains.main([f"--scores={tmp_path}", f"--out={tmp_path / 'chains.md'}"])
+    lines = (tmp_path / "chains.md").read_text().splitlines()
+    assert [line.split(" | ")[2] for line in lines[2:]] == ["answered-only", "full-path"] * 2
+    for generous, honest in (lines[2:4], lines[4:6]):
+        saved = [float(line.split(" | ")[5].split(" [")[0]) for line in (generous, honest)]
+        assert saved[0] > saved[1]
+
+
+def test_promises_of_real_logs_need_a_chain(capsys):
+    with pytest.raises(SystemExit) as stop:
+        promises(["--scores", "a.parquet"])
+    assert stop.value.code == 2
+    assert "Expected `scores` and `chain` together" in capsys.readouterr().err
