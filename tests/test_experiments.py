@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 from sklearn.metrics import roc_auc_score
@@ -116,11 +117,12 @@ def test_an_encoder_reads_each_text_as_it_does_alone(tmp_path):
         Encoder(str(tmp_path / "nothing"))
 
 
-def test_real_chains_are_reported_on_the_other_half_ledger_by_ledger(shared_data, tmp_path, monkeypatch, capsys):
+def test_real_chains_are_reported_on_the_other_half_ledger_by_ledger(shared_data, tmp_path, monkeypatch):
     convert([str(shared_data), f"--out={tmp_path}"])
-    # HELM's published accuracy of GPT-4 (0613) on MMLU is 0.824 by subject; by question it is higher.
-    (line,) = [x for x in capsys.readouterr().out.splitlines() if "gpt-4-0613" in x]
-    assert 0.82 < float(line.split("accuracy ")[1].rstrip("%")) / 100 < 0.86
+    letters = pq.read_table(shared_data / "mmlu_letters" / "letters.parquet").to_pylist()
+    answered = {f"mmlu/{row['qid']:05d}": row["openai_gpt-4-0613"] == row["answer"] for row in letters}
+    table = pq.read_table(tmp_path / "openai_gpt-4-0613.parquet").to_pylist()
+    assert all(row["correct"] == answered[row["question_id"]] for row in table)
     chains = {"Qwen3-4B-f16,Qwen3-14B-f16": "flops", "Llama-2-70b--mmlu,openai_gpt-4o-2024-05-13": "dollars"}
     monkeypatch.setattr(real_chains, "CHAINS", chains)
     real_chains.main([f"--scores={tmp_path}", f"--out={tmp_path / 'chains.md'}"])
