@@ -6,13 +6,13 @@ anybody's score tables, and nothing of torch is loaded.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from jsonargparse import ArgumentParser
 
 from cascade.errors import one_line_errors
-from cascade.report.plots import plot_frontier
+from cascade.report.frontier_figures import plot_frontier
+from cascade.report.strict_json import strict_json
 from cascade.report.tables import print_report
 from cascade.simulation.policy import Thresholds
 from cascade.simulation.schema import read_scores, write_scores
@@ -65,19 +65,10 @@ def simulate(
     result = report(align(table, names, split, normalize), thresholds)
     for name in names:
         write_scores(table, name, out / "scores" / f"{file_name(name)}.parquet")
-    write_atomically(out / "report.json", (json.dumps(_without_nan(result.to_json()), indent=1) + "\n").encode())
+    write_atomically(out / "report.json", strict_json(result.to_json()).encode())
     what = f"{task}, {result.questions:,} questions" if not scores else f"{result.questions:,} questions"
     plot_frontier(out / "plot.png", result, f"{' → '.join(names)} on {what}")
     return result
-
-
-def _without_nan(value: object) -> object:
-    """NaN is not JSON: a figure that is not defined is null."""
-    if isinstance(value, dict):
-        return {key: _without_nan(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_without_nan(item) for item in value]
-    return None if isinstance(value, float) and value != value else value
 
 
 @one_line_errors(ProbeError)

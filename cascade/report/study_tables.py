@@ -1,0 +1,384 @@
+"""A study in words and tables: the recommendation, the ledgers, the policies, and how they do elsewhere.
+
+Everything here is of questions that did not choose what it is about, unless it says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from math import isfinite
+
+from rich.console import Console
+from rich.text import Text
+
+from cascade.report.names import short_names
+from cascade.report.table import (
+    Column,
+    Table,
+    count,
+    decimals,
+    percent,
+    percent_interval,
+    points,
+    points_interval,
+)
+from cascade.report.tables import SAVED, wide_console
+from cascade.simulation.evaluation import Evaluation
+from cascade.simulation.ledgers import LEDGERS, UNITS
+from cascade.simulation.policy import ExpectedUtilityPolicy, FusedPolicy, Policy, ThresholdPolicy
+from cascade.simulation.significance import Interval
+from cascade.simulation.study import LayerPoint, Study, describe
+
+CHARGES = {
+    "answered-only": "a whole pass to the model that answered; the passes of those that passed the question on are "
+    "free (the paper's eq. 6)",
+    "full-path": "a whole pass to every model that was tried",
+    "early-exit": "ℓ/L of the prefill where the P(IK) probe at layer ℓ of L rejected, the prefill where P(T) did, a "
+    "whole pass where the model answered",
+}
+
+
+@dataclass(frozen=True)
+class Recommendation:
+    """What to do, in plain words.
+
+    Attributes:
+        sentences: How it was chosen, and what it is on other questions.
+        non_inferiority: One sentence.
+        promise: One sentence, or ``None`` where none was asked for.
+        warnings: One for each confidence that has moved, with the data's name.
+    """
+
+    sentences: tuple[str, str]
+    non_inferiority: str
+    promise: str | None
+    warnings: tuple[str, ...]
+
+
+def recommendation(study: Study) -> Recommendation:
+    """The study's answer in two sentences, and what qualifies it."""
+    goal, found, last = study.goal, study.chosen.reported, study.names[-1]
+    wanted = {
+        "cost": f"the cheapest policy that is right on at least {100 * study.limit:.1f} % of them",
+        "accuracy": f"the most accurate policy that costs at most {100 * study.limit:.1f} % of {last} alone",
+        "price": f"the policy of the highest accuracy − {study.limit:g} × cost",
+    }[goal.objective]
+    reported = study.evaluations[0]
+    unit = UNITS[goal.unit]
+    level = f"{100 * found.confidence:g} % interval "
+    inferior = "" if reported.non_inferiority is None else reported.non_inferiority.statement
+    return Recommendation(
+        sentences=(
+            f"Chosen on {study.chosen_on:,} questions as {wanted}: {in_words(study.chosen.policy, study.names)}.",
+            f"On {found.questions:,} others it is right on {_span(found.accuracy, level)} of the questions where "
+            f"{last} alone is right on {100 * study.singles[-1][1]:.1f} % (a difference of "
+            f"{100 * found.difference.estimate:+.2f} points, {100 * found.difference.low:+.2f} to "
+            f"{100 * found.difference.high:+.2f}), and it costs {_span(found.cost_ratio)} of {last} alone in the "
+            f"{goal.ledger} ledger, counted in {unit}.",
+        ),
+        non_inferiority=f"Against {last} alone: {inferior}." if inferior else "",
+        promise=None if study.guarantee is None else study.guarantee.statement,
+        warnings=tuple(f"{e.name}: {warning}" for e in study.evaluations for warning in e.warnings),
+    )
+
+
+def _span(value: Interval, level: str = "") -> str:
+    return f"{100 * value.estimate:.1f} % ({level}{100 * value.low:.1f} to {100 * value.high:.1f})"
+
+
+def in_words(policy: Policy, names: Sequence[str]) -> str:
+    """What to do with a question, as a clause."""
+    if isinstance(policy, ThresholdPolicy | FusedPolicy):
+        if not policy.thresholds:
+            return f"ask {names[policy.places[0]]} alone"
+        fused = isinstance(policy, FusedPolicy)
+        steps: list[str] = []
+        for place, limit in zip(policy.places, policy.thresholds, strict=False):
+            asks = f"fused probability ≥ {limit:.4g}" if fused else str(limit).replace(", ", " and ")
+            kept = "and keep its answer" if asks == "keeps all" else f"and keep its answer where {asks}"
+            steps.append(f"{'then ask' if steps else 'ask'} {names[place]} {kept}")
+        return f"{', '.join(steps)}, and let {names[policy.places[-1]]} answer the rest"
+    if isinstance(policy, ExpectedUtilityPolicy):
+        return (
+            f"after each model go on to a later one if its expected gain in accuracy is above {policy.price:.3g} × its "
+            f"cost"
+        )
+    return f"{policy.name} {describe(policy, names)}".strip()
+
+
+def policy_json(policy: Policy, names: Sequence[str]) -> dict[str, object]:
+    """What a policy that is to be run needs: the models, and the thresholds unrounded."""
+    if isinstance(policy, ThresholdPolicy):
+        limits: list[object] = [asdict(t) for t in policy.thresholds]
+    elif isinstance(policy, FusedPolicy):
+        limits = list(policy.thresholds)
+    else:
+        return {"policy": policy.name}
+    return {"policy": policy.name, "models": [names[p] for p in policy.places], "thresholds": limits}
+
+
+def ledgers_table(study: Study) -> Table:
+    """The chosen policy in the three ledgers, in every unit."""
+    saved = study.evaluations[0].saved
+    return Table.of(
+        "ledgers",
+        f"Share saved of {study.names[-1]} alone",
+        ["unit", *SAVED],
+        [[f"{unit}: {UNITS[unit]}", *(saved[unit][ledger] for ledger in LEDGERS)] for unit in saved],
+        f"On {study.reported_on:,} questions that did not choose the thresholds. Negative: it costs more.",
+    )
+
+
+def policies_table(study: Study) -> Table:
+    """The best of each kind for the goal, and each model alone."""
+    short = short_names(study.names)
+    names = [short[name] for name in study.names]
+    rows: list[list[object]] = [
+        [
+            m.policy.name + (" (chosen)" if m is study.chosen else ""),
+            m.reported.accuracy,
+            m.reported.difference,
+            m.reported.cost_ratio,
+            m.ibc_lift,
+            *m.chosen,
+            describe(m.policy, names),
+        ]
+        for m in study.policies
+    ]
+    rows += [
+        [f"{short[name]} alone", _exact(right), None, _exact(cost), None, None, None, ""]
+        for name, right, cost in study.singles
+    ]
+    return Table.of(
+        "policies",
+        "Policies: the best of each kind for the goal",
+        [
+            "policy",
+            Column("accuracy", percent_interval, True),
+            Column("difference, points", points_interval, True),
+            Column("cost", percent_interval, True),
+            Column("IBC lift", "{:+.1%}".format),
+            Column("accuracy where chosen", percent),
+            Column("cost where chosen", percent),
+            "models and thresholds",
+        ],
+        rows,
+        f"Cost as a share of {names[-1]} alone, {study.goal.ledger}, {study.goal.unit}; intervals of 95 % by "
+        f"resampling questions. The oracle knows beforehand who is right, and cannot be run.",
+    )
+
+
+def _exact(value: float) -> Interval:
+    return Interval(value, float("nan"), float("nan"))
+
+
+def frontier_table(study: Study) -> Table:
+    """The main frontier's vertices, as found and as measured."""
+    short = short_names(study.names)
+    names = [short[name] for name in study.names]
+    return Table.of(
+        "frontier",
+        f"The frontier of {study.main}",
+        [
+            "models and thresholds",
+            Column("accuracy", percent_interval, True),
+            Column("cost", percent_interval, True),
+            Column("accuracy where chosen", percent),
+            Column("cost where chosen", percent),
+        ],
+        [[describe(m.policy, names), m.reported.accuracy, m.reported.cost_ratio, *m.chosen] for m in study.measured],
+    )
+
+
+def evaluations_table(study: Study) -> Table:
+    """The chosen policy on every data, labelled or not."""
+    short = short_names(study.names)
+    rows = [
+        [
+            e.name,
+            e.questions,
+            None if e.intervals is None else e.intervals.accuracy,
+            None if e.row is None else e.row.pd_points,
+            *(e.saved.get(study.goal.unit, {}).get(ledger) for ledger in LEDGERS),
+            e.estimate.accuracy,
+            e.estimate.error,
+            *(_stage(e, name) for name in study.names),
+        ]
+        for e in study.evaluations
+    ]
+    return Table.of(
+        "evaluations",
+        "The chosen policy, frozen, on every data",
+        [
+            "data",
+            Column("questions", count),
+            Column("accuracy", percent_interval, True),
+            Column("PD", points),
+            *SAVED,
+            Column("estimate", percent),
+            Column("error", points),
+            *(short[name] for name in study.names),
+        ],
+        rows,
+        f"PD: accuracy minus that of {short[study.names[-1]]} alone, in points. Ledgers: share of its cost saved, "
+        f"{study.goal.unit}. Estimate: of accuracy, made without labels from calibrated confidences; error: estimate "
+        f"minus accuracy, in points. Under each model: questions it answered, and how many of them rightly.",
+    )
+
+
+def _stage(evaluation: Evaluation, model: str) -> str | None:
+    for stage in evaluation.stages:
+        if stage.model == model:
+            right = "" if stage.right is None else f", {stage.right:,} right"
+            return f"{stage.answered:,}{right}"
+    return None
+
+
+def shifts_table(study: Study) -> Table:
+    """How far each confidence has moved from where the thresholds were set."""
+    short = short_names(study.names)
+    rows = [
+        [e.name, short[s.model], s.confidence, s.distance, s.p, "moved" if s.warning else ""]
+        for e in study.evaluations
+        for s in e.shifts
+    ]
+    return Table.of(
+        "shifts",
+        "How far confidences have moved from the questions that set the thresholds",
+        ["data", "model", "confidence", Column("distance", decimals), Column("p", "{:.2g}".format), "warning"],
+        rows,
+        "Kolmogorov-Smirnov: the largest distance of the two distribution functions, and its two-sided p.",
+    )
+
+
+def confidences_table(study: Study) -> Table:
+    """What each confidence says of right and wrong, and what it is worth as a reason to ask the last model."""
+    short = short_names(study.names)
+    curves = {(c.model, c.confidence): c for c in study.curves}
+    rows = []
+    for q in study.evaluations[0].qualities:
+        c = curves.get((q.model, q.confidence))
+        areas = [None] * 5 if c is None else [c.deferral_auc, c.apgr, c.cpt50, c.cpt80, c.prr]
+        rows.append([short[q.model], q.confidence, q.auroc, q.ece, q.ece_mass, q.brier, *areas])
+    numbers = ("AUROC", "ECE", "ECE, equal mass", "Brier", "deferral AUC", "APGR")
+    return Table.of(
+        "confidences",
+        "How good each confidence is",
+        [
+            "model",
+            "confidence",
+            *(Column(name, decimals) for name in numbers),
+            Column("CPT(50%)", percent),
+            Column("CPT(80%)", percent),
+            Column("PRR", decimals),
+        ],
+        rows,
+        "AUROC, ECE and Brier: of the model's own being right. The others: as a reason to ask "
+        f"{short[study.names[-1]]} instead, all thresholds at once (the last section says what they are).",
+    )
+
+
+def recalibrated_table(study: Study) -> Table:
+    """P(T) before and after calibration."""
+    short = short_names(study.names)
+    return Table.of(
+        "calibration",
+        "P(T) before and after calibration on the questions that choose",
+        [
+            "model",
+            *(Column(f"{what} {when}", decimals) for what in ("ECE", "Brier") for when in ("before", "after")),
+        ],
+        [[short[r.model], r.ece_before, r.ece_after, r.brier_before, r.brier_after] for r in study.recalibrated],
+    )
+
+
+def subjects_table(study: Study) -> Table:
+    """Subject by subject, where the scores name them."""
+    last = short_names(study.names)[study.names[-1]]
+    return Table.of(
+        "subjects",
+        "By subject",
+        [
+            "subject",
+            "data",
+            Column("questions", count),
+            Column("accuracy", percent),
+            Column(f"{last} alone", percent),
+            Column("PD", points),
+            Column("cost", percent),
+        ],
+        [
+            [s.name, e.name, s.questions, s.accuracy, s.last, 100 * (s.accuracy - s.last), s.cost]
+            for e in study.evaluations
+            for s in e.subjects
+        ],
+        "One subject has few questions: differences of a point or two are chance.",
+    )
+
+
+def layers_table(study: Study, layers: Sequence[LayerPoint]) -> Table:
+    """Where the probes read."""
+    short = short_names(study.names)
+    return Table.of(
+        "layers",
+        "How far up the probes read",
+        [
+            Column("ℓ/L", percent),
+            "layers",
+            "AUROC of P(IK)",
+            Column("accuracy", percent_interval, True),
+            Column("early-exit cost", percent_interval, True),
+            "models and thresholds",
+        ],
+        [
+            [
+                layer.share,
+                ", ".join(map(str, layer.layers)),
+                ", ".join(decimals(a) if isfinite(a) else "–" for a in layer.auroc),
+                layer.measured.reported.accuracy,
+                layer.measured.reported.cost_ratio,
+                describe(layer.measured.policy, [short[name] for name in study.names]),
+            ]
+            for layer in layers
+        ],
+        "Layers and AUROC: of each model but the last, smallest first.",
+    )
+
+
+def study_tables(study: Study, layers: Sequence[LayerPoint] = ()) -> list[Table]:
+    """Every table that the study allows."""
+    made = [
+        ledgers_table(study),
+        policies_table(study),
+        frontier_table(study),
+        confidences_table(study),
+        recalibrated_table(study),
+        evaluations_table(study),
+        shifts_table(study),
+        subjects_table(study),
+        layers_table(study, layers),
+    ]
+    return [table for table in made if table.rows]
+
+
+def print_study(study: Study, console: Console | None = None) -> None:
+    """Prints the recommendation, the ledgers, the policies and how the chosen one does on other data."""
+    console = console or wide_console()
+    said = recommendation(study)
+    console.print("Recommendation", style="bold")
+    for line in (*said.sentences, said.non_inferiority, said.promise):
+        if line:
+            console.print(Text(line))
+    for warning in said.warnings:
+        console.print(Text(warning, style="yellow"))
+    console.print()
+    tables = (
+        ledgers_table(study),
+        policies_table(study).without("IBC lift", "accuracy where chosen", "cost where chosen"),
+        evaluations_table(study).without(*short_names(study.names).values()),
+    )
+    for table in tables:
+        if table.rows:
+            console.print(table.to_rich(fold=True))
+            console.print()
