@@ -152,7 +152,7 @@ def thresholds_figure(chain: ChainScores, study: Study) -> Plot | None:
     early_label = "P(IK) threshold" + (" (by reader)" if early_name == "p_ik_reader" else "")
     chosen = None if limits is None else (getattr(limits, early_name), limits.p_t)
     figure = new_figure(9.2, 3.9)
-    panels = figure.subplots(1, 2)
+    panels = figure.subplots(1, 2, gridspec_kw={"wspace": 0.08})
     both = early is not None and late is not None and min(accuracy.shape) > 1
     for axes, (values, title) in zip(panels, shown, strict=True):
         if both:
@@ -195,11 +195,11 @@ def _heat(
 ) -> None:
     figure = axes.get_figure()
     assert figure is not None
-    mesh = axes.pcolormesh(values, cmap="viridis", edgecolors="face", lw=0.2)
+    mesh = axes.pcolormesh(values, cmap="viridis", rasterized=True)
     figure.colorbar(mesh, ax=axes, pad=0.02)
     for axis, own in zip((axes.yaxis, axes.xaxis), levels, strict=True):
         at = np.unique(np.linspace(0, len(own) - 1, 6).astype(int))
-        axis.set_ticks(at + 0.5, [f"{own[i]:.2f}" for i in at])
+        axis.set_ticks(at + 0.5, [f"{own[i]:.3g}" for i in at])
     if chosen is not None:
         # In steps, linear between two of them; a confidence left out keeps every question.
         y, x = (

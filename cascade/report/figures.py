@@ -81,7 +81,9 @@ class Plot:
         """For inside a page, ``title`` escaped by the caller: transparent, in the page's ink, its ids its own."""
         text = self._svg()
         text = text[text.index("<svg ") :].replace(INK, "currentColor")
-        text = re.sub(r'\bid="', f'id="{self.name}-', text)
+        # Most ids only name parts; what is kept is what is referred to, once.
+        used = set(re.findall(r'(?:href="#|url\(#)([^")]+)', text))
+        text = re.sub(r' id="([^"]+)"', lambda m: f' id="{self.name}-{m[1]}"' if m[1] in used else "", text)
         text = re.sub(r'href="#', f'href="#{self.name}-', text)
         text = re.sub(r"url\(#", f"url(#{self.name}-", text)
         width = self.figure.get_figwidth()
@@ -171,6 +173,17 @@ def spread(at: Sequence[float], gap: float, low: float, high: float) -> list[flo
     placed = np.empty_like(found)
     placed[order] = found
     return [float(x) for x in placed]
+
+
+def wrapped(name: str, width: int = 15, lines: int = 3) -> str:
+    """A name over several lines, broken at its marks where it has any."""
+    found = [""]
+    for part in re.findall(r"[^-_/ ]*[-_/ ]?", name):
+        if found[-1] and len(found[-1]) + len(part) > width:
+            found.append("")
+        found[-1] += part
+    found = [shortened(line, width) for line in found]
+    return "\n".join(found if len(found) <= lines else [*found[: lines - 1], "…" + found[-1]])
 
 
 def shortened(name: str, most: int = 22) -> str:

@@ -17,9 +17,9 @@ from cascade.report.figures import (
     TEAL,
     Plot,
     new_figure,
-    shortened,
     spread,
     styled,
+    wrapped,
 )
 from cascade.report.names import short_names
 from cascade.simulation.policy import Outcome, Policy
@@ -63,7 +63,7 @@ def flow_figure(chain: ChainScores, policy: Policy) -> Plot:
         top = 1 + rise * s
         low = top - pending.sum() / n
         axes.fill_between([s, s + _NODE], low, low + asked.sum() / n, color=INK, lw=0)
-        _heading(axes, s, shortened(short[chain.models[place].name], 14), int(asked.sum()))
+        _heading(axes, s, wrapped(short[chain.models[place].name]), int(asked.sum()))
         y = low
         groups = [("answered", kept, TEAL)]
         if chain.labelled:
@@ -112,8 +112,8 @@ def flow_figure(chain: ChainScores, policy: Policy) -> Plot:
 
 
 def _heading(axes: Axes, x: float, name: str, asked: int) -> None:
-    axes.text(x + _NODE / 2, -0.05, name, ha="center", va="top", fontsize=9, weight="bold")
-    axes.text(x + _NODE / 2, -0.115, f"asked {asked:,}", ha="center", va="top", fontsize=8)
+    axes.text(x + _NODE / 2, -0.03, f"{asked:,} asked", ha="center", va="top", fontsize=8)
+    axes.text(x + _NODE / 2, -0.1, name, ha="center", va="top", fontsize=8.5, weight="bold")
 
 
 def _band(

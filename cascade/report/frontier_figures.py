@@ -91,9 +91,7 @@ def fixed_figure(report: Report, title: str = "") -> Plot:
     if report.without_p_ik:
         handles += [_handle("o", MUTED, "with P(IK)"), _handle("^", MUTED, "P(T) alone", filled=False)]
     if few:
-        handles += [
-            _handle("o", color[row.models], shortened(chain_label(row.models, short), 44)) for row in report.chains
-        ]
+        handles += [_handle("o", color[row.models], _chain(row.models, short)) for row in report.chains]
     else:
         handles += [_handle("o", _color(n - 2, len(size) - 1), f"{n} models") for n in range(2, len(size) + 1)]
     figure.legend(handles=handles, loc="outside right upper")
@@ -110,11 +108,18 @@ def fixed_figure(report: Report, title: str = "") -> Plot:
     )
 
 
+def _chain(models: Sequence[str], short: dict[str, str]) -> str:
+    """A chain's name, each model's shortened if together they are too long."""
+    label = chain_label(models, short)
+    most = max(44 // len(models) - 3, 5)
+    return label if len(label) <= 44 else " → ".join(shortened(short[name], most) for name in models)
+
+
 def _color(i: int, n: int) -> Color:
     if n <= len(COLORS):
         return COLORS[i]
     # Neither the darkest nor the lightest end: one is lost on black, the other on white.
-    red, green, blue, _ = matplotlib.colormaps["turbo"](0.08 + 0.86 * i / (n - 1))
+    red, green, blue, _ = matplotlib.colormaps["turbo"](0.12 + 0.72 * i / (n - 1))
     return red, green, blue
 
 
@@ -141,7 +146,7 @@ def frontier_figure(study: Study) -> Plot:
     axes.plot(
         *zip(*chosen, strict=True),
         color=BLUE,
-        alpha=0.45,
+        alpha=0.7,
         lw=1,
         ls=":",
         marker="o",
@@ -151,7 +156,14 @@ def frontier_figure(study: Study) -> Plot:
     _errors(axes, study.measured, BLUE)
     at = [_at(m) for m in study.measured]
     axes.plot(*zip(*sorted(at), strict=True), color=BLUE, lw=0.8, alpha=0.5)
-    axes.scatter([x for x, _ in at], [y for _, y in at], s=20, color=BLUE, zorder=3, label=f"the frontier of {study.main}, reported")
+    axes.scatter(
+        [x for x, _ in at],
+        [y for _, y in at],
+        s=20,
+        color=BLUE,
+        zorder=3,
+        label=f"the frontier of {study.main}, reported",
+    )
     singles = [(cost, 100 * right) for _, right, cost in study.singles]
     _draw_singles(axes, singles)
     colors = [GREEN, ORANGE, *COLORS[3:]]
@@ -198,8 +210,8 @@ def _at(measured: Measured) -> tuple[float, float]:
 def _errors(axes: Axes, measured: Sequence[Measured], color: str) -> None:
     for m in measured:
         right, cost = m.reported.accuracy, m.reported.cost_ratio
-        axes.plot([cost.estimate] * 2, [100 * right.low, 100 * right.high], color=color, lw=0.9, alpha=0.4, zorder=2)
-        axes.plot([cost.low, cost.high], [100 * right.estimate] * 2, color=color, lw=0.9, alpha=0.4, zorder=2)
+        axes.plot([cost.estimate] * 2, [100 * right.low, 100 * right.high], color=color, lw=1, alpha=0.6, zorder=2)
+        axes.plot([cost.low, cost.high], [100 * right.estimate] * 2, color=color, lw=1, alpha=0.6, zorder=2)
 
 
 @styled

@@ -49,7 +49,7 @@ def sections(report: Report, study: Study, chain: ChainScores, layers: Sequence[
         Section("flow", "Flow", (flow_figure(chain, study.chosen.policy),)),
         Section("thresholds", "Thresholds", (thresholds_figure(chain, study),)),
         Section("confidences", "Confidences", (reliability_figure(chain), get("confidences"), get("calibration"))),
-        Section("data", "In and out of distribution", (get("evaluations"), _warnings(study), get("shifts"))),
+        Section("data", "In and out of distribution", (get("evaluations"), get("shifts"))),
         Section("subjects", "Subjects", (subjects_figure(study), get("subjects"))),
         Section("layers", "Probe layers", (layers_figure(layers) if layers else None, get("layers"))),
         Section(
@@ -68,19 +68,15 @@ def sections(report: Report, study: Study, chain: ChainScores, layers: Sequence[
 
 
 def _answer(said: Recommendation) -> str:
-    lines = [f'<p class="answer">{escape(said.sentences[0])}</p>', f'<p class="answer">{escape(said.sentences[1])}</p>']
-    lines += [f"<p>{escape(line)}</p>" for line in (said.non_inferiority, said.promise) if line]
-    if said.warnings:
-        lines.append(
-            f'<p class="warning">{len(said.warnings)} of the confidences have moved: '
-            f'<a href="#data">which, and where</a>.</p>'
-        )
+    lines = [f'<p class="answer">{_prose(line)}</p>' for line in said.sentences]
+    lines += [f"<p>{_prose(line)}</p>" for line in (said.non_inferiority, said.promise) if line]
+    lines += [f'<p class="warning">{_prose(line)} <a href="#data">See which.</a></p>' for line in said.warnings]
     return "\n".join(lines)
 
 
-def _warnings(study: Study) -> str | None:
-    warnings = recommendation(study).warnings
-    return f'<ul class="warning">{"".join(f"<li>{escape(w)}.</li>" for w in warnings)}</ul>' if warnings else None
+def _prose(text: str) -> str:
+    """Escaped, and with no line broken before a per cent sign."""
+    return escape(text).replace(" %", "\u00a0%")
 
 
 def _ledgers(study: Study) -> str:

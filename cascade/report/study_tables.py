@@ -47,7 +47,7 @@ class Recommendation:
         sentences: How it was chosen, and what it is on other questions.
         non_inferiority: One sentence.
         promise: One sentence, or ``None`` where none was asked for.
-        warnings: One for each confidence that has moved, with the data's name.
+        warnings: One for each data on which confidences have moved.
     """
 
     sentences: tuple[str, str]
@@ -65,21 +65,39 @@ def recommendation(study: Study) -> Recommendation:
         "price": f"the policy of the highest accuracy − {study.limit:g} × cost",
     }[goal.objective]
     reported = study.evaluations[0]
-    unit = UNITS[goal.unit]
+    unit = UNITS[goal.unit].split(" (")[0]
     level = f"{100 * found.confidence:g} % interval "
     inferior = "" if reported.non_inferiority is None else reported.non_inferiority.statement
     return Recommendation(
         sentences=(
             f"Chosen on {study.chosen_on:,} questions as {wanted}: {in_words(study.chosen.policy, study.names)}.",
-            f"On {found.questions:,} others it is right on {_span(found.accuracy, level)} of the questions where "
-            f"{last} alone is right on {100 * study.singles[-1][1]:.1f} % (a difference of "
-            f"{100 * found.difference.estimate:+.2f} points, {100 * found.difference.low:+.2f} to "
-            f"{100 * found.difference.high:+.2f}), and it costs {_span(found.cost_ratio)} of {last} alone in the "
-            f"{goal.ledger} ledger, counted in {unit}.",
+            f"On {found.questions:,} others it is right {_span(found.accuracy, level)} of the time and {last} alone "
+            f"{100 * study.singles[-1][1]:.1f} %, a difference of {100 * found.difference.estimate:+.2f} points "
+            f"({100 * found.difference.low:+.2f} to {100 * found.difference.high:+.2f}); it costs "
+            f"{_span(found.cost_ratio)} of what {last} alone costs, in the {goal.ledger} ledger, counted in {unit}.",
         ),
         non_inferiority=f"Against {last} alone: {inferior}." if inferior else "",
-        promise=None if study.guarantee is None else study.guarantee.statement,
-        warnings=tuple(f"{e.name}: {warning}" for e in study.evaluations for warning in e.warnings),
+        promise=_promise(study),
+        warnings=tuple(line for e in study.evaluations if (line := _moved(e))),
+    )
+
+
+def _promise(study: Study) -> str | None:
+    """The promise, with the policy that it is of: seldom the chosen one."""
+    found = study.guarantee
+    if found is None or not found.holds:
+        return None if found is None else found.statement
+    return f"{found.statement} The promise is of: {in_words(found.point.policy, study.names)}."
+
+
+def _moved(evaluation: Evaluation) -> str | None:
+    moved = [shift for shift in evaluation.shifts if shift.warning]
+    if not moved:
+        return None
+    return (
+        f"On {evaluation.name}, {len(moved)} of {len(evaluation.shifts)} confidences are distributed differently from "
+        f"where the thresholds were set (Kolmogorov-Smirnov distance up to {max(s.distance for s in moved):.2f}): what "
+        f"the thresholds keep may be of another kind."
     )
 
 
@@ -101,8 +119,8 @@ def in_words(policy: Policy, names: Sequence[str]) -> str:
         return f"{', '.join(steps)}, and let {names[policy.places[-1]]} answer the rest"
     if isinstance(policy, ExpectedUtilityPolicy):
         return (
-            f"after each model go on to a later one if its expected gain in accuracy is above {policy.price:.3g} × its "
-            f"cost"
+            f"ask {names[0]} first, and after each answer go on to a later one of {', '.join(names[1:])} if its "
+            f"expected gain in accuracy is above {policy.price:.3g} × its cost"
         )
     return f"{policy.name} {describe(policy, names)}".strip()
 
@@ -218,7 +236,7 @@ def evaluations_table(study: Study) -> Table:
             *SAVED,
             Column("estimate", percent),
             Column("error", points),
-            *(short[name] for name in study.names),
+            *(Column(short[name]) for name in study.names),
         ],
         rows,
         f"PD: accuracy minus that of {short[study.names[-1]]} alone, in points. Ledgers: share of its cost saved, "
@@ -325,8 +343,8 @@ def layers_table(study: Study, layers: Sequence[LayerPoint]) -> Table:
         "How far up the probes read",
         [
             Column("ℓ/L", percent),
-            "layers",
-            "AUROC of P(IK)",
+            Column("layers"),
+            Column("AUROC of P(IK)"),
             Column("accuracy", percent_interval, True),
             Column("early-exit cost", percent_interval, True),
             "models and thresholds",

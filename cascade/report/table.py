@@ -21,12 +21,12 @@ from cascade.simulation.significance import Interval
 
 NONE = "–"
 # Beyond so many rows the page folds a table away.
-LONG = 24
+LONG = 16
 
 
 def percent(value: float) -> str:
     """``74.05%``, of a share."""
-    return f"{100 * value:.2f}%"
+    return f"{round(100 * value, 2) + 0.0:.2f}%"  # not -0.00
 
 
 def points(value: float) -> str:
@@ -57,11 +57,12 @@ def points_interval(value: Interval) -> str:
 
 @dataclass(frozen=True)
 class Column:
-    """A column's head, and how its cells look; an interval has three columns in the CSV."""
+    """A column's head, and how its cells look; an interval has three columns in the CSV, words stand on the left."""
 
     name: str
     show: Callable[[Any], str] = str
     interval: bool = False
+    words: bool = False
 
     def text(self, cell: object) -> str:
         """The cell as it is read; a dash where there is nothing, or a figure is not defined."""
@@ -78,7 +79,7 @@ class Table:
     Attributes:
         name: Of its CSV file.
         title: Above it.
-        columns: See there; a plain string is a column of text.
+        columns: See there.
         rows: Cells: text, numbers, `Interval`, or ``None``.
         caption: Below it.
     """
@@ -98,8 +99,8 @@ class Table:
         rows: Sequence[Sequence[object]],
         caption: str = "",
     ) -> Table:
-        """A table of what is at hand."""
-        heads = tuple(c if isinstance(c, Column) else Column(c) for c in columns)
+        """A table of what is at hand; a column given as a string holds words."""
+        heads = tuple(c if isinstance(c, Column) else Column(c, words=True) for c in columns)
         return cls(name, title, heads, tuple(tuple(row) for row in rows), caption)
 
     def without(self, *names: str) -> Table:
@@ -122,16 +123,21 @@ class Table:
         )
         for i, column in enumerate(self.columns):
             folds = fold and i in (0, len(self.columns) - 1)
-            made.add_column(Text(column.name), justify="left" if i == 0 else "right", no_wrap=not folds)
+            made.add_column(Text(column.name), justify="left" if column.words else "right", no_wrap=not folds)
         for row in self.texts():
             made.add_row(*map(Text, row))
         return made
 
     def to_html(self) -> str:
         """For a page: in a box of its own that scrolls sideways; a long table is folded away."""
-        head = "".join(f'<th scope="col">{escape(c.name)}</th>' for c in self.columns)
+        kinds = [' class="words"' if c.words else "" for c in self.columns]
+        head = "".join(
+            f'<th scope="col"{kind}>{escape(c.name)}</th>' for c, kind in zip(self.columns, kinds, strict=True)
+        )
         body = "\n".join(
-            f'<tr><th scope="row">{escape(row[0])}</th>{"".join(f"<td>{escape(cell)}</td>" for cell in row[1:])}</tr>'
+            f'<tr><th scope="row"{kinds[0]}>{escape(row[0])}</th>'
+            + "".join(f"<td{kind}>{escape(cell)}</td>" for cell, kind in zip(row[1:], kinds[1:], strict=True))
+            + "</tr>"
             for row in self.texts()
         )
         table = (

@@ -106,7 +106,7 @@ def _stages(report: Report, short: dict[str, str]) -> Table:
     return Table.of(
         "stages",
         "Questions answered at each stage, of those it was asked (Table 8)",
-        ["LLM(s)", *(short[name] for name in names)],
+        ["LLM(s)", *(Column(short[name]) for name in names)],
         rows,
     )
 
@@ -115,12 +115,12 @@ def _significance(report: Report, short: dict[str, str]) -> Table:
     return Table.of(
         "mcnemar",
         "McNemar's test against the chain's last model (Table 9)",
-        ["Comparison", "only one right", Column("p exact", "{:.4g}".format), "χ² (p)", "χ² corrected (p)"],
+        ["Comparison", *map(Column, ("only one right", "p exact", "χ² (p)", "χ² corrected (p)"))],
         [
             [
                 f"{chain_label(row.models, short)} vs. {short[row.models[-1]]}",
                 f"{test.only_first}, {test.only_second}",
-                test.p_exact,
+                f"{test.p_exact:.4g}",
                 f"{test.chi2:.2f} ({test.p_chi2:.4g})",
                 f"{test.chi2_corrected:.2f} ({test.p_chi2_corrected:.4g})",
             ]
