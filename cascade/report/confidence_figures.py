@@ -75,7 +75,8 @@ def reliability_figure(chain: ChainScores) -> Plot:
         for model in chain.models
         if (values := getattr(model, column)) is not None
     ]
-    columns = min(4, len(panels))
+    # As few empty places as may be.
+    columns = len(panels) if len(panels) < 4 else min((4, 3), key=lambda n: -len(panels) % n)
     rows = -(-len(panels) // columns)
     figure = new_figure(0.6 + 2.2 * columns, 2.9 * rows)
     grid = figure.add_gridspec(2 * rows, columns, height_ratios=[4, 1] * rows)
@@ -199,7 +200,7 @@ def _heat(
     figure.colorbar(mesh, ax=axes, pad=0.02)
     for axis, own in zip((axes.yaxis, axes.xaxis), levels, strict=True):
         at = np.unique(np.linspace(0, len(own) - 1, 6).astype(int))
-        axis.set_ticks(at + 0.5, [f"{own[i]:.3g}" for i in at])
+        axis.set_ticks(at + 0.5, [f"{own[i]:.3f}" for i in at])
     if chosen is not None:
         # In steps, linear between two of them; a confidence left out keeps every question.
         y, x = (

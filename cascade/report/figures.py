@@ -10,6 +10,7 @@ import io
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import matplotlib
@@ -75,11 +76,11 @@ class Plot:
 
     def svg(self) -> str:
         """As a file of its own, on white."""
-        return self._svg().replace("<svg ", '<svg style="background: #fff" ', 1)
+        return self._svg.replace("<svg ", '<svg style="background: #fff" ', 1)
 
     def inline_svg(self, title: str) -> str:
         """For inside a page, ``title`` escaped by the caller: transparent, in the page's ink, its ids its own."""
-        text = self._svg()
+        text = self._svg
         text = text[text.index("<svg ") :].replace(INK, "currentColor")
         # Most ids only name parts; what is kept is what is referred to, once.
         used = set(re.findall(r'(?:href="#|url\(#)([^")]+)', text))
@@ -91,6 +92,7 @@ class Plot:
         look = f"max-width: {width * 108:.0f}px; min-width: {min(width * 72, 700):.0f}px"
         return text.replace("<svg ", f'<svg role="img" aria-label="{title}" style="{look}" ', 1)
 
+    @cached_property
     def _svg(self) -> str:
         with matplotlib.rc_context(STYLE):
             buffer = io.StringIO()
@@ -129,7 +131,7 @@ def label_points(axes: Axes, at: Sequence[tuple[float, float]], names: Sequence[
         box = text.get_window_extent()
         x, y = axes.transData.transform(point)
         best: tuple[float, float, float, Bbox] | None = None
-        for radius in (7, 14, 24, 36, 50, 66):
+        for radius in (9, 15, 24, 36, 50, 66):
             for angle in np.deg2rad([20, -20, 160, -160, 90, -90, 50, -50, 130, -130]):
                 dx, dy = radius * np.cos(angle), radius * np.sin(angle)
                 left = dx - box.width / scale * (0.5 - 0.5 * np.cos(angle))

@@ -33,7 +33,7 @@ REASONS = {
     Outcome.PASSED_BY_READER: ("passed by reader", TEAL),
     Outcome.REJECTED_BY_P_IK: ("rejected by P(IK)", PURPLE),
     Outcome.REJECTED_BY_P_T: ("rejected by P(T)", BLUE),
-    Outcome.NOT_ASKED: ("goes past", MUTED),
+    Outcome.NOT_ASKED: ("skips this model", MUTED),
 }
 _NODE = 0.07
 

@@ -17,7 +17,7 @@ from cascade.report.frontier_figures import fixed_figure, frontier_figure, layer
 from cascade.report.strict_json import strict_json
 from cascade.report.study_tables import CHARGES, Recommendation, policy_json, recommendation, study_tables
 from cascade.report.table import Table
-from cascade.report.tables import report_tables
+from cascade.report.tables import asked_thresholds, report_tables
 from cascade.simulation.ledgers import LEDGERS
 from cascade.simulation.scores import ChainScores
 from cascade.simulation.simulator import Report
@@ -56,7 +56,7 @@ def sections(report: Report, study: Study, chain: ChainScores, layers: Sequence[
             "fixed",
             "Fixed thresholds",
             (
-                f"<p>Every sub-chain at {escape(str(report.thresholds))} on {report.questions:,} questions, as the "
+                f"<p>Every sub-chain at {escape(asked_thresholds(report))} on {report.questions:,} questions, as the "
                 f"paper's tables have it. Nothing here was chosen on any question.</p>",
                 fixed_figure(report) if "flops" in report.units else None,
                 *fixed,

@@ -158,14 +158,14 @@ def policies_table(study: Study) -> Table:
             m.reported.accuracy,
             m.reported.difference,
             m.reported.cost_ratio,
+            describe(m.policy, names),
             m.ibc_lift,
             *m.chosen,
-            describe(m.policy, names),
         ]
         for m in study.policies
     ]
     rows += [
-        [f"{short[name]} alone", _exact(right), None, _exact(cost), None, None, None, ""]
+        [f"{short[name]} alone", _exact(right), None, _exact(cost), "", None, None, None]
         for name, right, cost in study.singles
     ]
     return Table.of(
@@ -176,10 +176,10 @@ def policies_table(study: Study) -> Table:
             Column("accuracy", percent_interval, True),
             Column("difference, points", points_interval, True),
             Column("cost", percent_interval, True),
+            "models and thresholds",
             Column("IBC lift", "{:+.1%}".format),
             Column("accuracy where chosen", percent),
             Column("cost where chosen", percent),
-            "models and thresholds",
         ],
         rows,
         f"Cost as a share of {names[-1]} alone, {study.goal.ledger}, {study.goal.unit}; intervals of 95 % by "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 
 from rich.console import Console
 
@@ -132,17 +133,21 @@ def _significance(report: Report, short: dict[str, str]) -> Table:
 
 
 def _confidence(report: Report, short: dict[str, str]) -> Table:
-    limits = report.thresholds
-    asked = [] if limits.p_t is None else [f"P(T) ≥ {limits.p_t:g}"]
-    asked += [] if limits.p_ik is None else [f"P(IK) ≥ {limits.p_ik:g}"]
     heads = [Column(name, percent) for name in ("Accuracy", "F1", "AUROC")]
     return Table.of(
         "confidences-at-thresholds",
         "Confidences as predictors of the model's own correctness (Table 14)",
         ["Model", "confidence", *heads, Column("mean", decimals)],
         [[short[c.model], c.confidence, c.accuracy, c.f1, c.auroc, c.mean] for c in report.confidences],
-        f"Accuracy and F1 at {', '.join(asked)}.",
+        f"Accuracy and F1 at {asked_thresholds(report)}.",
     )
+
+
+def asked_thresholds(report: Report) -> str:
+    """The fixed thresholds, of the confidences that there are."""
+    found = {c.confidence for c in report.confidences}
+    words = {"p_t": "P(T)", "p_ik": "P(IK)"}
+    return str(replace(report.thresholds, **{name: None for name, word in words.items() if word not in found}))
 
 
 def report_tables(report: Report) -> list[Table]:
