@@ -8,14 +8,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
+from math import isfinite
 from pathlib import Path
 
 from cascade.report.confidence_figures import reliability_figure, subjects_figure, thresholds_figure
 from cascade.report.figures import Plot
 from cascade.report.flow_figure import flow_figure
 from cascade.report.frontier_figures import fixed_figure, frontier_figure, layers_figure
+from cascade.report.recommendation import Recommendation, policy_json, recommendation
 from cascade.report.strict_json import strict_json
-from cascade.report.study_tables import CHARGES, Recommendation, policy_json, recommendation, study_tables
+from cascade.report.study_tables import study_tables
 from cascade.report.table import Table
 from cascade.report.tables import asked_thresholds, report_tables
 from cascade.simulation.ledgers import LEDGERS
@@ -26,6 +28,13 @@ from probes.files import write_atomically
 
 STYLE = Path(__file__).with_name("page.css")
 HOW_TO_READ = Path(__file__).with_name("how_to_read.html")
+CHARGES = {
+    "answered-only": "a whole pass to the model that answered; the passes of those that passed the question on are "
+    "free (the paper's eq. 6)",
+    "full-path": "a whole pass to every model that was tried",
+    "early-exit": "ℓ/L of the prefill where the P(IK) probe at layer ℓ of L rejected, the prefill where P(T) did, a "
+    "whole pass where the model answered",
+}
 
 
 @dataclass(frozen=True)
@@ -84,11 +93,12 @@ def _ledgers(study: Study) -> str:
     cards = []
     for ledger in LEDGERS:
         share = saved.get(ledger, float("nan"))
-        word = "saves" if share >= 0 else "costs more:"
+        says = (
+            f"{'saves' if share >= 0 else 'costs more:'} {100 * abs(share):.1f} %" if isfinite(share) else "not known"
+        )
         goal = " class='goal'" if ledger == study.goal.ledger else ""
         cards.append(
-            f"<div{goal}><h3>{ledger}</h3><p class='big'>{word} {100 * abs(share):.1f} %</p>"
-            f"<p>charges {escape(CHARGES[ledger])}.</p></div>"
+            f"<div{goal}><h3>{ledger}</h3><p class='big'>{says}</p><p>charges {escape(CHARGES[ledger])}.</p></div>"
         )
     return (
         f"<p>Of {escape(study.names[-1])} alone, in {escape(study.goal.unit)}; thresholds were chosen in the marked "

@@ -17,7 +17,8 @@ from rich.console import Console
 
 from cascade.report.html import write_report
 from cascade.report.names import short_names
-from cascade.report.study_tables import print_study, recommendation, study_tables
+from cascade.report.recommendation import recommendation
+from cascade.report.study_tables import print_study, study_tables
 from cascade.report.table import Column, Table, percent, percent_interval
 from cascade.report.tables import print_report, report_tables
 from cascade.simulation.evaluation import evaluate
