@@ -139,7 +139,7 @@ def label_points(axes: Axes, at: Sequence[tuple[float, float]], names: Sequence[
                 corner = np.array([x + left * scale, y + low * scale])
                 here = Bbox.from_bounds(corner[0], corner[1], box.width, box.height)
                 hits = sum(here.overlaps(other.padded(1)) for other in taken)
-                covered = ((crowd >= np.array(here.min) - 2) & (crowd <= np.array(here.max) + 2)).all(axis=1).sum()
+                covered = ((crowd >= np.array(here.min) - 5) & (crowd <= np.array(here.max) + 5)).all(axis=1).sum()
                 outside = here.x0 < inside.x0 or here.x1 > inside.x1 or here.y0 < inside.y0 or here.y1 > inside.y1
                 score = 10 * hits + covered + 8 * outside + radius / 100
                 if best is None or score < best[0]:
