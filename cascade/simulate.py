@@ -8,8 +8,6 @@ as a page. `python -m cascade.simulate validate FILE...` says whether score tabl
 
 from __future__ import annotations
 
-import json
-import math
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,7 +19,10 @@ import pyarrow.compute as pc
 from jsonargparse import ArgumentParser
 
 from cascade.errors import CascadeError, one_line_errors
-from cascade.report.plots import plot_frontier
+from cascade.report.frontier_figures import plot_frontier
+from cascade.report.html import write_report
+from cascade.report.strict_json import strict_json
+from cascade.report.study_tables import print_study
 from cascade.report.tables import print_report
 from cascade.simulation.ledgers import Prices, available_units, read_prices
 from cascade.simulation.policy import Thresholds
@@ -131,7 +132,7 @@ def simulate(
     what = f"{len(whole):,} questions" if scores else f"{task}, {len(whole):,} questions"
     result = Simulation(f"{' → '.join(names)} on {what}", fixed, found, report_on, tuple(swept), out)
     values = fixed.to_json() | {"study": found.to_json()}
-    write_atomically(out / "report.json", (json.dumps(_without_nan(values), indent=1) + "\n").encode())
+    write_atomically(out / "report.json", strict_json(values).encode())
     plot_frontier(out / "plot.png", fixed, result.title)
     return result
 
@@ -211,15 +212,6 @@ def _sweep_layers(
     return found
 
 
-def _without_nan(value: object) -> object:
-    """NaN and infinity are not JSON: a figure that is not defined is null."""
-    if isinstance(value, dict):
-        return {key: _without_nan(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_without_nan(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
 def validate(files: list[Path], columns: dict[str, str] | None = None) -> None:
     """Says whether score tables can be read, and what they allow.
 
@@ -285,6 +277,10 @@ def main(args: list[str] | None = None) -> None:
     folder, logger = values.pop("report"), values.pop("logger")
     result = simulate(**values)
     print_report(result.report)
+    print_study(result.study)
+    if folder is not None:
+        page = write_report(folder, result.title, result.report, result.study, result.reported_on, result.layers)
+        print(f"Wrote {page}")
     if logger == "wandb":
         log_to_wandb(result, values, folder or result.folder)
 

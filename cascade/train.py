@@ -26,7 +26,7 @@ from rich.table import Table
 
 from cascade.errors import one_line_errors
 from cascade.probing import RUNS, ProbeRun, ScoredTaskDataModule
-from cascade.report.plots import plot_reliability
+from cascade.report.confidence_figures import plot_reliability
 from cascade.report.probe_plots import METRICS, plot_layers
 from probes import Probe, ProbeError
 from probes.files import write_atomically

@@ -5,16 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import matplotlib.pyplot as plt
 import numpy as np
 
-from cascade.report.plots import BLUE, GREEN, ORANGE, _save
+from cascade.report.figures import BLUE, GREEN, ORANGE, Plot, new_figure, styled
+from probes.files import write_atomically
 from probes.layers import LayerRow
 
 METRICS = {"auroc": "AUROC", "accuracy": "accuracy", "f1": "F1", "ece": "ECE", "brier": "Brier"}
 COLORS = (BLUE, ORANGE, GREEN)
 
 
+@styled
 def plot_layers(path: Path, sweeps: Mapping[str, Sequence[LayerRow]], title: str) -> None:
     """Each figure by relative depth, with its 95 % interval, one line a model.
 
@@ -23,7 +24,8 @@ def plot_layers(path: Path, sweeps: Mapping[str, Sequence[LayerRow]], title: str
         sweeps: Name of the line to its rows; depth is the layer's share of the last layer of its rows.
         title: Above the plot.
     """
-    figure, axes = plt.subplots(1, len(METRICS), figsize=(3.1 * len(METRICS), 3.4), layout="constrained")
+    figure = new_figure(3.1 * len(METRICS), 3.4)
+    axes = figure.subplots(1, len(METRICS))
     alone = len(sweeps) == 1
     for axis, (metric, label) in zip(axes, METRICS.items(), strict=True):
         for place, (name, rows) in enumerate(sweeps.items()):
@@ -52,9 +54,10 @@ def plot_layers(path: Path, sweeps: Mapping[str, Sequence[LayerRow]], title: str
         handles, labels = axes[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside right center", frameon=False, fontsize=8)
     figure.suptitle(title, fontsize=11)
-    _save(figure, path)
+    write_atomically(path, Plot("layers", title, "", figure).png())
 
 
+@styled
 def plot_transfer(path: Path, names: Sequence[str], matrices: Mapping[str, np.ndarray]) -> None:
     """Heat maps of how probes do on what they were not trained on.
 
@@ -64,10 +67,9 @@ def plot_transfer(path: Path, names: Sequence[str], matrices: Mapping[str, np.nd
         matrices: Figure to its values ``[trained on, tested on]``; NaN is left white.
     """
     side = 2.5 + 0.42 * len(names)
-    figure, axes = plt.subplots(
-        1, len(matrices), figsize=(side * len(matrices), side), sharey=True, layout="constrained"
-    )
-    for axis, (label, values) in zip(np.atleast_1d(axes), matrices.items(), strict=True):
+    figure = new_figure(side * len(matrices), side)
+    axes = figure.subplots(1, len(matrices), sharey=True, squeeze=False)[0]
+    for axis, (label, values) in zip(axes, matrices.items(), strict=True):
         image = axis.imshow(values, cmap="viridis" if label == "AUROC" else "viridis_r")
         middle = np.nanmean([np.nanmin(values), np.nanmax(values)])
         for (row, column), value in np.ndenumerate(values):
@@ -80,5 +82,5 @@ def plot_transfer(path: Path, names: Sequence[str], matrices: Mapping[str, np.nd
         axis.set_xticks(range(len(names)), names, rotation=90, fontsize=7)
         axis.set_yticks(range(len(names)), names, fontsize=7)
         figure.colorbar(image, ax=axis, shrink=0.6)
-    np.atleast_1d(axes)[0].set_ylabel("trained on")
-    _save(figure, path)
+    axes[0].set_ylabel("trained on")
+    write_atomically(path, Plot("transfer", "transfer", "", figure).png())

@@ -1,52 +1,48 @@
-"""The simulator's report as tables in the form of the paper's, for a terminal."""
+"""The simulator's report as tables in the form of the paper's: fixed thresholds, every sub-chain."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from dataclasses import replace
 
 from rich.console import Console
-from rich.table import Table
 
 from cascade.report.names import chain_label, short_names
+from cascade.report.table import Column, Table, count, decimals, percent, points
 from cascade.simulation.ledgers import LEDGERS, UNITS
 from cascade.simulation.simulator import Report, Row
 
-NONE = "–"
+SAVED = tuple(Column(ledger, percent) for ledger in LEDGERS)
 
 
-def _percent(value: float | None, signed: bool = False) -> str:
-    return NONE if value is None else f"{100 * value:{'+' if signed else ''}.2f}%"
+def _relative(value: float) -> str:
+    return f"{value:+.2f}%"
 
 
-def _cost(row: Row, unit: str = "flops") -> list[str]:
+def _cost(row: Row, unit: str = "flops") -> list[float | None]:
     saved = row.saved.get(unit)
-    return [_percent(None if saved is None or len(row.models) == 1 else saved[ledger]) for ledger in LEDGERS]
+    return [None if saved is None or len(row.models) == 1 else saved[ledger] for ledger in LEDGERS]
 
 
-def _table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], caption: str | None = None) -> Table:
-    table = Table(title=title, caption=caption, title_justify="left", caption_justify="left")
-    for i, name in enumerate(columns):
-        table.add_column(name, justify="left" if i == 0 else "right", no_wrap=True)
-    for row in rows:
-        table.add_row(*row)
-    return table
+def _drop(row: Row, value: float) -> float | None:
+    return None if len(row.models) == 1 else value
 
 
 def _accuracy(report: Report, short: dict[str, str]) -> Table:
     rows = [
         [
             chain_label(row.models, short),
-            _percent(row.accuracy),
-            NONE if len(row.models) == 1 else f"{row.pd_points:+.2f}",
-            NONE if len(row.models) == 1 else f"{row.pd_relative:+.2f}%",
+            row.accuracy,
+            _drop(row, row.pd_points),
+            _drop(row, row.pd_relative),
             *_cost(row),
         ]
         for row in (*report.singles, *report.chains)
     ]
-    return _table(
+    return Table.of(
+        "accuracy",
         "Accuracy and reduced compute (Tables 1 and 3)",
-        ["LLM(s)", "Acc.", "pd_points", "pd_relative", *LEDGERS],
+        ["LLM(s)", Column("Acc.", percent), Column("pd_points", points), Column("pd_relative", _relative), *SAVED],
         rows,
         "Ledgers: share saved of the FLOPs (2N a pass, eq. 5) of the chain's last model alone.\n"
         "answered-only charges the model that answered (the paper's eq. 6), full-path every\n"
@@ -59,11 +55,11 @@ def _units(report: Report, short: dict[str, str]) -> Table | None:
     units = [unit for unit in report.units if unit != "flops"]
     if not units:
         return None
-    rows = [[chain_label(row.models, short), unit, *_cost(row, unit)] for row in report.chains for unit in units]
-    return _table(
+    return Table.of(
+        "units",
         "Reduced cost in other units (Table 1, Time; Table 13)",
-        ["LLM(s)", "unit", *LEDGERS],
-        rows,
+        ["LLM(s)", "unit", *SAVED],
+        [[chain_label(row.models, short), unit, *_cost(row, unit)] for row in report.chains for unit in units],
         "; ".join(f"{unit}: {UNITS[unit]}" for unit in units) + ".",
     )
 
@@ -71,92 +67,106 @@ def _units(report: Report, short: dict[str, str]) -> Table | None:
 def _macro(report: Report, short: dict[str, str]) -> Table | None:
     if report.singles[-1].macro is None:
         return None
-    rows = [
-        [chain_label(row.models, short), *(f"{value:.4f}" for value in row.macro)]
-        for row in (*report.singles, *report.chains)
-        if row.macro is not None
-    ]
-    return _table("Macro precision, recall and F1 (Table 2)", ["LLM(s)", "P", "R", "F1"], rows)
+    return Table.of(
+        "macro",
+        "Macro precision, recall and F1 (Table 2)",
+        ["LLM(s)", *(Column(name, "{:.4f}".format) for name in ("P", "R", "F1"))],
+        [
+            [chain_label(row.models, short), *row.macro]
+            for row in (*report.singles, *report.chains)
+            if row.macro is not None
+        ],
+    )
 
 
 def _ablation(report: Report, short: dict[str, str]) -> Table | None:
     if not report.without_p_ik:
         return None
-    rows = [
+    return Table.of(
+        "without-p-ik",
+        "With and without P(IK) (Table 5)",
+        ["LLM(s)", "setting", Column("Acc.", percent), Column("pd_points", points), *SAVED],
         [
-            chain_label(row.models, short),
-            setting,
-            _percent(row.accuracy),
-            f"{row.pd_points:+.2f}",
-            *_cost(row),
-        ]
-        for pair in zip(report.chains, report.without_p_ik, strict=True)
-        for setting, row in zip(("w/ P(IK)", "w/o P(IK)"), pair, strict=True)
-    ]
-    return _table("With and without P(IK) (Table 5)", ["LLM(s)", "setting", "Acc.", "pd_points", *LEDGERS], rows)
+            [chain_label(row.models, short), setting, row.accuracy, row.pd_points, *_cost(row)]
+            for pair in zip(report.chains, report.without_p_ik, strict=True)
+            for setting, row in zip(("w/ P(IK)", "w/o P(IK)"), pair, strict=True)
+        ],
+    )
 
 
 def _stages(report: Report, short: dict[str, str]) -> Table:
     names = [row.models[0] for row in report.singles]
-    rows = []
+    rows: list[list[str | None]] = []
     for row in report.chains:
         places = {model: i for i, model in enumerate(row.models)}
         cells = [
-            f"{row.answered[places[name]]:,} of {row.tried[places[name]]:,}" if name in places else NONE
+            f"{count(row.answered[places[name]])} of {count(row.tried[places[name]])}" if name in places else None
             for name in names
         ]
         rows.append([chain_label(row.models, short), *cells])
-    return _table(
+    return Table.of(
+        "stages",
         "Questions answered at each stage, of those it was asked (Table 8)",
-        ["LLM(s)", *(short[name] for name in names)],
+        ["LLM(s)", *(Column(short[name]) for name in names)],
         rows,
     )
 
 
 def _significance(report: Report, short: dict[str, str]) -> Table:
-    rows = [
-        [
-            f"{chain_label(row.models, short)} vs. {short[row.models[-1]]}",
-            f"{test.only_first}, {test.only_second}",
-            f"{test.p_exact:.4g}",
-            f"{test.chi2:.2f} ({test.p_chi2:.4g})",
-            f"{test.chi2_corrected:.2f} ({test.p_chi2_corrected:.4g})",
-        ]
-        for row in report.chains
-        if (test := row.mcnemar)
-    ]
-    return _table(
+    return Table.of(
+        "mcnemar",
         "McNemar's test against the chain's last model (Table 9)",
-        ["Comparison", "only one right", "p exact", "χ² (p)", "χ² corrected (p)"],
-        rows,
+        ["Comparison", *map(Column, ("only one right", "p exact", "χ² (p)", "χ² corrected (p)"))],
+        [
+            [
+                f"{chain_label(row.models, short)} vs. {short[row.models[-1]]}",
+                f"{test.only_first}, {test.only_second}",
+                f"{test.p_exact:.4g}",
+                f"{test.chi2:.2f} ({test.p_chi2:.4g})",
+                f"{test.chi2_corrected:.2f} ({test.p_chi2_corrected:.4g})",
+            ]
+            for row in report.chains
+            if (test := row.mcnemar)
+        ],
         "A large p says that a difference was not shown, not that there is none.",
     )
 
 
 def _confidence(report: Report, short: dict[str, str]) -> Table:
-    rows = [
-        [short[c.model], c.confidence, _percent(c.accuracy), _percent(c.f1), _percent(c.auroc), f"{c.mean:.3f}"]
-        for c in report.confidences
-    ]
-    limits = report.thresholds
-    asked = f"P(T) ≥ {limits.p_t:g}" + ("" if limits.p_ik is None else f", P(IK) ≥ {limits.p_ik:g}")
-    return _table(
+    heads = [Column(name, percent) for name in ("Accuracy", "F1", "AUROC")]
+    return Table.of(
+        "confidences-at-thresholds",
         "Confidences as predictors of the model's own correctness (Table 14)",
-        ["Model", "confidence", "Accuracy", "F1", "AUROC", "mean"],
-        rows,
-        f"Accuracy and F1 at {asked}.",
+        ["Model", "confidence", *heads, Column("mean", decimals)],
+        [[short[c.model], c.confidence, c.accuracy, c.f1, c.auroc, c.mean] for c in report.confidences],
+        f"Accuracy and F1 at {asked_thresholds(report)}.",
     )
+
+
+def asked_thresholds(report: Report) -> str:
+    """The fixed thresholds, of the confidences that there are."""
+    found = {c.confidence for c in report.confidences}
+    words = {"p_t": "P(T)", "p_ik": "P(IK)"}
+    return str(replace(report.thresholds, **{name: None for name, word in words.items() if word not in found}))
+
+
+def report_tables(report: Report) -> list[Table]:
+    """Every table that the scores allow."""
+    short = short_names([row.models[0] for row in report.singles])
+    makers = (_accuracy, _units, _macro, _ablation, _stages, _significance, _confidence)
+    return [table for make in makers if (table := make(report, short)) is not None and table.rows]
+
+
+def wide_console() -> Console:
+    """A terminal, or what it is piped to: that has no width of its own, and these tables need about 120 columns."""
+    return Console(width=None if sys.stdout.isatty() else 120)
 
 
 def print_report(report: Report, console: Console | None = None) -> None:
     """Prints every table that the scores allow."""
-    # Piped output has no width of its own; these tables need about 100 columns.
-    console = console or Console(width=None if sys.stdout.isatty() else 120)
+    console = console or wide_console()
     models = [row.models[0] for row in report.singles]
-    short = short_names(models)
-    console.print(f"[bold]{report.questions:,} questions, {' → '.join(models)}[/bold]", highlight=False)
-    tables = (_accuracy, _units, _macro, _ablation, _stages, _significance, _confidence)
-    for table in (make(report, short) for make in tables):
-        if table is not None:
-            console.print(table)
-            console.print()
+    console.print(f"{report.questions:,} questions, {' → '.join(models)}", style="bold", highlight=False, markup=False)
+    for table in report_tables(report):
+        console.print(table.to_rich())
+        console.print()

@@ -119,7 +119,8 @@ class Guarantee:
     @property
     def statement(self) -> str:
         """In a sentence."""
-        promise = f"at most {100 * self.epsilon:g} points below the last model, with probability ≥ {1 - self.delta:g}"
+        points = f"{100 * self.epsilon:g} point{'s' * (self.epsilon != 0.01)}"
+        promise = f"at most {points} below the last model, with probability ≥ {1 - self.delta:g}"
         if self.holds:
             return (
                 f"Promised: {promise} over {self.certified_on:,} certifying questions (p = {self.p_value:.3g}), at "

@@ -1,0 +1,109 @@
+"""A study's answer in plain words, and what qualifies it. Numbers are the study's own; none is made here."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+from cascade.simulation.evaluation import Evaluation
+from cascade.simulation.ledgers import UNITS
+from cascade.simulation.policy import ExpectedUtilityPolicy, FusedPolicy, Policy, ThresholdPolicy
+from cascade.simulation.significance import Interval
+from cascade.simulation.study import Study, describe
+
+
+@dataclass(frozen=True)
+class Recommendation:
+    """What to do, in plain words.
+
+    Attributes:
+        sentences: How it was chosen, and what it is on other questions.
+        non_inferiority: One sentence.
+        promise: One sentence, or ``None`` where none was asked for.
+        warnings: One for each data on which confidences have moved.
+    """
+
+    sentences: tuple[str, str]
+    non_inferiority: str
+    promise: str | None
+    warnings: tuple[str, ...]
+
+
+def recommendation(study: Study) -> Recommendation:
+    """The study's answer in two sentences, and what qualifies it."""
+    goal, found, last = study.goal, study.chosen.reported, study.names[-1]
+    wanted = {
+        "cost": f"the cheapest policy that is right on at least {100 * study.limit:.1f} % of them",
+        "accuracy": f"the most accurate policy that costs at most {100 * study.limit:.1f} % of {last} alone",
+        "price": f"the policy of the highest accuracy − {study.limit:g} × cost",
+    }[goal.objective]
+    reported = study.evaluations[0]
+    unit = UNITS[goal.unit].split(" (")[0]
+    level = f"{100 * found.confidence:g} % interval "
+    inferior = "" if reported.non_inferiority is None else reported.non_inferiority.statement
+    return Recommendation(
+        sentences=(
+            f"Chosen on {study.chosen_on:,} questions as {wanted}: {in_words(study.chosen.policy, study.names)}.",
+            f"On {found.questions:,} others it is right {_span(found.accuracy, level)} of the time and {last} alone "
+            f"{100 * study.singles[-1][1]:.1f} %, a difference of {100 * found.difference.estimate:+.2f} points "
+            f"({100 * found.difference.low:+.2f} to {100 * found.difference.high:+.2f}); it costs "
+            f"{_span(found.cost_ratio)} of what {last} alone costs, in the {goal.ledger} ledger, counted in {unit}.",
+        ),
+        non_inferiority=f"Against {last} alone: {inferior}." if inferior else "",
+        promise=_promise(study),
+        warnings=tuple(line for e in study.evaluations if (line := _moved(e))),
+    )
+
+
+def _promise(study: Study) -> str | None:
+    """The promise, with the policy that it is of: seldom the chosen one."""
+    found = study.guarantee
+    if found is None or not found.holds:
+        return None if found is None else found.statement
+    return f"{found.statement} The promise is of: {in_words(found.point.policy, study.names)}."
+
+
+def _moved(evaluation: Evaluation) -> str | None:
+    moved = [shift for shift in evaluation.shifts if shift.warning]
+    if not moved:
+        return None
+    return (
+        f"On {evaluation.name}, {len(moved)} of {len(evaluation.shifts)} confidences are distributed differently from "
+        f"where the thresholds were set (Kolmogorov-Smirnov distance up to {max(s.distance for s in moved):.2f}): what "
+        f"the thresholds keep may be of another kind."
+    )
+
+
+def _span(value: Interval, level: str = "") -> str:
+    return f"{100 * value.estimate:.1f} % ({level}{100 * value.low:.1f} to {100 * value.high:.1f})"
+
+
+def in_words(policy: Policy, names: Sequence[str]) -> str:
+    """What to do with a question, as a clause."""
+    if isinstance(policy, ThresholdPolicy | FusedPolicy):
+        if not policy.thresholds:
+            return f"ask {names[policy.places[0]]} alone"
+        fused = isinstance(policy, FusedPolicy)
+        steps: list[str] = []
+        for place, limit in zip(policy.places, policy.thresholds, strict=False):
+            asks = f"fused probability ≥ {limit:.4g}" if fused else str(limit).replace(", ", " and ")
+            kept = "and keep its answer" if asks == "keeps all" else f"and keep its answer where {asks}"
+            steps.append(f"{'then ask' if steps else 'ask'} {names[place]} {kept}")
+        return f"{', '.join(steps)}, and let {names[policy.places[-1]]} answer the rest"
+    if isinstance(policy, ExpectedUtilityPolicy):
+        return (
+            f"ask {names[0]} first, and after each answer go on to a later one of {', '.join(names[1:])} if its "
+            f"expected gain in accuracy is above {policy.price:.3g} × its cost"
+        )
+    return f"{policy.name} {describe(policy, names)}".strip()
+
+
+def policy_json(policy: Policy, names: Sequence[str]) -> dict[str, object]:
+    """What a policy that is to be run needs: the models, and the thresholds unrounded."""
+    if isinstance(policy, ThresholdPolicy):
+        limits: list[object] = [asdict(t) for t in policy.thresholds]
+    elif isinstance(policy, FusedPolicy):
+        limits = list(policy.thresholds)
+    else:
+        return {"policy": policy.name}
+    return {"policy": policy.name, "models": [names[p] for p in policy.places], "thresholds": limits}

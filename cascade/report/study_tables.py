@@ -1,0 +1,296 @@
+"""A study as tables: the ledgers, the policies and the frontier, the confidences, and how they do elsewhere.
+
+Everything here is of questions that did not choose what it is about, unless it says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import isfinite
+
+from rich.console import Console
+from rich.text import Text
+
+from cascade.report.names import short_names
+from cascade.report.recommendation import recommendation
+from cascade.report.table import (
+    Column,
+    Table,
+    count,
+    decimals,
+    percent,
+    percent_interval,
+    points,
+    points_interval,
+)
+from cascade.report.tables import SAVED, wide_console
+from cascade.simulation.evaluation import Evaluation
+from cascade.simulation.ledgers import LEDGERS, UNITS
+from cascade.simulation.significance import Interval
+from cascade.simulation.study import LayerPoint, Study, describe
+
+
+def ledgers_table(study: Study) -> Table:
+    """The chosen policy in the three ledgers, in every unit."""
+    saved = study.evaluations[0].saved
+    return Table.of(
+        "ledgers",
+        f"Share saved of {study.names[-1]} alone",
+        ["unit", *SAVED],
+        [[f"{unit}: {UNITS[unit]}", *(saved[unit][ledger] for ledger in LEDGERS)] for unit in saved],
+        f"On {study.reported_on:,} questions that did not choose the thresholds. Negative: it costs more.",
+    )
+
+
+def policies_table(study: Study) -> Table:
+    """The best of each kind for the goal, and each model alone."""
+    short = short_names(study.names)
+    names = [short[name] for name in study.names]
+    rows: list[list[object]] = [
+        [
+            m.policy.name + (" (chosen)" if m is study.chosen else ""),
+            m.reported.accuracy,
+            m.reported.difference,
+            m.reported.cost_ratio,
+            describe(m.policy, names),
+            m.ibc_lift,
+            *m.chosen,
+        ]
+        for m in study.policies
+    ]
+    rows += [
+        [f"{short[name]} alone", _exact(right), None, _exact(cost), "", None, None, None]
+        for name, right, cost in study.singles
+    ]
+    return Table.of(
+        "policies",
+        "Policies: the best of each kind for the goal",
+        [
+            "policy",
+            Column("accuracy", percent_interval, True),
+            Column("difference, points", points_interval, True),
+            Column("cost", percent_interval, True),
+            "models and thresholds",
+            Column("IBC lift", "{:+.1%}".format),
+            Column("accuracy where chosen", percent),
+            Column("cost where chosen", percent),
+        ],
+        rows,
+        f"Cost as a share of {names[-1]} alone, {study.goal.ledger}, {study.goal.unit}; intervals of 95 % by "
+        f"resampling questions. The oracle knows beforehand who is right, and cannot be run.",
+    )
+
+
+def _exact(value: float) -> Interval:
+    return Interval(value, float("nan"), float("nan"))
+
+
+def frontier_table(study: Study) -> Table:
+    """The main frontier's vertices, as found and as measured."""
+    short = short_names(study.names)
+    names = [short[name] for name in study.names]
+    return Table.of(
+        "frontier",
+        f"The frontier of {study.main}",
+        [
+            "models and thresholds",
+            Column("accuracy", percent_interval, True),
+            Column("cost", percent_interval, True),
+            Column("accuracy where chosen", percent),
+            Column("cost where chosen", percent),
+        ],
+        [[describe(m.policy, names), m.reported.accuracy, m.reported.cost_ratio, *m.chosen] for m in study.measured],
+    )
+
+
+def evaluations_table(study: Study) -> Table:
+    """The chosen policy on every data, labelled or not."""
+    short = short_names(study.names)
+    rows = [
+        [
+            e.name,
+            e.questions,
+            None if e.intervals is None else e.intervals.accuracy,
+            None if e.row is None else e.row.pd_points,
+            *(e.saved.get(study.goal.unit, {}).get(ledger) for ledger in LEDGERS),
+            e.estimate.accuracy,
+            e.estimate.error,
+            *(_stage(e, name) for name in study.names),
+        ]
+        for e in study.evaluations
+    ]
+    return Table.of(
+        "evaluations",
+        "The chosen policy, frozen, on every data",
+        [
+            "data",
+            Column("questions", count),
+            Column("accuracy", percent_interval, True),
+            Column("PD", points),
+            *SAVED,
+            Column("estimate", percent),
+            Column("error", points),
+            *(Column(short[name]) for name in study.names),
+        ],
+        rows,
+        f"PD: accuracy minus that of {short[study.names[-1]]} alone, in points. Ledgers: share of its cost saved, "
+        f"{study.goal.unit}. Estimate: of accuracy, made without labels from calibrated confidences; error: estimate "
+        f"minus accuracy, in points. Under each model: questions it answered, and how many of them rightly.",
+    )
+
+
+def _stage(evaluation: Evaluation, model: str) -> str | None:
+    for stage in evaluation.stages:
+        if stage.model == model:
+            right = "" if stage.right is None else f", {stage.right:,} right"
+            return f"{stage.answered:,}{right}"
+    return None
+
+
+def shifts_table(study: Study) -> Table:
+    """How far each confidence has moved from where the thresholds were set."""
+    short = short_names(study.names)
+    rows = [
+        [e.name, short[s.model], s.confidence, s.distance, s.p, "moved" if s.warning else ""]
+        for e in study.evaluations
+        for s in e.shifts
+    ]
+    return Table.of(
+        "shifts",
+        "How far confidences have moved from the questions that set the thresholds",
+        ["data", "model", "confidence", Column("distance", decimals), Column("p", "{:.2g}".format), "warning"],
+        rows,
+        "Kolmogorov-Smirnov: the largest distance of the two distribution functions, and its two-sided p.",
+    )
+
+
+def confidences_table(study: Study) -> Table:
+    """What each confidence says of right and wrong, and what it is worth as a reason to ask the last model."""
+    short = short_names(study.names)
+    curves = {(c.model, c.confidence): c for c in study.curves}
+    rows = []
+    for q in study.evaluations[0].qualities:
+        c = curves.get((q.model, q.confidence))
+        areas = [None] * 5 if c is None else [c.deferral_auc, c.apgr, c.cpt50, c.cpt80, c.prr]
+        rows.append([short[q.model], q.confidence, q.auroc, q.ece, q.ece_mass, q.brier, *areas])
+    numbers = ("AUROC", "ECE", "ECE, equal mass", "Brier", "deferral AUC", "APGR")
+    return Table.of(
+        "confidences",
+        "How good each confidence is",
+        [
+            "model",
+            "confidence",
+            *(Column(name, decimals) for name in numbers),
+            Column("CPT(50%)", percent),
+            Column("CPT(80%)", percent),
+            Column("PRR", decimals),
+        ],
+        rows,
+        "AUROC, ECE and Brier: of the model's own being right. The others: as a reason to ask "
+        f"{short[study.names[-1]]} instead, all thresholds at once (the last section says what they are).",
+    )
+
+
+def recalibrated_table(study: Study) -> Table:
+    """P(T) before and after calibration."""
+    short = short_names(study.names)
+    return Table.of(
+        "calibration",
+        "P(T) before and after calibration on the questions that choose",
+        [
+            "model",
+            *(Column(f"{what} {when}", decimals) for what in ("ECE", "Brier") for when in ("before", "after")),
+        ],
+        [[short[r.model], r.ece_before, r.ece_after, r.brier_before, r.brier_after] for r in study.recalibrated],
+    )
+
+
+def subjects_table(study: Study) -> Table:
+    """Subject by subject, where the scores name them."""
+    last = short_names(study.names)[study.names[-1]]
+    return Table.of(
+        "subjects",
+        "By subject",
+        [
+            "subject",
+            "data",
+            Column("questions", count),
+            Column("accuracy", percent),
+            Column(f"{last} alone", percent),
+            Column("PD", points),
+            Column("cost", percent),
+        ],
+        [
+            [s.name, e.name, s.questions, s.accuracy, s.last, 100 * (s.accuracy - s.last), s.cost]
+            for e in study.evaluations
+            for s in e.subjects
+        ],
+        "One subject has few questions: differences of a point or two are chance.",
+    )
+
+
+def layers_table(study: Study, layers: Sequence[LayerPoint]) -> Table:
+    """Where the probes read."""
+    short = short_names(study.names)
+    return Table.of(
+        "layers",
+        "How far up the probes read",
+        [
+            Column("ℓ/L", percent),
+            Column("layers"),
+            Column("AUROC of P(IK)"),
+            Column("accuracy", percent_interval, True),
+            Column("early-exit cost", percent_interval, True),
+            "models and thresholds",
+        ],
+        [
+            [
+                layer.share,
+                ", ".join(map(str, layer.layers)),
+                ", ".join(decimals(a) if isfinite(a) else "–" for a in layer.auroc),
+                layer.measured.reported.accuracy,
+                layer.measured.reported.cost_ratio,
+                describe(layer.measured.policy, [short[name] for name in study.names]),
+            ]
+            for layer in layers
+        ],
+        "Layers and AUROC: of each model but the last, smallest first.",
+    )
+
+
+def study_tables(study: Study, layers: Sequence[LayerPoint] = ()) -> list[Table]:
+    """Every table that the study allows."""
+    made = [
+        ledgers_table(study),
+        policies_table(study),
+        frontier_table(study),
+        confidences_table(study),
+        recalibrated_table(study),
+        evaluations_table(study),
+        shifts_table(study),
+        subjects_table(study),
+        layers_table(study, layers),
+    ]
+    return [table for table in made if table.rows]
+
+
+def print_study(study: Study, console: Console | None = None) -> None:
+    """Prints the recommendation, the ledgers, the policies and how the chosen one does on other data."""
+    console = console or wide_console()
+    said = recommendation(study)
+    console.print("Recommendation", style="bold")
+    for line in (*said.sentences, said.non_inferiority, said.promise):
+        if line:
+            console.print(Text(line))
+    for warning in said.warnings:
+        console.print(Text(warning, style="yellow"))
+    console.print()
+    tables = (
+        ledgers_table(study),
+        policies_table(study).without("IBC lift", "accuracy where chosen", "cost where chosen"),
+        evaluations_table(study).without(*short_names(study.names).values()),
+    )
+    for table in tables:
+        if table.rows:
+            console.print(table.to_rich(fold=True))
+            console.print()

@@ -1,0 +1,169 @@
+"""A table made once, for the terminal, the page and a CSV file.
+
+Cells hold numbers as they are; a column says how they look. The CSV has the numbers, the other two their looks.
+What stands in the tables is `cascade.report.tables`' and `cascade.report.study_tables`' to say.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from html import escape
+from typing import Any
+
+import rich.table
+from rich.text import Text
+
+from cascade.simulation.significance import Interval
+
+NONE = "–"
+# Beyond so many rows the page folds a table away.
+LONG = 16
+
+
+def percent(value: float) -> str:
+    """``74.05%``, of a share."""
+    return f"{round(100 * value, 2) + 0.0:.2f}%"  # not -0.00
+
+
+def points(value: float) -> str:
+    """``-0.11``: what is counted in points or per cent already, and has a sign."""
+    return f"{value:+.2f}"
+
+
+def decimals(value: float) -> str:
+    """``0.842``."""
+    return f"{value:.3f}"
+
+
+def count(value: int) -> str:
+    """``9,971``."""
+    return f"{value:,}"
+
+
+def percent_interval(value: Interval) -> str:
+    """``74.0% [72.8, 75.2]``, of shares."""
+    ends = f" [{100 * value.low:.1f}, {100 * value.high:.1f}]" if math.isfinite(value.low + value.high) else ""
+    return f"{100 * value.estimate:.1f}%{ends}"
+
+
+def points_interval(value: Interval) -> str:
+    """``-0.11 [-0.42, +0.20]``, of shares."""
+    return f"{100 * value.estimate:+.2f} [{100 * value.low:+.2f}, {100 * value.high:+.2f}]"
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column's head, and how its cells look; an interval has three columns in the CSV, words stand on the left."""
+
+    name: str
+    show: Callable[[Any], str] = str
+    interval: bool = False
+    words: bool = False
+
+    def text(self, cell: object) -> str:
+        """The cell as it is read; a dash where there is nothing, or a figure is not defined."""
+        value = cell.estimate if isinstance(cell, Interval) else cell
+        if value is None or (isinstance(value, float) and not math.isfinite(value)):
+            return NONE
+        return self.show(cell)
+
+
+@dataclass(frozen=True)
+class Table:
+    """Data of a table.
+
+    Attributes:
+        name: Of its CSV file.
+        title: Above it.
+        columns: See there.
+        rows: Cells: text, numbers, `Interval`, or ``None``.
+        caption: Below it.
+    """
+
+    name: str
+    title: str
+    columns: tuple[Column, ...]
+    rows: tuple[tuple[object, ...], ...]
+    caption: str = ""
+
+    @classmethod
+    def of(
+        cls,
+        name: str,
+        title: str,
+        columns: Sequence[Column | str],
+        rows: Sequence[Sequence[object]],
+        caption: str = "",
+    ) -> Table:
+        """A table of what is at hand; a column given as a string holds words."""
+        heads = tuple(c if isinstance(c, Column) else Column(c, words=True) for c in columns)
+        return cls(name, title, heads, tuple(tuple(row) for row in rows), caption)
+
+    def without(self, *names: str) -> Table:
+        """The same table without some of its columns."""
+        kept = [i for i, c in enumerate(self.columns) if c.name not in names]
+        rows = tuple(tuple(row[i] for i in kept) for row in self.rows)
+        return replace(self, columns=tuple(self.columns[i] for i in kept), rows=rows)
+
+    def texts(self) -> list[list[str]]:
+        """Every cell as it is read."""
+        return [[c.text(cell) for c, cell in zip(self.columns, row, strict=True)] for row in self.rows]
+
+    def to_rich(self, fold: bool = False) -> rich.table.Table:
+        """For a terminal, where the last column may fold; names are not taken for rich's markup."""
+        made = rich.table.Table(
+            title=Text(self.title),
+            caption=Text(self.caption) if self.caption else None,
+            title_justify="left",
+            caption_justify="left",
+        )
+        for i, column in enumerate(self.columns):
+            folds = fold and i in (0, len(self.columns) - 1)
+            made.add_column(Text(column.name), justify="left" if column.words else "right", no_wrap=not folds)
+        for row in self.texts():
+            made.add_row(*map(Text, row))
+        return made
+
+    def to_html(self) -> str:
+        """For a page: in a box of its own that scrolls sideways; a long table is folded away."""
+        kinds = [' class="words"' if c.words else "" for c in self.columns]
+        head = "".join(
+            f'<th scope="col"{kind}>{escape(c.name)}</th>' for c, kind in zip(self.columns, kinds, strict=True)
+        )
+        body = "\n".join(
+            f'<tr><th scope="row"{kinds[0]}>{escape(row[0])}</th>'
+            + "".join(f"<td{kind}>{escape(cell)}</td>" for cell, kind in zip(row[1:], kinds[1:], strict=True))
+            + "</tr>"
+            for row in self.texts()
+        )
+        table = (
+            f'<div class="scroll" tabindex="0" role="region" aria-label="{escape(self.title)}">'
+            f"<table><thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody></table></div>"
+        )
+        if len(self.rows) > LONG:
+            table = f"<details><summary>{len(self.rows)} rows</summary>{table}</details>"
+        note = f'<p class="note">{escape(self.caption)}</p>' if self.caption else ""
+        return f"<h3>{escape(self.title)}</h3>\n{table}\n{note}"
+
+    def to_csv(self) -> str:
+        """With full numbers; what is not defined is empty, and an interval is its estimate, low and high."""
+        out = io.StringIO()
+        writer = csv.writer(out, lineterminator="\n")
+        heads = [[c.name, f"{c.name} low", f"{c.name} high"] if c.interval else [c.name] for c in self.columns]
+        writer.writerow([name for group in heads for name in group])
+        for row in self.rows:
+            cells = [_numbers(cell) if c.interval else [cell] for c, cell in zip(self.columns, row, strict=True)]
+            writer.writerow([_plain(value) for group in cells for value in group])
+        return out.getvalue()
+
+
+def _numbers(cell: object) -> list[object]:
+    return [cell.estimate, cell.low, cell.high] if isinstance(cell, Interval) else [None] * 3
+
+
+def _plain(value: object) -> object:
+    return "" if value is None or (isinstance(value, float) and not math.isfinite(value)) else value

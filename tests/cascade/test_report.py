@@ -1,0 +1,376 @@
+"""The page, its figures, tables and numbers, from small made-up chains."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+import subprocess
+import sys
+from dataclasses import replace
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from cascade.report.html import write_report
+from cascade.report.names import short_names
+from cascade.report.recommendation import recommendation
+from cascade.report.study_tables import print_study, study_tables
+from cascade.report.table import Column, Table, percent, percent_interval
+from cascade.report.tables import print_report, report_tables
+from cascade.simulation.evaluation import evaluate
+from cascade.simulation.policy import ExpectedUtilityPolicy, Outcome, ThresholdPolicy, Thresholds
+from cascade.simulation.scores import ChainScores, ModelScores
+from cascade.simulation.significance import Interval
+from cascade.simulation.simulator import play, report
+from cascade.simulation.study import Goal, LayerPoint, Study, study
+
+NAMES = ("m-<b>&x", "m-$mid$ 'quoted\"", "m-large")
+VOID = {"meta", "br", "img", "link", "hr", "input"}
+
+
+def made(questions: int, seed: int, names=NAMES, p_ik=True, labelled=True, subjects=True, harder=0.0) -> ChainScores:
+    rng = np.random.default_rng(seed)
+    hard = rng.normal(harder, 1, questions)
+    models = []
+    for i, name in enumerate(names):
+        ability = 2 * i / (len(names) - 1) - hard
+        p_t, p_probe = 1 / (1 + np.exp(-2 * ability - rng.normal(0, 1, (2, questions))))
+        models.append(
+            ModelScores(
+                name,
+                (rng.random(questions) < 1 / (1 + np.exp(-2 * ability))) & labelled,
+                p_t,
+                p_probe if p_ik and i < len(names) - 1 else None,
+                parameters=10**i,
+                num_layers=4,
+                exit_share=0.5,
+                seconds=np.full(questions, 0.1 * (i + 1)),
+                prompt_tokens=np.full(questions, 20),
+                completion_tokens=np.full(questions, 2),
+            )
+        )
+    of = np.array([f"<i>subject {j}</i>" for j in rng.integers(0, 3, questions)]) if subjects else None
+    return ChainScores(tuple(f"{seed}-{i}" for i in range(questions)), tuple(models), None, of, labelled)
+
+
+def written(folder, a: ChainScores, b: ChainScores, goal: Goal | None = None, others=None, layers=False):
+    found = study(a, b, goal or Goal(ledger="early-exit"), others=others)
+    tried = report(b, Thresholds(0.9, 0.5))
+    points = [LayerPoint(s, (1, 2), (0.7, float("nan")), found.chosen) for s in (0.25, 0.5)] if layers else []
+    page = write_report(folder, "Title <script>", tried, found, b, points)
+    return page.read_text(encoding="utf-8"), found, tried
+
+
+@pytest.fixture(scope="module")
+def full(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("full")
+    others = {"<u>else&where</u>": made(200, 2, harder=1), "unlabelled": made(150, 3, labelled=False)}
+    goal = Goal(ledger="early-exit", epsilon=0.2)
+    return folder, *written(folder, made(600, 0), made(500, 1), goal, others, layers=True)
+
+
+class Parser(HTMLParser):
+    """Every element opened is closed, in order; collects text, attributes and ids."""
+
+    def __init__(self) -> None:
+        super().__init__(convert_charrefs=True)
+        self.open, self.text, self.attributes = [], [], []
+
+    def handle_starttag(self, tag, attrs):
+        self.attributes += [(tag, *pair) for pair in attrs]
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.attributes += [(tag, *pair) for pair in attrs]
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if "style" not in self.open:
+            self.text.append(data)
+
+
+def parsed(page: str) -> Parser:
+    parser = Parser()
+    parser.feed(page)
+    parser.close()
+    assert parser.open == []
+    return parser
+
+
+def numbers(text: str) -> list[str]:
+    return re.findall(r"[-+]?\d[\d,]*(?:\.\d+)?", text)
+
+
+def test_the_page_is_well_formed_and_its_ids_are_its_own(full):
+    parser = parsed(full[1])
+    ids = [value for _, name, value in parser.attributes if name == "id"]
+    assert len(ids) == len(set(ids)) > 20
+    targets = [v[1:] for _, n, v in parser.attributes if n in ("href", "xlink:href") and v.startswith("#")]
+    assert set(targets) <= set(ids)
+    assert set(re.findall(r"url\(#([^)]+)\)", full[1])) <= set(ids)
+    headings = [v for t, n, v in parser.attributes if t == "section" and n == "id"]
+    assert headings == [
+        *("answer", "ledgers", "frontier", "flow", "thresholds", "confidences"),
+        *("data", "subjects", "layers", "fixed", "reading"),
+    ]
+
+
+def test_the_page_asks_nothing_of_a_network_and_runs_nothing(full):
+    parser = parsed(full[1])
+    for tag, name, value in parser.attributes:
+        if name in ("src", "href", "xlink:href", "srcset", "action", "data"):
+            assert value.startswith(("#", "data:")), (tag, name, value[:60])
+        assert not name.startswith("on")
+    assert not re.search(r"url\((?!#)|@import", full[1])
+    assert not {tag for tag, *_ in parser.attributes} & {"script", "link", "iframe", "img"}
+    assert "<script" not in full[1]
+
+
+def test_plots_follow_the_pages_ink_and_have_a_file_each(full):
+    folder, page, *_ = full
+    inline = page.count("<svg ")
+    assert inline == len(list((folder / "plots").glob("*.svg"))) == len(list((folder / "plots").glob("*.png"))) == 7
+    assert "currentColor" in page
+    assert "#1f2933" not in page.split("</style>", 1)[1]
+    assert "prefers-color-scheme: dark" in page
+    for file in (folder / "plots").glob("*.png"):
+        assert file.read_bytes()[:4] == b"\x89PNG"
+
+
+def test_names_are_escaped_wherever_they_stand(full):
+    page = full[1]
+    text = " ".join(parsed(page).text)
+    for name in ("<b>&x", "$mid$ 'quoted\"", "<i>subject 1</i>", "<u>else&where</u>", "Title <script>"):
+        assert name in text
+    for tag in ("<b>", "<i>", "<u>", "<script>"):
+        assert tag not in page
+    assert "&lt;b&gt;&amp;x" in page
+
+
+def test_every_number_of_the_recommendation_is_the_studys(full):
+    found = full[2]
+    said = recommendation(found)
+    assert len(said.sentences) == 2
+    first, second = (text.replace("$mid$", "") for text in said.sentences)
+    assert numbers(first)[:2] == [f"{found.chosen_on}", f"{100 * found.limit:.1f}"]
+    assert isinstance(found.chosen.policy, ThresholdPolicy | ExpectedUtilityPolicy)
+    if isinstance(found.chosen.policy, ThresholdPolicy):
+        limits = [v for t in found.chosen.policy.thresholds for v in (t.p_ik, t.p_t) if v is not None]
+    else:
+        limits = [found.chosen.policy.price]
+    assert [float(n) for n in numbers(first)[2:]] == pytest.approx(limits, rel=1e-2)
+    r, last = found.chosen.reported, found.singles[-1]
+    assert numbers(second.split(", in the")[0]) == [
+        f"{r.questions}",
+        *(f"{100 * x:.1f}" for x in (r.accuracy.estimate,)),
+        "95",
+        *(f"{100 * x:.1f}" for x in (r.accuracy.low, r.accuracy.high, last[1])),
+        *(f"{100 * x:+.2f}" for x in (r.difference.estimate, r.difference.low, r.difference.high)),
+        *(f"{100 * x:.1f}" for x in (r.cost_ratio.estimate, r.cost_ratio.low, r.cost_ratio.high)),
+    ]
+    assert found.goal.ledger in second
+    assert found.evaluations[0].non_inferiority.statement in said.non_inferiority
+    assert said.promise.startswith(found.guarantee.statement)
+    assert len(said.warnings) == sum(bool(e.warnings) for e in found.evaluations) > 0
+    shown = " ".join(" ".join(parsed(full[1]).text).replace("\u00a0", " ").split())
+    for line in (*said.sentences, said.non_inferiority, said.promise, *said.warnings):
+        assert line in shown
+
+
+def test_json_is_strict_and_holds_thresholds_unrounded(full):
+    folder, _, found, tried = full
+
+    def refuse(word):
+        raise AssertionError(word)
+
+    content = json.loads((folder / "report.json").read_text(), parse_constant=refuse)
+    assert content["questions"] == tried.questions
+    assert content["layers"][0]["auroc"] == [0.7, None]
+    assert content["study"]["reported_on"] == 500
+    policy = content["recommendation"]["policy"]
+    if isinstance(found.chosen.policy, ThresholdPolicy):
+        assert [t["p_t"] for t in policy["thresholds"]] == [t.p_t for t in found.chosen.policy.thresholds]
+    assert policy["policy"] == found.chosen.policy.name
+
+
+def test_csv_files_read_back_to_the_tables(full):
+    folder, _, found, tried = full
+    layers = [LayerPoint(s, (1, 2), (0.7, float("nan")), found.chosen) for s in (0.25, 0.5)]
+    tables = [*study_tables(found, layers), *report_tables(tried)]
+    assert {t.name for t in tables} == {file.stem for file in (folder / "tables").glob("*.csv")}
+    assert len({t.name for t in tables}) == len(tables) >= 14
+    for table in tables:
+        head, *rows = csv.reader(io.StringIO((folder / "tables" / f"{table.name}.csv").read_text()))
+        assert len(rows) == len(table.rows)
+        for values, row in zip(rows, table.rows, strict=True):
+            wanted = []
+            for column, cell in zip(table.columns, row, strict=True):
+                if column.interval:
+                    wanted += [None] * 3 if cell is None else [cell.estimate, cell.low, cell.high]
+                else:
+                    wanted.append(cell)
+            assert len(head) == len(values) == len(wanted)
+            for value, cell in zip(values, wanted, strict=True):
+                if cell is None or (isinstance(cell, float) and np.isnan(cell)):
+                    assert value == ""
+                elif isinstance(cell, float):
+                    assert float(value) == cell
+                else:
+                    assert value == str(cell)
+
+
+def test_a_cell_looks_as_its_column_says_and_like_a_dash_where_it_is_nothing():
+    nan = float("nan")
+    cells = [(percent, x) for x in (0.1234, -0.000001, nan, None, float("inf"))]
+    table = Table.of("t", "T", [Column("x", percent)], [[x] for _, x in cells])
+    assert [row[0] for row in table.texts()] == ["12.34%", "0.00%", "–", "–", "–"]
+    interval = Column("x", percent_interval, interval=True)
+    shown = [interval.text(i) for i in (Interval(0.5, 0.4, 0.6), Interval(0.5, nan, nan), Interval(nan, nan, nan))]
+    assert shown == ["50.0% [40.0, 60.0]", "50.0%", "–"]
+
+
+def test_unlabelled_data_show_their_estimate_and_nothing_else(full):
+    found = full[2]
+    (table,) = [t for t in study_tables(found) if t.name == "evaluations"]
+    texts = {row[0]: dict(zip([c.name for c in table.columns], row, strict=True)) for row in table.texts()}
+    assert list(texts) == ["reported questions", "<u>else&where</u>", "unlabelled"]
+    row, other = texts["unlabelled"], texts["<u>else&where</u>"]
+    assert [row[name] for name in ("accuracy", "PD", "error")] == ["–"] * 3
+    assert row["estimate"] == f"{100 * found.evaluations[2].estimate.accuracy:.2f}%"
+    assert "right" not in " ".join(row.values())
+    assert other["error"] == f"{found.evaluations[1].estimate.error:+.2f}"
+    assert other["PD"] == f"{found.evaluations[1].row.pd_points:+.2f}"
+
+
+def test_the_terminal_says_what_the_page_says(full):
+    _, _, found, tried = full
+    console = Console(file=io.StringIO(), width=400)
+    print_study(found, console)
+    print_report(tried, console)
+    printed = console.file.getvalue()
+    said = recommendation(found)
+    for line in (*said.sentences, said.non_inferiority, said.promise, *said.warnings):
+        assert line.replace("\n", " ")[:300] in printed
+    for word in ("answered-only", "oracle", "<u>else&where</u>", "<b>&x → large", "Table 9"):
+        assert word in printed
+
+
+def test_the_flow_counts_every_question_once():
+    from cascade.report.flow_figure import flow_figure
+
+    chain = made(500, 1)
+    policy = ThresholdPolicy.whole([Thresholds(0.8, 0.6), Thresholds(0.7, None)])
+    texts = [t.get_text() for t in flow_figure(chain, policy).figure.axes[0].texts]
+    outcome = play(chain, policy)
+    ends = [int(t.split()[0]) for t in texts if t.endswith((" right", " wrong"))]
+    assert sum(ends) == 500
+    assert sum(int(t.split()[0]) for t in texts if t.endswith(" right")) == outcome.correct.sum()
+    asked = [int(t.split()[0]) for t in texts if t.endswith(" asked")]
+    assert asked == [(row != Outcome.NOT_ASKED).sum() for row in outcome.outcome]
+    passed = [int(t) for t in texts if t.isdigit()]
+    assert sorted(passed) == sorted(
+        int((outcome.outcome[s] == o).sum())
+        for s in (0, 1)
+        for o in (Outcome.REJECTED_BY_P_IK, Outcome.REJECTED_BY_P_T)
+        if (outcome.outcome[s] == o).any()
+    )
+
+
+def constant(chain: ChainScores) -> ChainScores:
+    models = [replace(m, p_t=np.full(len(chain), 0.7), p_ik=None) for m in chain.models]
+    return replace(chain, models=tuple(models))
+
+
+def answered(chain: ChainScores, right: bool) -> ChainScores:
+    return replace(chain, models=tuple(replace(m, correct=np.full(len(chain), right)) for m in chain.models))
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("without P(IK)", lambda c: replace(c, models=tuple(replace(m, p_ik=None) for m in c.models), subjects=None)),
+        ("P(IK) alone", lambda c: replace(c, models=tuple(replace(m, p_t=None) for m in c.keep([0, 2]).models))),
+        ("one stage", lambda c: c.keep([0, 2])),
+        ("constant P(T)", constant),
+        ("all right", lambda c: answered(c.keep([0, 2]), True)),
+        ("all wrong", lambda c: answered(c.keep([1, 2]), False)),
+        (
+            "seconds alone",
+            lambda c: replace(c, models=tuple(replace(m, parameters=None) for m in c.keep([0, 2]).models)),
+        ),
+    ],
+)
+def test_the_report_is_written_of_whatever_there_is(tmp_path, name, change):
+    goal = Goal(unit="seconds") if name == "seconds alone" else Goal()
+    a, b = (change(made(150, seed)) for seed in (0, 1))
+    page, found, tried = written(tmp_path, a, b, goal)
+    parser = parsed(page)
+    sections = {v for t, n, v in parser.attributes if t == "section" and n == "id"}
+    assert ("subjects" in sections) == (b.subjects is not None)
+    assert "layers" not in sections
+    assert (tmp_path / "plots" / "fixed-thresholds.svg").exists() == ("flops" in tried.units)
+    assert (tmp_path / "plots" / "thresholds.png").exists()
+    text = " ".join(parser.text)
+    assert not re.search(r"\bnan\b|\binf\b|\bNone\b", text)
+    assert ("P(IK)" in {c.confidence for c in found.curves}) == any(m.p_ik is not None for m in b.models)
+    json.loads((tmp_path / "report.json").read_text(), parse_constant=pytest.fail)
+
+
+def test_a_lone_model_as_the_choice_is_said_plainly(tmp_path):
+    a, b = (made(200, seed, NAMES[1:]) for seed in (0, 1))
+    found = study(a, b, Goal())
+    alone = ThresholdPolicy((1,), ())
+    chosen = replace(found.chosen, policy=alone)
+    again = evaluate("reported questions", b, alone, a, "full-path", "flops")
+    lone: Study = replace(found, chosen=chosen, evaluations=(again,))
+    assert "ask m-large alone." in recommendation(lone).sentences[0]
+    page = write_report(tmp_path, "t", report(b, Thresholds()), lone, b).read_text()
+    parsed(page)
+    assert "saves 0.0" in page
+
+
+def test_a_report_needs_no_torch():
+    code = (
+        "import sys, cascade.report.html, cascade.report.study_tables, cascade.report.confidence_figures;"
+        "assert not {'torch', 'transformers', 'lightning'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+
+
+def test_writing_the_same_report_again_gives_the_same_bytes(full, tmp_path):
+    folder, _, found, tried = full
+    layers = [LayerPoint(s, (1, 2), (0.7, float("nan")), found.chosen) for s in (0.25, 0.5)]
+    write_report(tmp_path, "Title <script>", tried, found, made(500, 1), layers)
+    files = sorted(p.relative_to(folder) for p in folder.rglob("*") if p.is_file())
+    assert files == sorted(p.relative_to(tmp_path) for p in tmp_path.rglob("*") if p.is_file())
+    assert len(files) > 25
+    for file in files:
+        assert (folder / file).read_bytes() == (tmp_path / file).read_bytes(), file
+
+
+def test_labels_beside_points_do_not_cover_each_other():
+    from cascade.report.figures import label_points, new_figure, spread
+
+    figure = new_figure(6, 4)
+    axes = figure.subplots()
+    at = [(0.5 + 0.01 * i, 50 + 0.1 * i) for i in range(6)] + [(0, 0), (1, 100)]
+    axes.scatter(*np.array(at).T)
+    label_points(axes, at, [f"a-long-name-{i}" for i in range(8)])
+    figure.draw_without_rendering()
+    boxes = [t.get_window_extent() for t in axes.texts if t.get_text()]
+    assert len(boxes) == 8
+    assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[:i])
+    places = spread([0.5, 0.1, 0.5, 0.52], 0.1, 0, 1)
+    assert np.diff(sorted(places)).min() >= 0.1 - 1e-9
+    assert list(np.argsort(places, kind="stable")) == [1, 0, 2, 3]
+
+
+def test_short_names_keep_models_apart():
+    assert len(set(short_names(NAMES).values())) == len(NAMES)
