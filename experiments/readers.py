@@ -14,6 +14,7 @@ import logging
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -28,6 +29,7 @@ from tqdm import tqdm
 from cascade.errors import CascadeError, one_line_errors
 from cascade.models.encoder import Encoder, read_texts
 from experiments.convert_option_logits import PARAMETERS, convert
+from experiments.readme import ROOT, fill
 from probes import HiddenStateStore, ProbeConfig, Split
 from probes.data import HiddenStateDataModule, LabelledStates
 from probes.errors import ProbeError
@@ -214,6 +216,21 @@ def sweep(store: HiddenStateStore, questions: Questions) -> dict[str, dict[str, 
     return found
 
 
+def fill_readme(figures: dict[str, Any]) -> None:
+    """Rewrites the README's two tables from the figures of `main`."""
+    layers = len(next(iter(figures["auroc"].values())))
+    lines = ["| model, head | " + " | ".join(f"layer {n}" for n in range(layers)) + " |", "|---|" + "---:|" * layers]
+    for name, pairs in figures["auroc"].items():
+        lines.append(f"| {name} | " + " | ".join(f"{mean:.3f} ±{half:.3f}" for mean, half in pairs) + " |")
+    readme = ROOT / "README.md"
+    text = fill(readme.read_text(), "readers", "\n".join(lines))
+    lines = ["| chain | P(T) alone | points | with the reader's gate | points |", "|---|---:|---:|---:|---:|"]
+    for name, ways in figures["saved"].items():
+        cells = [f"{100 * way['saved']:.1f} % | {100 * way['drop']:+.2f}" for way in ways.values()]
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    write_atomically(readme, fill(text, "gate", "\n".join(lines)).encode())
+
+
 def reader_folder(source: str | None) -> str:
     """The reader's weights: a folder or Hub id that was given, or the installed package, checked."""
     if source is not None:
@@ -247,6 +264,7 @@ def main(args: list[str] | None = None) -> None:
     parser.add_argument("folder", type=Path, help="holds mmlu/ and mmlu_option_logits/")
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder of stores and results")
     parser.add_argument("--reader", type=str, help=f"folder or Hub id; by default the packaged {READER}")
+    parser.add_argument("--readme", type=bool, default=False, help="rewrite the README's tables")
     values = parser.parse_args(args)
     source = reader_folder(values.reader)
     questions = load(values.folder)
@@ -255,7 +273,7 @@ def main(args: list[str] | None = None) -> None:
     store = read_texts(encoder, questions.texts, "mmlu-10k", revision, values.runs / "stores")
     print(f"{store.rows:,} questions × {len(store.layers)} layers in {store.folder}", file=sys.stderr)
     found = sweep(store, questions)
-    figures: dict[str, object] = {"questions": store.rows, "auroc": {}}
+    figures: dict[str, Any] = {"questions": store.rows, "auroc": {}, "saved": {}}
     for head in HEADS:
         rows = []
         for model in MODELS:
@@ -264,7 +282,7 @@ def main(args: list[str] | None = None) -> None:
                 for layer in store.layers
             ]
             rows.append([model, *(f"{mean:.3f} ±{half:.3f}" for mean, half in by_layer)])
-            figures["auroc"][f"{model} {head}"] = [[round(v, 4) for v in pair] for pair in by_layer]  # type: ignore[index]
+            figures["auroc"][f"{model} {head}"] = [[round(v, 4) for v in pair] for pair in by_layer]
         title = f"AUROC of P(IK) by layer of the reader, {head} head, mean of {FOLDS} folds with 95 % intervals"
         _print(title, ["model", *(f"layer {layer}" for layer in store.layers)], rows)
     rows = []
@@ -273,18 +291,13 @@ def main(args: list[str] | None = None) -> None:
         for module in found[small]["linear"]:
             p_ik[list(module._data.split.test)] = module.best_head().p_ik["after"].numpy()
         right, p_t = (questions.right[small], questions.right[large]), questions.p_t[small]
-        cells = [f"{small} → {large}"]
-        for gate, reader in ((None, 0), (p_ik, encoder.parameters)):
+        chain = f"{small} → {large}"
+        cells, ways = [chain], figures["saved"].setdefault(chain, {})
+        for name, gate, reader in (("P(T) alone", None, 0), ("with the reader", p_ik, encoder.parameters)):
             savings, drops = cascade(gate, p_t, right, (reader, PARAMETERS[small], PARAMETERS[large]))
-            cells += [
-                f"{100 * np.mean(savings):.1f} % (sd {100 * np.std(savings):.1f})",
-                f"{100 * np.mean(drops):+.2f}",
-            ]
-            figures[f"{small} → {large}, {'P(T) alone' if gate is None else 'with the reader'}"] = {
-                "saved": round(float(np.mean(savings)), 4),
-                "sd": round(float(np.std(savings)), 4),
-                "drop": round(float(np.mean(drops)), 4),
-            }
+            saving, spread, drop = (float(x) for x in (np.mean(savings), np.std(savings), np.mean(drops)))
+            cells += [f"{100 * saving:.1f} % (sd {100 * spread:.1f})", f"{100 * drop:+.2f}"]
+            ways[name] = {"saved": round(saving, 4), "sd": round(spread, 4), "drop": round(drop, 4)}
         rows.append(cells)
     _print(
         "Full-path FLOPs saved one point below the large model; thresholds chosen on one half, reported on the other",
@@ -292,6 +305,8 @@ def main(args: list[str] | None = None) -> None:
         rows,
     )
     write_atomically(values.runs / "readers.json", (json.dumps(figures, indent=1) + "\n").encode())
+    if values.readme:
+        fill_readme(figures)
     print(f"Wrote {values.runs / 'readers.json'}")
 
 
