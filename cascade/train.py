@@ -9,6 +9,7 @@ import contextlib
 import json
 import logging
 import math
+import os
 import sys
 import warnings
 from dataclasses import dataclass
@@ -127,7 +128,10 @@ def train(args: list[str] | None = None) -> Trained:
 def _run(cli: TrainCLI) -> Trained:
     trainer: Trainer = cli.trainer
     data, module = cli.datamodule, cli.model
-    run = ProbeRun.of(cli.config.out, data.model.name, data.task.name, data.layers)
+    out = cli.config.out
+    if "WANDB_SWEEP_ID" in os.environ:  # runs of a sweep differ in more than model, task and layer
+        out = out / f"sweep-{os.environ['WANDB_SWEEP_ID']}" / os.environ.get("WANDB_RUN_ID", "local")
+    run = ProbeRun.of(out, data.model.name, data.task.name, data.layers)
     run.folder.mkdir(parents=True, exist_ok=True)
     if cli.config.logger != "none":
         trainer.logger = _logger(cli.config.logger, run.folder, cli.config.as_dict())
