@@ -13,10 +13,8 @@ import os
 import sys
 import warnings
 from dataclasses import dataclass
-from netrc import netrc
 from pathlib import Path
 from typing import Any, Literal
-from urllib.parse import urlsplit
 
 from lightning import Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
@@ -28,6 +26,7 @@ from cascade.errors import one_line_errors
 from cascade.probing import RUNS, ProbeRun, ScoredTaskDataModule
 from cascade.report.confidence_figures import plot_reliability
 from cascade.report.probe_plots import METRICS, plot_layers
+from cascade.report.tracking import finish_tracking, start_tracking
 from probes import Probe, ProbeError
 from probes.files import write_atomically
 from probes.layers import LayerRow, layer_table
@@ -73,23 +72,7 @@ class TrainCLI(LightningCLI):
 
 
 def _logger(kind: str, folder: Path, config: dict[str, Any]) -> Logger:
-    if kind == "csv":
-        return CSVLogger(folder, name="", version="logs")
-    logger = WandbLogger(project="cascade-probes", save_dir=folder, offline=_wandb_is_offline())
-    logger.log_hyperparams(config)
-    return logger
-
-
-def _wandb_is_offline() -> bool:
-    """Whether to keep the run on disk: asked to, or no account; wandb must never stop to ask for one."""
-    if "WANDB_MODE" in os.environ:
-        return os.environ["WANDB_MODE"] != "online"
-    if os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):
-        return False
-    host = urlsplit(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname or ""
-    # `wandb login` writes the key to the netrc file, as every tool's log-in does.
-    paths = [Path(os.environ["NETRC"])] if "NETRC" in os.environ else [Path.home() / ".netrc", Path.home() / "_netrc"]
-    return not any(path.is_file() and netrc(path).authenticators(host) for path in paths)
+    return CSVLogger(folder, name="", version="logs") if kind == "csv" else start_tracking(folder, config)
 
 
 @contextlib.contextmanager
@@ -145,7 +128,10 @@ def train(args: list[str] | None = None) -> Trained:
 def _run(cli: TrainCLI) -> Trained:
     trainer: Trainer = cli.trainer
     data, module = cli.datamodule, cli.model
-    run = ProbeRun.of(cli.config.out, data.model.name, data.task.name, data.layers)
+    out = cli.config.out
+    if "WANDB_SWEEP_ID" in os.environ:  # runs of a sweep differ in more than model, task and layer
+        out = out / f"sweep-{os.environ['WANDB_SWEEP_ID']}" / os.environ.get("WANDB_RUN_ID", "local")
+    run = ProbeRun.of(out, data.model.name, data.task.name, data.layers)
     run.folder.mkdir(parents=True, exist_ok=True)
     if cli.config.logger != "none":
         trainer.logger = _logger(cli.config.logger, run.folder, cli.config.as_dict())
@@ -177,7 +163,7 @@ def _run(cli: TrainCLI) -> Trained:
             run.folder / "layers.png", {data.model.name: layers}, f"P(IK) of {data.model.name} on {data.task.name} test"
         )
     if isinstance(trainer.logger, WandbLogger):
-        trainer.logger.experiment.finish()
+        finish_tracking(trainer.logger, run.folder, layers, best.probe.config)
     return Trained(run, best.probe, best.metrics, layers)
 
 

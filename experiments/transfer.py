@@ -24,6 +24,7 @@ from cascade.report.probe_plots import plot_transfer
 from cascade.scoring import Scored, score
 from cascade.tasks.load import TASK_NAMES
 from cascade.train import train
+from experiments.readme import ROOT, fill
 from probes import Probe, stratified_split
 from probes.errors import ProbeError
 from probes.files import write_atomically
@@ -50,6 +51,11 @@ class Source:
     def model(self) -> str:
         """The model's name."""
         return self.scored.store.key.model
+
+    @property
+    def task(self) -> str:
+        """The data set's name."""
+        return self.scored.store.key.task
 
 
 def sources(models: list[str], tasks: list[str], runs: Path, more: list[str]) -> list[Source]:
@@ -83,6 +89,24 @@ def matrix(found: list[Source], metric: str) -> np.ndarray:
     return np.array([[np.nan if cell is None else cell[metric] for cell in row] for row in cells])
 
 
+def summary(found: list[Source], matrices: dict[str, np.ndarray]) -> str:
+    """Means of the matrices' cells as Markdown: own or other model, own or other data set."""
+    lines = ["| tested on | cells | " + " | ".join(matrices) + " |", "|---|---:|" + "---:|" * len(matrices)]
+    for model in ("its own model", "the other family's"):
+        for data in ("its own data set", "another data set"):
+            here = [
+                (row, column)
+                for row, source in enumerate(found)
+                for column, target in enumerate(found)
+                if (source.model == target.model) == (model == "its own model")
+                and (source.task == target.task) == (data == "its own data set")
+                and not np.isnan(matrices["AUROC"][row, column])
+            ]
+            means = [f"{np.mean([values[cell] for cell in here]):.3f}" for values in matrices.values()]
+            lines.append(f"| {model}, {data} | {len(here)} | {' | '.join(means)} |")
+    return "\n".join(lines)
+
+
 def print_matrix(names: list[str], values: np.ndarray, title: str) -> None:
     """One matrix as a table."""
     table = Table(title=title, title_justify="left")
@@ -102,6 +126,7 @@ def main(args: list[str] | None = None) -> dict[str, np.ndarray]:
     parser.add_argument("--tasks", type=str, default=",".join(TASK_NAMES), help="data sets, separated by commas")
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder of stores and probe runs")
     parser.add_argument("--epochs", type=int, default=100, help="at most; a head stops when it gets no better")
+    parser.add_argument("--readme", type=bool, default=False, help="rewrite the README's summary")
     values = parser.parse_args(args)
     more = [f"--trainer.max_epochs={values.epochs}"]
     found = sources(values.models.split(","), values.tasks.split(","), values.runs, more)
@@ -117,6 +142,9 @@ def main(args: list[str] | None = None) -> dict[str, np.ndarray]:
     clean = {k: [[None if np.isnan(v) else v for v in row] for row in m.tolist()] for k, m in matrices.items()}
     write_atomically(out / "transfer.json", (json.dumps({"sources": names, **clean}, indent=1) + "\n").encode())
     plot_transfer(out / "transfer.png", names, matrices)
+    if values.readme:
+        readme = ROOT / "README.md"
+        write_atomically(readme, fill(readme.read_text(), "transfer", summary(found, matrices)).encode())
     print(f"Wrote {out / 'transfer.json'} and {out / 'transfer.png'}")
     return matrices
 

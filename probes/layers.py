@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from torch import Tensor
 
 from probes.metrics import RESAMPLES, bootstrap_metrics
-from probes.training import TrainedHead
+
+if TYPE_CHECKING:  # the table itself needs no lightning
+    from probes.training import TrainedHead
 
 CONFIDENCE = 0.95
 
@@ -78,11 +81,6 @@ def layer_table(heads: Sequence[TrainedHead], labels: Tensor, resamples: int = R
             )
         )
     return rows
-
-
-def best_layer(rows: Sequence[LayerRow]) -> int:
-    """The layer with the lowest validation loss."""
-    return min(rows, key=lambda row: row.val_loss).layer
 
 
 def _mean_loss(heads: Sequence[TrainedHead]) -> float:

@@ -111,6 +111,7 @@ def test_an_encoder_reads_each_text_as_it_does_alone(tmp_path):
     for row, text in enumerate(texts):
         for layer, state in encoder.run([text]).items():
             torch.testing.assert_close(store.layer(layer)[row], state[0], rtol=0, atol=1e-5)
+    assert read_texts(encoder, texts, "letters", "r", tmp_path / "stores").folder == store.folder
     cut, whole = encoder.run([texts[2]])[2], encoder.run(["e f g h a"])[2]
     assert torch.equal(cut, whole)
     with pytest.raises(CascadeError, match="could not be loaded"):

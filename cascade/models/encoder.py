@@ -7,6 +7,7 @@ other model, perhaps one behind an API, will know the answer.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from importlib.metadata import version
 from pathlib import Path
 
 import torch
@@ -14,7 +15,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from cascade.errors import CascadeError
-from cascade.models.huggingface import hash_folder
+from cascade.models.huggingface import hash_folder, hash_tokenizer
 from probes.capture import HiddenStateCapture
 from probes.store import HiddenStateStore, StoreKey, StoreWriter
 
@@ -76,14 +77,14 @@ def read_texts(
     key = StoreKey(
         model=encoder.name,
         model_revision=encoder.revision,
-        tokenizer_hash="",
+        tokenizer_hash=hash_tokenizer(encoder.tokenizer),
         template_hash=f"max_tokens={encoder.max_tokens}",
         task=task,
         task_revision=task_revision,
         dtype="float32",
         layers=tuple(range(encoder.depth + 1)),
         position=POSITION,
-        versions={},
+        versions={name: ".".join(version(name).split(".")[:2]) for name in ("torch", "transformers")},
     )
     writer = StoreWriter(root, key, len(texts), encoder.hidden_size)
     writer.check_room()

@@ -129,12 +129,7 @@ class HuggingFaceModel:
     @property
     def tokenizer_hash(self) -> str:
         """Hash of everything the tokenizer does to text."""
-        backend = getattr(self.tokenizer, "backend_tokenizer", None)
-        state = dict(self.tokenizer.get_vocab()) if backend is None else json.loads(backend.to_str())
-        # Padding and truncation are left behind by the last call and say nothing of the tokens.
-        state.pop("padding", None)
-        state.pop("truncation", None)
-        return hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()[:16]
+        return hash_tokenizer(self.tokenizer)
 
     def layers(self, layers: Sequence[int] | str) -> tuple[int, ...]:
         """Layer numbers of this model, checked."""
@@ -266,6 +261,16 @@ def resolve_model(name: str) -> str:
         size_of(name)  # a name of ours that is misspelt is not asked for at the Hub
         return str(ASSETS / name)
     return name
+
+
+def hash_tokenizer(tokenizer: Any) -> str:
+    """Hash of everything a Hugging Face tokenizer does to text."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    state = dict(tokenizer.get_vocab()) if backend is None else json.loads(backend.to_str())
+    # Padding and truncation are left behind by the last call and say nothing of the tokens.
+    state.pop("padding", None)
+    state.pop("truncation", None)
+    return hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def hash_folder(folder: Path) -> str:

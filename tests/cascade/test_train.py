@@ -4,6 +4,8 @@ import json
 import os
 import random
 import re
+from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +13,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+import wandb
 import yaml
+from wandb.proto.wandb_internal_pb2 import Record
 
 from cascade.errors import CascadeError
 from cascade.models.huggingface import HuggingFaceModel
@@ -122,8 +126,65 @@ def test_wandb_logs_offline_without_an_account(runs, tmp_path, monkeypatch):
         monkeypatch.delenv(name)
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("NETRC", str(tmp_path / "none"))
-    done = train([*flags(runs, "--logger=wandb")[:1], f"--out={tmp_path}", "--trainer.max_epochs=2", "--logger=wandb"])
-    assert list(done.run.folder.glob("wandb/offline-run-*/*.wandb"))
+    settings = [f"--out={tmp_path}", "--trainer.max_epochs=2", "--logger=wandb", "--data.layers=[2,3]"]
+    done = train([*flags(runs)[:1], *settings])
+    (log,) = done.run.folder.glob("wandb/offline-run-*/*.wandb")
+    kinds, artifact, summary, config = Counter(), None, {}, {}
+    for record in records(log):
+        kinds[record.WhichOneof("record_type")] += 1
+        if record.HasField("artifact"):
+            artifact = record.artifact if record.artifact.type == "probe" else artifact
+        for item in record.summary.update:
+            summary[item.key or "/".join(item.nested_key)] = json.loads(item.value_json)
+        for item in (*record.run.config.update, *record.config.update):
+            config[item.key or "/".join(item.nested_key)] = json.loads(item.value_json)
+    best = done.probe.config.layer
+    assert artifact.name == f"p-ik--{MODEL}--mini-mmlu"
+    assert set(artifact.aliases) >= {"best", f"layer-{best}"}
+    held = {entry.path for entry in artifact.manifest.contents}
+    assert {"config.yaml", "probe/config.json", "probe/model.safetensors"} <= held
+    assert (summary["best_layer"], summary["layer_table/nrows"]) == (best, 2)
+    assert summary["plots/reliability/_type"] == summary["plots/layers/_type"] == "image-file"
+    assert config["data"]["layers"] == [2, 3]
+    assert kinds["history"] >= 3
+    assert yaml.safe_load((done.run.folder / "config.yaml").read_text())["data"]["layers"] == [2, 3]
+
+
+def test_a_tracked_run_that_was_cut_off_goes_on_under_its_id(runs, tmp_path, monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    settings = [*flags(runs)[:1], f"--out={tmp_path}", "--trainer.max_epochs=1", "--logger=wandb"]
+    folder = tmp_path / f"{MODEL}--mini-mmlu--layer-2"
+    with monkeypatch.context() as patch:
+        patch.setattr("cascade.train.layer_table", _cut_off)
+        with pytest.raises(KeyboardInterrupt):
+            train(settings)
+    (first,) = folder.glob("wandb/offline-run-*")
+    wandb.finish()
+    train(settings)
+    ids = {path.name.rsplit("-", 1)[1] for path in folder.glob("wandb/offline-run-*")}
+    assert ids == {first.name.rsplit("-", 1)[1]}
+    assert not (folder / "wandb-run-id").exists()  # it ended: the next one is another run
+
+
+def records(log: Path) -> Iterator[Record]:
+    """W&B's offline file: seven bytes of its own, then LevelDB's log format of protobuf records."""
+    data, place, whole = log.read_bytes(), 7, b""
+    while place + 7 <= len(data):
+        if 32768 - place % 32768 < 7:  # no header fits in the rest of a block
+            place += 32768 - place % 32768
+            continue
+        length, kind = int.from_bytes(data[place + 4 : place + 6], "little"), data[place + 6]
+        whole += data[place + 7 : place + 7 + length]
+        place += 7 + length
+        if kind in (1, 4):  # a full record, or the last piece of one
+            record = Record()
+            record.ParseFromString(whole)
+            yield record
+            whole = b""
+
+
+def _cut_off(*_):
+    raise KeyboardInterrupt
 
 
 def test_the_label_of_a_question_asked_several_times_is_its_share_of_right_answers(trained, runs, tmp_path):

@@ -1,0 +1,92 @@
+"""A training run in Weights & Biases: configuration, curves, the layer table, plots, and the probe as an artifact.
+
+Works offline without an account. A run that was killed goes on under its own id.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Sequence
+from netrc import netrc
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from lightning.pytorch.loggers import WandbLogger
+
+from probes.files import file_name, write_atomically
+from probes.layers import LayerRow
+from probes.probe import ProbeConfig
+
+PROJECT = "cascade-probes"
+_RUN_ID = "wandb-run-id"
+
+
+def start_tracking(folder: Path, config: dict[str, Any]) -> WandbLogger:
+    """A logger for a training run in ``folder``; one that was cut off there is resumed.
+
+    Args:
+        folder: The run's folder.
+        config: All settings; they become the run's configuration.
+    """
+    kept = folder / _RUN_ID
+    # An agent of a sweep says which run this is.
+    run_id = os.environ.get("WANDB_RUN_ID") or (kept.read_text().strip() if kept.exists() else secrets.token_hex(4))
+    write_atomically(kept, f"{run_id}\n".encode())
+    offline = is_offline()
+    # Resuming asks the server, and offline there is none: `wandb sync` joins what has the same id.
+    logger = WandbLogger(
+        project=PROJECT, save_dir=folder, offline=offline, id=run_id, resume=None if offline else "allow"
+    )
+    logger.log_hyperparams(config)
+    return logger
+
+
+def finish_tracking(logger: WandbLogger, folder: Path, rows: Sequence[LayerRow], probe: ProbeConfig) -> None:
+    """Logs what a run has left in its folder, and ends it.
+
+    The artifact holds the best probe's checkpoint and the run's ``config.yaml``. Its aliases are ``best`` and the
+    layer's; W&B itself adds ``latest``.
+
+    Args:
+        logger: From `start_tracking`.
+        folder: The run's folder, with everything in it.
+        rows: One a layer.
+        probe: The best probe's configuration.
+    """
+    import wandb
+
+    run = logger.experiment
+    names = list(rows[0].after)
+    columns = ["layer", "learning_rate", "weight_decay", "val_loss"]
+    columns += [f"{name}{end}" for name in names for end in ("", "_low", "_high")]
+    cells = [
+        [row.layer, row.learning_rate, row.weight_decay, row.val_loss]
+        + [value for name in names for value in (row.after[name].value, row.after[name].low, row.after[name].high)]
+        for row in rows
+    ]
+    plots = {f"plots/{path.stem}": wandb.Image(str(path)) for path in sorted(folder.glob("*.png"))}
+    run.log({"layer_table": wandb.Table(columns=columns, data=cells), **plots})
+    best = next(row for row in rows if row.layer == probe.layer)
+    run.summary.update({"best_layer": probe.layer, "best_val_loss": best.val_loss})
+    artifact = wandb.Artifact(
+        f"p-ik--{file_name(probe.base_model)}--{probe.task}", type="probe", metadata=probe.to_json()
+    )
+    artifact.add_dir(str(folder / "probe"), name="probe")
+    artifact.add_file(str(folder / "config.yaml"), name="config.yaml")
+    run.log_artifact(artifact, aliases=["best", f"layer-{probe.layer}"])
+    run.finish()
+    (folder / _RUN_ID).unlink()
+
+
+def is_offline() -> bool:
+    """Whether to keep the run on disk: asked to, or no account; wandb must never stop to ask for one."""
+    if "WANDB_MODE" in os.environ:
+        return os.environ["WANDB_MODE"] != "online"
+    if os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):
+        return False
+    host = urlsplit(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname or ""
+    # `wandb login` writes the key to the netrc file, as every tool's log-in does.
+    paths = [Path(os.environ["NETRC"])] if "NETRC" in os.environ else [Path.home() / ".netrc", Path.home() / "_netrc"]
+    return not any(path.is_file() and netrc(path).authenticators(host) for path in paths)

@@ -1,0 +1,85 @@
+"""Every sweep file, from its YAML through W&B's own argument code to a run of ours."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+
+import pytest
+import wandb
+import yaml
+from wandb.sdk.launch.sweeps.utils import create_sweep_command, create_sweep_command_args
+
+from cascade.probing import ScoredTaskDataModule
+from cascade.train import TrainCLI, train
+from probes import Probe
+from probes.training import ProbeModule
+
+SWEEPS = sorted((Path(__file__).parents[2] / "configs" / "sweeps").glob("*.yml"))
+DISTRIBUTIONS = {"uniform", "int_uniform", "log_uniform_values"}
+
+
+def points(sweep: dict) -> list[dict]:
+    """Every point of a grid; the corners of what is drawn."""
+    names, choices = [], []
+    for name, setting in sweep["parameters"].items():
+        names.append(name)
+        choices.append(
+            [setting["value"]] if "value" in setting else setting.get("values") or [setting["min"], setting["max"]]
+        )
+    return [dict(zip(names, chosen, strict=True)) for chosen in itertools.product(*choices)]
+
+
+def flags(sweep: dict, point: dict) -> list[str]:
+    """The command line that an agent would run, from the module's name on."""
+    rendered = create_sweep_command_args({"args": {name: {"value": value} for name, value in point.items()}})
+    command = create_sweep_command(sweep["command"])
+    words = [w for word in command for w in (rendered["args"] if word == "${args}" else [word])]
+    start = words.index("cascade.train")
+    assert words[start - 1] == "-m"
+    return words[start + 1 :]
+
+
+@pytest.mark.parametrize("path", SWEEPS, ids=lambda path: path.stem)
+def test_a_sweep_file_says_what_wandb_asks_for(path):
+    sweep = yaml.safe_load(path.read_text())
+    assert set(sweep) <= {"project", "program", "method", "metric", "parameters", "command", "run_cap"}
+    assert sweep["method"] in {"grid", "random", "bayes"}
+    assert sweep["metric"] == {"name": "best_val_loss", "goal": "minimize"}
+    assert (path.parents[2] / sweep["program"]).exists()
+    for setting in sweep["parameters"].values():
+        drawn = set(setting) == {"distribution", "min", "max"} and setting["distribution"] in DISTRIBUTIONS
+        assert drawn or set(setting) in ({"value"}, {"values"})
+        assert not (drawn and sweep["method"] == "grid")
+    if sweep["method"] != "grid":
+        assert sweep["run_cap"] > 0
+
+
+@pytest.mark.parametrize("path", SWEEPS, ids=lambda path: path.stem)
+def test_every_point_is_a_command_line_of_ours(path):
+    sweep = yaml.safe_load(path.read_text())
+    every = points(sweep)
+    for point in (every[0], every[len(every) // 2], every[-1]):
+        cli = TrainCLI(
+            ProbeModule, ScoredTaskDataModule, run=False, args=flags(sweep, point), save_config_callback=None,
+            auto_configure_optimizers=False,
+        )  # fmt: skip
+        for name, value in point.items():
+            assert cli.config.as_dict()[name.split(".")[0]][name.split(".")[1]] == value
+
+
+def test_the_first_and_last_point_of_a_grid_run_offline_each_in_a_folder_of_its_own(tmp_path, monkeypatch):
+    sweep = yaml.safe_load(next(path for path in SWEEPS if path.stem == "heads-grid").read_text())
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_SWEEP_ID", "s1")
+    every = points(sweep)
+    for run_id, point in (("first", every[0]), ("last", every[-1])):
+        wandb.teardown()  # an agent's runs are processes of their own, which read their surroundings anew
+        monkeypatch.setenv("WANDB_RUN_ID", run_id)
+        settings = [f"--out={tmp_path}", f"--data.stores={tmp_path / 'stores'}", "--trainer.max_epochs=1"]
+        done = train([*flags(sweep, point), *settings])
+        assert done.run.folder.parent == tmp_path / "sweep-s1" / run_id
+        head = Probe.from_pretrained(done.run.checkpoint).config.head
+        assert (head.depth, head.activation) == (point["model.depth"], point["model.activation"])
+        assert list(done.run.folder.glob(f"wandb/offline-run-*-{run_id}"))
+    wandb.teardown()
