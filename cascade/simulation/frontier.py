@@ -299,7 +299,11 @@ def _as_fused(policy: Policy, fused: dict[str, Calibrated]) -> Policy:
 
 
 def _undominated(right: np.ndarray, cost: np.ndarray) -> np.ndarray:
-    """Places of the points that no other beats in both, cheapest first."""
+    """Places of the points that no other beats in both, cheapest first; of equal ones the first given.
+
+    Sub-chains come shorter ones first: a threshold that keeps everything does not take a single model's place.
+    """
+    right, cost = np.round(right, 12), np.round(cost, 12)  # sums in another order differ by rounding
     order = np.lexsort((-right, cost))
     best = np.maximum.accumulate(right[order])
     return np.asarray(order[np.r_[True, best[1:] > best[:-1]]])

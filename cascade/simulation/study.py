@@ -320,9 +320,9 @@ def layer_point(
 def _rank(point: Point, goal: Goal, limit: float) -> tuple[float, float]:
     """The smaller the better, and what misses the limit last."""
     if goal.objective == "accuracy":
-        return float(point.cost > limit + 1e-9), -point.accuracy
+        return float(point.cost > limit + 1e-9), -round(point.accuracy, 12)
     if goal.objective == "cost":
-        return float(point.accuracy < limit - 1e-9), point.cost
+        return float(point.accuracy < limit - 1e-9), round(point.cost, 12)
     return 0.0, -(point.accuracy - limit * point.cost)
 
 
