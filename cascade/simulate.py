@@ -30,6 +30,7 @@ from cascade.simulation.schema import read_scores, read_table, write_scores
 from cascade.simulation.scores import ChainScores, align, check_chain, model_scores, parts
 from cascade.simulation.simulator import Report, report
 from cascade.simulation.study import Goal, LayerPoint, Study, layer_point, study
+from cascade.tasks.load import TASK_NAMES
 from probes.errors import ProbeError
 from probes.files import file_name, write_atomically
 
@@ -85,7 +86,8 @@ def simulate(
     Args:
         chain: Models, smallest first, separated by commas; by default the miniature Llamas, or all models of
             SCORES by their parameters.
-        scores: Score tables to simulate from (also: --calibrate-on); without them the models are run where needed.
+        scores: Score tables to simulate from (also: --calibrate-on); without them, or with the name of a task, the
+            models are run where needed.
         columns: From the schema's names to those of SCORES, where they differ, as --columns.p_t=confidence.
         task: Task to simulate on, where the models are run. Probes are always those trained on mini-mmlu.
         evaluate_on: More data for the chosen policy, everything frozen: names of tasks, score tables, or folders
@@ -111,6 +113,10 @@ def simulate(
     thresholds = Thresholds(p_t=p_t, p_ik=p_ik)
     goal = Goal(objective, limit, ledger, unit, epsilon, delta, margin)
     known = None if prices is None else read_prices(prices)
+    if scores and str(scores[0]) in TASK_NAMES and not scores[0].exists():
+        (task, *more), scores = map(str, scores), None
+        if more:
+            raise CascadeError(f"Expected one task to calibrate on, but got {task}, {', '.join(more)}")
     if layers and scores:
         raise CascadeError("Expected `layers` for models that are run here, but got `scores`, which name one layer")
     table = read_scores(scores, columns) if scores else None
@@ -177,7 +183,6 @@ def _other(data: str, names: Sequence[str], runs: Path, normalize: bool, columns
         table = read_scores(files, columns, labelled)
     else:
         from cascade.probing import own_scores
-        from cascade.tasks.load import TASK_NAMES
 
         if data not in TASK_NAMES:
             raise CascadeError(
@@ -252,6 +257,20 @@ def log_to_wandb(result: Simulation, config: dict[str, Any], folder: Path) -> No
         run.log(figures)
 
 
+def build_parser() -> ArgumentParser:
+    """The command line: the signature of `simulate`, and where its results go."""
+    parser = ArgumentParser(prog="python -m cascade.simulate", description=__doc__, exit_on_error=False)
+    parser.add_argument("--config", action="config", help="YAML file of these flags")
+    scores = "score tables to simulate from, of any origin, or the name of a task"
+    parser.add_argument("--scores", "--calibrate-on", nargs="+", type=Path, help=scores)
+    others = "tasks, score tables or folders of them for the chosen policy, frozen; unlabelled without a column correct"
+    parser.add_argument("--evaluate_on", "--evaluate-on", nargs="+", type=str, help=others)
+    parser.add_function_arguments(simulate, skip={"scores", "evaluate_on"})
+    parser.add_argument("--report", type=Path, help="folder for report.html, plots and tables")
+    parser.add_argument("--logger", type=str, default="none", choices=["none", "wandb"], help="where figures go, too")
+    return parser
+
+
 @one_line_errors(ProbeError)
 def main(args: list[str] | None = None) -> None:
     """The entry point."""
@@ -262,17 +281,7 @@ def main(args: list[str] | None = None) -> None:
         checker.add_function_arguments(validate, skip={"files"})
         validate(**checker.parse_args(args[1:]).as_dict())
         return
-    parser = ArgumentParser(prog="python -m cascade.simulate", description=__doc__, exit_on_error=False)
-    parser.add_argument("--config", action="config", help="YAML file of these flags")
-    parser.add_argument(
-        "--scores", "--calibrate-on", nargs="+", type=Path, help="score tables to simulate from, of any origin"
-    )
-    others = "tasks, score tables or folders of them for the chosen policy, frozen; unlabelled without a column correct"
-    parser.add_argument("--evaluate_on", "--evaluate-on", nargs="+", type=str, help=others)
-    parser.add_function_arguments(simulate, skip={"scores", "evaluate_on"})
-    parser.add_argument("--report", type=Path, help="folder for report.html, plots and tables")
-    parser.add_argument("--logger", type=str, default="none", choices=["none", "wandb"], help="where figures go, too")
-    values = parser.parse_args(args).as_dict()
+    values = build_parser().parse_args(args).as_dict()
     values.pop("config", None)
     folder, logger = values.pop("report"), values.pop("logger")
     result = simulate(**values)

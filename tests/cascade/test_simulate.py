@@ -102,8 +102,24 @@ def test_both_families_are_worth_routing_between(own, family):
     assert (right[1] & ~right[2]).any()
 
 
-def test_out_of_distribution_uses_the_same_probes(own, capsys):
-    main([f"--runs={own}", "--task=mini-gpqa"])
+def test_the_whole_report_of_the_miniature(own, tmp_path, capsys):
+    """Out of distribution, layer by layer, as a page; the probes of other layers are trained on the way."""
+    flags = ["--evaluate-on", "mini-gpqa", "--layers=true", "--ledger=early-exit", f"--report={tmp_path}"]
+    main([f"--runs={own}", f"--out={tmp_path / 'o'}", *flags])
+    page = (tmp_path / "report.html").read_text()
+    assert "Probe layers" in page and "mini-gpqa" in page
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert [point["layers"] for point in report["layers"]] == [[1, 1], [2, 2], [2, 3], [3, 4]]
+    in_distribution, ood = report["study"]["evaluations"]
+    assert (in_distribution["questions"], ood["questions"]) == (810, 448)
+    assert ood["row"]["accuracy"] < in_distribution["row"]["accuracy"] - 0.2
+    assert ood["warnings"]
+    assert f"Wrote {tmp_path / 'report.html'}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("flags", [["--task=mini-gpqa"], ["--calibrate-on", "mini-gpqa"]])
+def test_out_of_distribution_uses_the_same_probes(own, capsys, flags):
+    main([f"--runs={own}", *flags])
     captured = capsys.readouterr()
     assert "448 questions" in captured.out
     assert "training one" not in captured.err

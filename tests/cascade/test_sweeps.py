@@ -11,6 +11,7 @@ import yaml
 from wandb.sdk.launch.sweeps.utils import create_sweep_command, create_sweep_command_args
 
 from cascade.probing import ScoredTaskDataModule
+from cascade.simulate import build_parser
 from cascade.train import TrainCLI, train
 from probes import Probe
 from probes.training import ProbeModule
@@ -35,8 +36,8 @@ def flags(sweep: dict, point: dict) -> list[str]:
     rendered = create_sweep_command_args({"args": {name: {"value": value} for name, value in point.items()}})
     command = create_sweep_command(sweep["command"])
     words = [w for word in command for w in (rendered["args"] if word == "${args}" else [word])]
-    start = words.index("cascade.train")
-    assert words[start - 1] == "-m"
+    start = words.index("-m") + 1
+    assert f"{words[start].replace('.', '/')}.py" == sweep["program"]
     return words[start + 1 :]
 
 
@@ -45,7 +46,8 @@ def test_a_sweep_file_says_what_wandb_asks_for(path):
     sweep = yaml.safe_load(path.read_text())
     assert set(sweep) <= {"project", "program", "method", "metric", "parameters", "command", "run_cap"}
     assert sweep["method"] in {"grid", "random", "bayes"}
-    assert sweep["metric"] == {"name": "best_val_loss", "goal": "minimize"}
+    metrics = {"cascade/train.py": ("best_val_loss", "minimize"), "cascade/simulate.py": ("fixed/accuracy", "maximize")}
+    assert tuple(sweep["metric"].values()) == metrics[sweep["program"]]
     assert (path.parents[2] / sweep["program"]).exists()
     for setting in sweep["parameters"].values():
         drawn = set(setting) == {"distribution", "min", "max"} and setting["distribution"] in DISTRIBUTIONS
@@ -60,6 +62,10 @@ def test_every_point_is_a_command_line_of_ours(path):
     sweep = yaml.safe_load(path.read_text())
     every = points(sweep)
     for point in (every[0], every[len(every) // 2], every[-1]):
+        if sweep["program"] == "cascade/simulate.py":
+            values = build_parser().parse_args(flags(sweep, point)).as_dict()
+            assert {name: values[name] for name in point} == point
+            continue
         cli = TrainCLI(
             ProbeModule, ScoredTaskDataModule, run=False, args=flags(sweep, point), save_config_callback=None,
             auto_configure_optimizers=False,
