@@ -6,9 +6,7 @@ Scores the task first where that is missing, fits, calibrates on validation, tes
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
-import math
 import os
 import sys
 import warnings
@@ -26,6 +24,7 @@ from cascade.errors import one_line_errors
 from cascade.probing import RUNS, ProbeRun, ScoredTaskDataModule
 from cascade.report.confidence_figures import plot_reliability
 from cascade.report.probe_plots import METRICS, plot_layers
+from cascade.report.strict_json import strict_json
 from cascade.report.tracking import finish_tracking, start_tracking
 from probes import Probe, ProbeError
 from probes.files import write_atomically
@@ -154,8 +153,8 @@ def _run(cli: TrainCLI) -> Trained:
         for layer in data.layers:
             head = min((h for h in module.heads if h.layer == layer), key=lambda h: h.val_loss)
             head.probe.save_pretrained(run.folder / "probes" / f"layer-{layer}")
-    _write_json(run.folder / "metrics.json", best.metrics)
-    _write_json(run.folder / "layers.json", [row.to_json() for row in layers])
+    write_atomically(run.folder / "metrics.json", strict_json(best.metrics).encode())
+    write_atomically(run.folder / "layers.json", strict_json([row.to_json() for row in layers]).encode())
     config = cli.parser.dump(cli.config, skip_unset=False)
     write_atomically(run.folder / "config.yaml", config.encode())
     if len(layers) > 1:
@@ -165,19 +164,6 @@ def _run(cli: TrainCLI) -> Trained:
     if isinstance(trainer.logger, WandbLogger):
         finish_tracking(trainer.logger, run.folder, layers, best.probe.config)
     return Trained(run, best.probe, best.metrics, layers)
-
-
-def _write_json(path: Path, values: object) -> None:
-    write_atomically(path, (json.dumps(_without_nan(values), indent=2, allow_nan=False) + "\n").encode())
-
-
-def _without_nan(value: object) -> object:
-    """NaN is not JSON; AUROC of a one-class test part is unknown, and null says so."""
-    if isinstance(value, dict):
-        return {key: _without_nan(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_without_nan(item) for item in value]
-    return None if isinstance(value, float) and math.isnan(value) else value
 
 
 def print_layers(trained: Trained) -> None:
