@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -267,7 +267,7 @@ def build_parser() -> ArgumentParser:
     parser.add_argument("--evaluate_on", "--evaluate-on", nargs="+", type=str, help=others)
     parser.add_function_arguments(simulate, skip={"scores", "evaluate_on"})
     parser.add_argument("--report", type=Path, help="folder for report.html, plots and tables")
-    parser.add_argument("--logger", type=str, default="none", choices=["none", "wandb"], help="where figures go, too")
+    parser.add_argument("--logger", type=Literal["none", "wandb"], default="none", help="where figures go, too")
     return parser
 
 
