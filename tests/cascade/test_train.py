@@ -161,8 +161,8 @@ def test_a_tracked_run_that_was_cut_off_goes_on_under_its_id(runs, tmp_path, mon
     (first,) = folder.glob("wandb/offline-run-*")
     wandb.finish()
     train(settings)
-    ids = {path.name.rsplit("-", 1)[1] for path in folder.glob("wandb/offline-run-*")}
-    assert ids == {first.name.rsplit("-", 1)[1]}
+    ids = {path.name.split("-")[3] for path in folder.glob("wandb/offline-run-*")}
+    assert ids == {first.name.split("-")[3]}  # a second run of the same second gets a suffix
     assert not (folder / "wandb-run-id").exists()  # it ended: the next one is another run
 
 
