@@ -72,7 +72,7 @@ def simulate(
     objective: str = "cost",
     limit: float | None = None,
     ledger: str = "full-path",
-    unit: str = "flops",
+    unit: str | None = None,
     epsilon: float | None = None,
     delta: float = 0.1,
     margin: float = 0.01,
@@ -95,13 +95,15 @@ def simulate(
         p_t: P(T) threshold of the fixed tables; below it a question moves on.
         p_ik: P(IK) threshold of the fixed tables; below it a question moves on.
         normalize: Read P(T) renormalised over the options instead of raw.
-        split: Only questions of this split. By default thresholds are found on validation and all is reported on
-            test; scores without these splits are halved by the questions' ids.
+        split: Only questions of this split (not of EVALUATE_ON, whose test part is taken where there is one). By
+            default thresholds are found on validation and all is reported on test; scores without these splits are
+            halved by the questions' ids, training questions left out.
         objective: accuracy (the best at a budget), cost (the cheapest above a floor) or price.
         limit: The budget (share of the last model's cost; 0.5), the accuracy floor (one point below the last
             model), or the accuracy that the last model's whole cost is worth (0.1).
         ledger: Ledger of the objective: answered-only, full-path or early-exit.
-        unit: Its unit: flops, flops-context, tokens, dollars or seconds.
+        unit: Its unit: flops, flops-context, tokens, dollars, seconds or calls; by default the first of these that the
+            scores allow.
         epsilon: Ask for thresholds promised to lose at most this share of accuracy.
         delta: Probability with which the promise may fail.
         margin: Share of accuracy of the non-inferiority tests.
@@ -165,6 +167,10 @@ def _divide(
     if split is None and {"validation", "test"} <= splits:
         test = align(table, names, "test", normalize)
         return align(table, names, "validation", normalize), test, test
+    if split is None and "train" in splits:
+        table = table.filter(pc.not_equal(table["split"], "train"))
+        if not table.num_rows:
+            raise CascadeError("Expected questions that no probe was trained on, but all are of the train split")
     whole = align(table, names, split, normalize)
     choose_on, report_on = parts(whole, (0.5, 0.5))
     return choose_on, report_on, whole
@@ -177,10 +183,11 @@ def _other(data: str, names: Sequence[str], runs: Path, normalize: bool, columns
         files = sorted(p for p in path.iterdir() if p.suffix in ENDINGS) if path.is_dir() else [path]
         if not files:
             raise CascadeError(f"Expected {path} to hold score tables ({', '.join(ENDINGS)}), but there is none")
-        # Labels are looked for under the name they go by there.
-        label = (columns or {}).get("correct", "correct")
-        labelled = all(label in read_table(file).column_names for file in files)
-        table = read_scores(files, columns, labelled)
+        held = set.intersection(*(set(read_table(file).column_names) for file in files))
+        # Other data may go by the schema's own names, or have no labels.
+        mapped = {ours: theirs for ours, theirs in (columns or {}).items() if theirs in held}
+        labelled = "correct" in held or "correct" in mapped
+        table = read_scores(files, mapped, labelled)
     else:
         from cascade.probing import own_scores
 
@@ -224,9 +231,10 @@ def validate(files: list[Path], columns: dict[str, str] | None = None) -> None:
         files: Parquet, CSV or JSON lines.
         columns: From the schema's names to those of the files, where they differ.
     """
-    label = (columns or {}).get("correct", "correct")
-    labelled = all(label in read_table(file).column_names for file in files)
-    table = read_scores(files, columns, labelled)
+    held = set.intersection(*(set(read_table(file).column_names) for file in files))
+    labelled = (columns or {}).get("correct", "correct") in held
+    wanted = {ours: theirs for ours, theirs in (columns or {}).items() if labelled or ours != "correct"}
+    table = read_scores(files, wanted, labelled)
     print(f"{', '.join(map(str, files))}: {table.num_rows:,} rows, columns {', '.join(table.column_names)}")
     if not labelled:
         print("no column correct: good for --evaluate-on as unlabelled logs, not to choose thresholds on")

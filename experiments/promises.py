@@ -68,10 +68,10 @@ def draw(
         drawn = everyone.take(rng.choice(len(everyone), questions, replace=False))
         choose_on, certify_on = drawn.take(np.arange(half)), drawn.take(np.arange(half, questions))
         found = frontier(choose_on, pass_costs(choose_on), "full-path", "P(T)")
-        made = guarantee(choose_on, certify_on, found, epsilon, delta, bound)
+        made = guarantee(choose_on, certify_on, found, pass_costs(certify_on), epsilon, delta, bound)
         if made.holds:
             broken += losses(everyone, [made.point]).mean() > epsilon
-            saved.append(1 - made.point.cost)
+            saved.append(1 - made.cost)
     return Kept(len(saved) / draws, broken / draws, float(np.mean(saved)) if saved else 0.0)
 
 

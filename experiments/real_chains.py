@@ -2,7 +2,7 @@
 
 Run `python -m experiments.real_logs FOLDER` first. For each chain and ledger: the cheapest thresholds at most one
 point below the last model on one half of the questions, and what they do on the other; and what can be promised
-(ε = 0.01, δ = 0.1). These logs have no P(IK), so that early-exit would equal full-path.
+(ε = 0.01, δ = 0.1) on half of the other. These logs have no P(IK): early-exit would be full-path but for a first token.
 """
 
 from __future__ import annotations
@@ -54,12 +54,12 @@ def row(found: Study, promised: Study) -> list[str]:
     made = promised.guarantee
     return [
         " → ".join(short[name] for name in found.names),
-        found.goal.unit,
+        str(found.goal.unit),
         found.goal.ledger,
         describe(found.chosen.policy, [short[name] for name in found.names]),
         points(reported.difference),
         points(saved) + " %",
-        f"{100 * (1 - made.point.cost):.0f} % saved" if made.holds else "none",
+        f"{100 * (1 - made.cost):.0f} % saved" if made.holds else "none",
     ]
 
 

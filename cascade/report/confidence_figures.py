@@ -126,7 +126,7 @@ def thresholds_figure(chain: ChainScores, study: Study) -> Plot | None:
     early_name = "p_ik_reader" if limits is not None and limits.p_ik_reader is not None else "p_ik"
     early, late = getattr(small, early_name), small.p_t
     units = available_units(pair)
-    unit = study.goal.unit if study.goal.unit in units else next(iter(units), None)
+    unit = study.unit if study.unit in units else next(iter(units), None)
     if unit is None or (early is None and late is None):
         return None
     costs = pass_costs(pair, unit)
@@ -146,7 +146,7 @@ def thresholds_figure(chain: ChainScores, study: Study) -> Plot | None:
         charged[Outcome.REJECTED_BY_P_T, :-1],
     )
     if early_name == "p_ik_reader":
-        cost = cost + costs.reader.mean() / costs.whole[-1].mean()
+        cost = cost + costs.reading([0]).mean() / costs.whole[-1].mean()
     short = short_names(chain.names)
     names = [shortened(short[m.name], 18) for m in pair.models]
     shown = [(accuracy, "accuracy, %"), (cost, f"cost, share of {names[1]} alone\n({study.goal.ledger}, {unit})")]

@@ -59,7 +59,8 @@ def flow_figure(chain: ChainScores, policy: Policy) -> Plot:
     for s, place in enumerate(used):
         pending = played.who >= place
         outcome = played.outcome[place]
-        asked, kept = outcome != Outcome.NOT_ASKED, outcome == Outcome.ANSWERED
+        asked = ~np.isin(outcome, (Outcome.NOT_ASKED, Outcome.PASSED_BY_READER))
+        kept = outcome == Outcome.ANSWERED
         top = 1 + rise * s
         low = top - pending.sum() / n
         axes.fill_between([s, s + _NODE], low, low + asked.sum() / n, color=INK, lw=0)

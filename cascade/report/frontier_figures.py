@@ -183,7 +183,7 @@ def frontier_figure(study: Study) -> Plot:
     axes.scatter(*_at(study.chosen), s=190, facecolor="none", edgecolor=RING, lw=1.8, zorder=5, label="chosen")
     axes.axvline(1, color=MUTED, linewidth=0.6)
     axes.set(
-        xlabel=f"cost, share of {shortened(short[study.names[-1]])} alone ({study.goal.ledger}, {study.goal.unit})",
+        xlabel=f"cost, share of {shortened(short[study.names[-1]])} alone ({study.goal.ledger}, {study.unit})",
         ylabel="accuracy, %",
     )
     axes.margins(x=0.08, y=0.08)

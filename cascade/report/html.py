@@ -15,12 +15,13 @@ from cascade.report.confidence_figures import reliability_figure, subjects_figur
 from cascade.report.figures import Plot
 from cascade.report.flow_figure import flow_figure
 from cascade.report.frontier_figures import fixed_figure, frontier_figure, layers_figure
-from cascade.report.recommendation import Recommendation, policy_json, recommendation
+from cascade.report.recommendation import Recommendation, recommendation
 from cascade.report.strict_json import strict_json
 from cascade.report.study_tables import study_tables
 from cascade.report.table import Table
 from cascade.report.tables import asked_thresholds, report_tables
 from cascade.simulation.ledgers import LEDGERS
+from cascade.simulation.policy import policy_json
 from cascade.simulation.scores import ChainScores
 from cascade.simulation.simulator import Report
 from cascade.simulation.study import LayerPoint, Study
@@ -89,7 +90,7 @@ def _prose(text: str) -> str:
 
 
 def _ledgers(study: Study) -> str:
-    saved = study.evaluations[0].saved.get(study.goal.unit, {})
+    saved = study.evaluations[0].saved.get(study.unit, {})
     cards = []
     for ledger in LEDGERS:
         share = saved.get(ledger, float("nan"))
@@ -101,7 +102,7 @@ def _ledgers(study: Study) -> str:
             f"<div{goal}><h3>{ledger}</h3><p class='big'>{says}</p><p>charges {escape(CHARGES[ledger])}.</p></div>"
         )
     return (
-        f"<p>Of {escape(study.names[-1])} alone, in {escape(study.goal.unit)}; thresholds were chosen in the marked "
+        f"<p>Of {escape(study.names[-1])} alone, in {escape(study.unit)}; thresholds were chosen in the marked "
         f"ledger.</p><div class='cards'>{''.join(cards)}</div>"
     )
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 from cascade.simulation.evaluation import Evaluation
 from cascade.simulation.ledgers import UNITS
-from cascade.simulation.policy import ExpectedUtilityPolicy, FusedPolicy, Policy, ThresholdPolicy
+from cascade.simulation.policy import ExpectedUtilityPolicy, FusedPolicy, Policy, ThresholdPolicy, threshold_text
 from cascade.simulation.significance import Interval
 from cascade.simulation.study import Study, describe
 
@@ -20,7 +20,7 @@ class Recommendation:
         sentences: How it was chosen, and what it is on other questions.
         non_inferiority: One sentence.
         promise: One sentence, or ``None`` where none was asked for.
-        warnings: One for each data on which confidences have moved.
+        warnings: What the scores do not allow, and one for each data on which confidences have moved.
     """
 
     sentences: tuple[str, str]
@@ -38,7 +38,7 @@ def recommendation(study: Study) -> Recommendation:
         "price": f"the policy of the highest accuracy − {study.limit:g} × cost",
     }[goal.objective]
     reported = study.evaluations[0]
-    unit = UNITS[goal.unit].split(" (")[0]
+    unit = UNITS[study.unit].split(" (")[0]
     level = f"{100 * found.confidence:g} % interval "
     inferior = "" if reported.non_inferiority is None else reported.non_inferiority.statement
     return Recommendation(
@@ -51,7 +51,7 @@ def recommendation(study: Study) -> Recommendation:
         ),
         non_inferiority=f"Against {last} alone: {inferior}." if inferior else "",
         promise=_promise(study),
-        warnings=tuple(line for e in study.evaluations if (line := _moved(e))),
+        warnings=(*study.notes, *(line for e in study.evaluations if (line := _moved(e)))),
     )
 
 
@@ -83,10 +83,13 @@ def in_words(policy: Policy, names: Sequence[str]) -> str:
     if isinstance(policy, ThresholdPolicy | FusedPolicy):
         if not policy.thresholds:
             return f"ask {names[policy.places[0]]} alone"
-        fused = isinstance(policy, FusedPolicy)
         steps: list[str] = []
         for place, limit in zip(policy.places, policy.thresholds, strict=False):
-            asks = f"fused probability ≥ {limit:.4g}" if fused else str(limit).replace(", ", " and ")
+            asks = (
+                f"fused probability ≥ {threshold_text(limit)}"
+                if isinstance(limit, float)
+                else str(limit).replace(", ", " and ")
+            )
             kept = "and keep its answer" if asks == "keeps all" else f"and keep its answer where {asks}"
             steps.append(f"{'then ask' if steps else 'ask'} {names[place]} {kept}")
         return f"{', '.join(steps)}, and let {names[policy.places[-1]]} answer the rest"
@@ -96,14 +99,3 @@ def in_words(policy: Policy, names: Sequence[str]) -> str:
             f"expected gain in accuracy is above {policy.price:.3g} × its cost"
         )
     return f"{policy.name} {describe(policy, names)}".strip()
-
-
-def policy_json(policy: Policy, names: Sequence[str]) -> dict[str, object]:
-    """What a policy that is to be run needs: the models, and the thresholds unrounded."""
-    if isinstance(policy, ThresholdPolicy):
-        limits: list[object] = [asdict(t) for t in policy.thresholds]
-    elif isinstance(policy, FusedPolicy):
-        limits = list(policy.thresholds)
-    else:
-        return {"policy": policy.name}
-    return {"policy": policy.name, "models": [names[p] for p in policy.places], "thresholds": limits}

@@ -76,7 +76,7 @@ def policies_table(study: Study) -> Table:
             Column("cost where chosen", percent),
         ],
         rows,
-        f"Cost as a share of {names[-1]} alone, {study.goal.ledger}, {study.goal.unit}; intervals of 95 % by "
+        f"Cost as a share of {names[-1]} alone, {study.goal.ledger}, {study.unit}; intervals of 95 % by "
         f"resampling questions. The oracle knows beforehand who is right, and cannot be run.",
     )
 
@@ -112,7 +112,7 @@ def evaluations_table(study: Study) -> Table:
             e.questions,
             None if e.intervals is None else e.intervals.accuracy,
             None if e.row is None else e.row.pd_points,
-            *(e.saved.get(study.goal.unit, {}).get(ledger) for ledger in LEDGERS),
+            *(e.saved.get(study.unit, {}).get(ledger) for ledger in LEDGERS),
             e.estimate.accuracy,
             e.estimate.error,
             *(_stage(e, name) for name in study.names),
@@ -134,7 +134,7 @@ def evaluations_table(study: Study) -> Table:
         ],
         rows,
         f"PD: accuracy minus that of {short[study.names[-1]]} alone, in points. Ledgers: share of its cost saved, "
-        f"{study.goal.unit}. Estimate: of accuracy, made without labels from calibrated confidences; error: estimate "
+        f"{study.unit}. Estimate: of accuracy, made without labels from calibrated confidences; error: estimate "
         f"minus accuracy, in points. Under each model: questions it answered, and how many of them rightly.",
     )
 

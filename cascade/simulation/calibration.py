@@ -73,6 +73,10 @@ class Calibrated:
     weights: np.ndarray
     knots: np.ndarray
 
+    def to_json(self) -> dict[str, object]:
+        """Plain values."""
+        return {"signals": list(self.signals), "weights": self.weights.tolist(), "knots": self.knots.tolist()}
+
     def predict(self, model: ModelScores) -> np.ndarray:
         """The probability of being right, ``[questions]``."""
         values = np.interp(_design(model, self.signals) @ self.weights, *self.knots)

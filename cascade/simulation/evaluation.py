@@ -12,12 +12,13 @@ from dataclasses import asdict, dataclass
 import numpy as np
 from scipy import stats
 
-from cascade.simulation.calibration import Calibrated, calibrate_model, calibrated_p_t
+from cascade.errors import CascadeError
+from cascade.simulation.calibration import SIGNALS, Calibrated, calibrate_model, calibrated_p_t
 from cascade.simulation.curves import apgr, cpt, deferral_auc, deferral_curve, prr
 from cascade.simulation.ledgers import LEDGERS, PassCosts, Prices
 from cascade.simulation.metrics import auroc, brier, ece
-from cascade.simulation.policy import Outcome, Policy
-from cascade.simulation.scores import ChainScores, ModelScores
+from cascade.simulation.policy import Outcome, Policy, signals_of
+from cascade.simulation.scores import ChainScores
 from cascade.simulation.significance import NonInferiority, PairedBootstrap, non_inferiority, paired_bootstrap
 from cascade.simulation.simulator import Played, Row, all_costs, play, simulate, spent
 
@@ -175,14 +176,23 @@ class Evaluation:
         return asdict(self) | {"warnings": list(self.warnings), "estimate_error_points": self.estimate.error}
 
 
-def fit_estimators(chain: ChainScores) -> dict[str, Calibrated | float]:
-    """For each model its probability of being right, from labelled questions: of its confidences, or constant."""
+def fit_estimators(chosen_on: ChainScores, policy: Policy, there: ChainScores) -> dict[str, Calibrated | float]:
+    """For each model its probability of being right, from labelled questions.
 
-    def of(model: ModelScores) -> Calibrated | float:
-        known = model.p_t is not None or model.p_ik is not None
-        return calibrate_model(model) if known else float(model.correct.mean())
+    Of the confidences that it has on both; where it has none, its accuracy on the questions that the policy sends
+    to it, which are harder than others.
+    """
+    played = play(chosen_on, policy)
 
-    return {model.name: of(model) for model in chain.models}
+    def of(place: int) -> Calibrated | float:
+        model, other = chosen_on.models[place], there.models[place]
+        both = [s for s in SIGNALS if getattr(model, s) is not None and getattr(other, s) is not None]
+        if both:
+            return calibrate_model(model, signals=both)
+        answered = played.who == place
+        return float(model.correct[answered].mean() if answered.any() else model.correct.mean())
+
+    return {name: of(place) for place, name in enumerate(chosen_on.names)}
 
 
 def estimate_accuracy(chain: ChainScores, played: Played, estimators: Mapping[str, Calibrated | float]) -> Estimate:
@@ -270,7 +280,16 @@ def evaluate(
         unit: The same.
         margin: Of the non-inferiority test, a share.
         prices: For dollars.
+
+    Raises:
+        CascadeError: If the data lack a confidence that the policy decides by.
     """
+    for model, wanted in signals_of(policy, chosen_on).items():
+        here = next(m for m in chain.models if m.name == model)
+        if lacking := sorted(name for name in wanted if getattr(here, name) is None):
+            raise CascadeError(
+                f"Expected {name} to have {', '.join(lacking)} for {model!r}, as the policy asks it, but it has not"
+            )
     costs = all_costs(chain, prices)
     played = play(chain, policy)
     outcome = played.outcome
@@ -303,7 +322,10 @@ def evaluate(
         questions=len(chain),
         row=row,
         saved={
-            u: {each: float(1 - spent(chain, policy, outcome, c, each).sum() / c.whole[-1].sum()) for each in LEDGERS}
+            u: {
+                each: _share(c.whole[-1].sum() - spent(chain, policy, outcome, c, each).sum(), c.whole[-1].sum())
+                for each in LEDGERS
+            }
             for u, c in costs.items()
         },
         stages=stages,
@@ -311,7 +333,7 @@ def evaluate(
         non_inferiority=inferior,
         qualities=qualities(chain) if chain.labelled else (),
         shifts=shifts(chain, chosen_on),
-        estimate=estimate_accuracy(chain, played, fit_estimators(chosen_on)),
+        estimate=estimate_accuracy(chain, played, fit_estimators(chosen_on, policy, chain)),
         subjects=found,
     )
 
@@ -323,7 +345,12 @@ def _subjects(chain: ChainScores, played: Played, cost: np.ndarray, counted: Pas
     found = []
     for subject in np.unique(chain.subjects.astype(str)):
         here = chain.subjects == subject
-        share = float(cost[here].sum() / counted.whole[-1][here].sum())
+        share = _share(cost[here].sum(), counted.whole[-1][here].sum())
         accuracies = float(played.correct[here].mean()), float(last[here].mean())
         found.append(Subject(str(subject), int(here.sum()), *accuracies, share))
     return tuple(found)
+
+
+def _share(part: float, whole: float) -> float:
+    """NaN where the whole is nothing."""
+    return float(part / whole) if whole else float("nan")

@@ -28,6 +28,7 @@ SIGNALS = {
     "P(T)": (None, "p_t"),
     "P(IK)": ("p_ik", None),
     "reader + P(T)": ("p_ik_reader", "p_t"),
+    "reader": ("p_ik_reader", None),
     "fused P(IK), P(T)": (None, "p_t"),
 }
 _EARLY_OUTCOME = {
@@ -102,8 +103,8 @@ class ChainSearch:
         self.correct, self.kept = part.correct.astype(float), charged[Outcome.ANSWERED]
         self.early_out = charged[_EARLY_OUTCOME[self.first], :-1]
         self.late_out = charged[Outcome.REJECTED_BY_P_T, :-1]
-        reads = self.first == "p_ik_reader" and len(places) > 1
-        self.reader = costs.reader.mean() / costs.whole[-1].mean() if reads else 0.0
+        reads = [i for i in places[:-1] if self.first == "p_ik_reader" and chain.models[i].p_ik_reader is not None]
+        self.reader = float(costs.reading(reads).mean() / costs.whole[-1].mean())
         self.searches = [QuadrantSearch(*pair) for pair in self.pairs]
         self.n = len(chain)
 
@@ -262,8 +263,7 @@ def frontier(
         signals: One of `SIGNALS`.
         tolerance: How much accuracy (a share) may lie between the convex frontier and what is found of it; 0
             finds every vertex.
-        fused: For the fused signals: from `calibrate_model`, for every model but the last, fitted on other
-            questions.
+        fused: For the fused signals: from `calibrate_model`, for every model but the last.
 
     Raises:
         CascadeError: If there are no labels, or nobody has the signals.

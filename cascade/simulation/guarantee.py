@@ -9,41 +9,43 @@ each at level δ, until the first that fails. What this is not for: other distri
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy import stats
-from scipy.optimize import minimize_scalar
 from scipy.special import logsumexp
 
 from cascade.errors import CascadeError
 from cascade.simulation.frontier import Frontier, Point
-from cascade.simulation.policy import ThresholdPolicy
+from cascade.simulation.ledgers import PassCosts
+from cascade.simulation.policy import ThresholdPolicy, policy_json
 from cascade.simulation.scores import ChainScores
-from cascade.simulation.simulator import play
+from cascade.simulation.simulator import play, spent
 
 BOUNDS = ("auto", "betting", "binomial")
 # How many policies of a frontier are put in order and tested.
 SEQUENCE = 40
+# Of how many candidates that sequence is made.
+CONSIDERED = 400
 
 
-def binomial_p_value(loss: np.ndarray, epsilon: float) -> np.ndarray:
+def binomial_p_value(counts: np.ndarray, epsilon: float) -> np.ndarray:
     """p-value of "the loss is more than ε", from the questions that only the last model got right.
 
     Their number is binomial, and their share is at least the loss: what the cascade alone got right is given
     away. Exact, and conservative by as much.
 
     Args:
-        loss: ``[policies, questions]``: last model right minus policy right, in {−1, 0, 1}.
+        counts: ``[policies, 3]``: questions with a loss of −1, 0 and 1 (see `count`).
         epsilon: ε, in (0, 1).
 
     Returns:
         ``[policies]``.
     """
-    return np.asarray(stats.binom.cdf((loss > 0).sum(axis=1), loss.shape[1], epsilon))
+    return np.asarray(stats.binom.cdf(np.round(counts[:, 2]), np.round(counts.sum(axis=1)), epsilon))
 
 
-def betting_p_value(loss: np.ndarray, epsilon: float, differ: np.ndarray) -> np.ndarray:
+def betting_p_value(counts: np.ndarray, epsilon: float, differ: np.ndarray) -> np.ndarray:
     """p-value of "the loss is more than ε", by betting against it (Waudby-Smith and Ramdas 2024).
 
     A gambler stakes b on every question that the loss is at most ε: his capital is multiplied by
@@ -53,22 +55,26 @@ def betting_p_value(loss: np.ndarray, epsilon: float, differ: np.ndarray) -> np.
     the stakes; uses what the cascade alone got right, as the binomial bound cannot.
 
     Args:
-        loss: ``[policies, questions]`` in {−1, 0, 1}.
+        counts: ``[policies, 3]``, as in `binomial_p_value`.
         epsilon: ε, in (0, 1).
         differ: ``[policies]``: the share of questions with a loss other than 0, on *other* questions.
 
     Returns:
         ``[policies]``.
     """
-    shares = np.maximum(differ, 1 / loss.shape[1])
+    shares = np.maximum(differ, 1 / counts.sum(axis=1))
     stakes = np.minimum(epsilon / shares[:, None] * np.array([0.25, 0.5, 1, 2]), 0.99 / (1 - epsilon))
-    counts = np.stack([(loss == value).sum(axis=1) for value in (-1, 0, 1)], axis=1)
     growth = np.log1p(stakes[..., None] * (epsilon - np.array([-1, 0, 1])))
-    capital = np.exp(logsumexp((growth * counts[:, None, :]).sum(axis=2), axis=1) - np.log(stakes.shape[1]))
-    return np.asarray(1 / np.maximum(capital, 1))
+    capital = logsumexp((growth * counts[:, None, :]).sum(axis=2), axis=1) - np.log(stakes.shape[1])
+    return np.asarray(np.exp(-np.maximum(capital, 0)))
 
 
-def choose_bounds(bound: str, before: np.ndarray, epsilon: float) -> np.ndarray:
+def count(loss: np.ndarray) -> np.ndarray:
+    """Questions with a loss of −1, 0 and 1, ``[policies, 3]``, from `losses`."""
+    return np.stack([(loss == value).sum(axis=1) for value in (-1, 0, 1)], axis=1)
+
+
+def choose_bounds(bound: str, before: np.ndarray, epsilon: float, differ: np.ndarray) -> np.ndarray:
     """Which of the two bounds each policy is tested by, ``[policies]``, str.
 
     *auto* takes the one with the smaller p-value on the questions that chose the policies; these are not the
@@ -76,13 +82,13 @@ def choose_bounds(bound: str, before: np.ndarray, epsilon: float) -> np.ndarray:
     """
     if bound != "auto":
         return np.full(len(before), bound)
-    better = betting_p_value(before, epsilon, (before != 0).mean(axis=1)) < binomial_p_value(before, epsilon)
+    better = betting_p_value(before, epsilon, differ) < binomial_p_value(before, epsilon)
     return np.where(better, "betting", "binomial")
 
 
-def p_values(bounds: np.ndarray, loss: np.ndarray, epsilon: float, differ: np.ndarray) -> np.ndarray:
+def p_values(bounds: np.ndarray, counts: np.ndarray, epsilon: float, differ: np.ndarray) -> np.ndarray:
     """Each policy's p-value by its own bound, ``[policies]``."""
-    return np.where(bounds == "binomial", binomial_p_value(loss, epsilon), betting_p_value(loss, epsilon, differ))
+    return np.where(bounds == "binomial", binomial_p_value(counts, epsilon), betting_p_value(counts, epsilon, differ))
 
 
 @dataclass(frozen=True)
@@ -95,10 +101,11 @@ class Guarantee:
         tested: Policies tested before the first failure, and that one.
         point: The cheapest policy that holds the promise, with its figures on the questions that *chose* it; the
             last model alone where none does.
-        loss: Its mean loss on the certifying questions, a share.
+        cost: Its cost on the certifying questions, a share of the last model's.
+        loss: Its mean loss on them, a share.
         p_value: Its p-value; NaN for the last model alone, which needs none.
-        questions_needed: Where none holds it: about how many certifying questions would do for the most
-            promising one, if its losses stay as they are; infinite where it loses ε or more.
+        questions_needed: Where none holds it: about how many certifying questions would do for the first policy
+            tested, if it goes on losing as it did on them; infinite where it lost ε or more.
     """
 
     epsilon: float
@@ -107,6 +114,7 @@ class Guarantee:
     certified_on: int
     tested: int
     point: Point
+    cost: float
     loss: float
     p_value: float
     questions_needed: float
@@ -124,19 +132,23 @@ class Guarantee:
         if self.holds:
             return (
                 f"Promised: {promise} over {self.certified_on:,} certifying questions (p = {self.p_value:.3g}), at "
-                f"{100 * self.point.cost:.1f} % of its cost."
+                f"{100 * self.cost:.1f} % of its cost there."
             )
         needed = (
-            "no number of questions would do: the most promising thresholds lose that much themselves"
+            "no number of questions would do, as even the most promising thresholds lost that much"
             if np.isinf(self.questions_needed)
             else f"about {self.questions_needed:,.0f} would do if losses stay as they are"
         )
+        if not self.tested:
+            needed = "nothing found is cheaper than the last model"
         return f"No thresholds can be promised to lie {promise}: {self.certified_on:,} certifying questions, {needed}."
 
-    def to_json(self) -> dict[str, object]:
-        """Plain values."""
-        found = asdict(self) | {"holds": self.holds, "statement": self.statement}
-        return found | {"point": {"accuracy": self.point.accuracy, "cost": self.point.cost}}
+    def to_json(self, names: Sequence[str]) -> dict[str, object]:
+        """Plain values, the promised policy as it can be run; ``names`` are the chain's models."""
+        found = {name: getattr(self, name) for name in ("epsilon", "delta", "bound", "certified_on", "tested")}
+        found |= {name: getattr(self, name) for name in ("cost", "loss", "p_value", "questions_needed")}
+        found |= {"holds": self.holds, "statement": self.statement}
+        return found | {"policy": policy_json(self.point.policy, names) if self.holds else None}
 
 
 def losses(chain: ChainScores, points: Sequence[Point]) -> np.ndarray:
@@ -149,6 +161,7 @@ def guarantee(
     chosen_on: ChainScores,
     certify_on: ChainScores,
     found: Frontier,
+    costs: PassCosts,
     epsilon: float = 0.01,
     delta: float = 0.1,
     bound: str = "auto",
@@ -159,6 +172,7 @@ def guarantee(
         chosen_on: The questions that ``found`` was found on; they order the tests.
         certify_on: Others, of the same distribution.
         found: The frontier.
+        costs: Of the certifying questions.
         epsilon: Accuracy that may be lost, a share.
         delta: Probability with which the promise may fail.
         bound: *betting*, *binomial*, or *auto*: for each policy the one that did better where it was chosen.
@@ -174,56 +188,66 @@ def guarantee(
     if not (chosen_on.labelled and certify_on.labelled):
         raise CascadeError("Expected scores with labels to certify thresholds on, but these have none")
     cheaper = [p for p in found.candidates if p.cost < 1]
-    last = _last_alone(chosen_on)
+    last = ThresholdPolicy((len(chosen_on.models) - 1,), ())
+    alone = Point(last, float(chosen_on.models[-1].correct.mean()), 1.0)
+    nothing = Guarantee(epsilon, delta, bound, len(certify_on), 0, alone, 1.0, 0.0, float("nan"), float("inf"))
     if not cheaper:
-        return Guarantee(epsilon, delta, bound, len(certify_on), 0, last, 0.0, float("nan"), float("inf"))
-    before = losses(chosen_on, cheaper)
-    differ = (before != 0).mean(axis=1)
+        return nothing
+    # There may be as many candidates as questions; what lies between two of these is hardly another policy.
+    cheaper = [cheaper[i] for i in np.unique(np.linspace(0, len(cheaper) - 1, CONSIDERED).astype(int))]
+    before = count(losses(chosen_on, cheaper))
+    differ = 1 - before[:, 1] / len(chosen_on)
     # From the most promising to the cheapest: a policy is tested only if it is cheaper than all tested before.
-    bounds = choose_bounds(bound, before, epsilon)
+    bounds = choose_bounds(bound, before, epsilon, differ)
     promise = p_values(bounds, before, epsilon, differ)
     sequence: list[int] = []
     for place in np.lexsort((np.array([p.cost for p in cheaper]), promise)):
         if not sequence or cheaper[place].cost < cheaper[sequence[-1]].cost:
             sequence.append(int(place))
     sequence = [sequence[i] for i in np.unique(np.linspace(0, len(sequence) - 1, SEQUENCE).astype(int))]
-    loss = losses(certify_on, [cheaper[i] for i in sequence])
-    p = p_values(bounds[sequence], loss, epsilon, differ[sequence])
+    there = count(losses(certify_on, [cheaper[i] for i in sequence]))
+    p = p_values(bounds[sequence], there, epsilon, differ[sequence])
     failed = p > delta
     passed = int(failed.argmax()) if failed.any() else len(sequence)
-    if passed:
-        return Guarantee(
-            epsilon=epsilon,
-            delta=delta,
-            bound=bound,
-            certified_on=len(certify_on),
-            tested=min(passed + 1, len(sequence)),
-            point=cheaper[sequence[passed - 1]],
-            loss=float(loss[passed - 1].mean()),
-            p_value=float(p[passed - 1]),
-            questions_needed=len(certify_on),
-        )
-    needed = min(questions_needed(row, epsilon, delta) for row in before[sequence])
-    return Guarantee(epsilon, delta, bound, len(certify_on), 1, last, 0.0, float("nan"), needed)
+    if not passed:
+        first = sequence[:1]
+        needed = questions_needed(bounds[first], there[:1], epsilon, delta, differ[first])
+        return replace(nothing, tested=1, questions_needed=needed)
+    policy = cheaper[sequence[passed - 1]]
+    spent_there = spent(certify_on, policy.policy, policy.policy.route(certify_on), costs, found.ledger)
+    return Guarantee(
+        epsilon=epsilon,
+        delta=delta,
+        bound=bound,
+        certified_on=len(certify_on),
+        tested=min(passed + 1, len(sequence)),
+        point=policy,
+        cost=float(spent_there.sum() / costs.whole[-1].sum()),
+        loss=float(there[passed - 1] @ [-1, 0, 1] / len(certify_on)),
+        p_value=float(p[passed - 1]),
+        questions_needed=len(certify_on),
+    )
 
 
-def _last_alone(chain: ChainScores) -> Point:
-    policy = ThresholdPolicy((len(chain.models) - 1,), ())
-    return Point(policy, float(chain.models[-1].correct.mean()), 1.0)
-
-
-def questions_needed(loss: np.ndarray, epsilon: float, delta: float) -> float:
-    """About how many questions let a gambler with the best fixed stake reach 1/δ: log(1/δ) over his growth rate.
+def questions_needed(
+    bounds: np.ndarray, counts: np.ndarray, epsilon: float, delta: float, differ: np.ndarray, most: int = 10_000
+) -> float:
+    """About how many questions bring a policy's p-value to δ, if its losses keep their shares.
 
     Args:
-        loss: ``[questions]`` in {−1, 0, 1}, taken for the distribution.
+        bounds: ``[1]``, the policy's bound.
+        counts: ``[1, 3]``, its losses on the questions that there are.
         epsilon: ε.
         delta: δ.
+        differ: ``[1]``, as in `betting_p_value`.
+        most: Times as many questions are tried.
+
+    Returns:
+        More than there are, or infinity.
     """
-    shares = np.array([(loss == value).mean() for value in (-1, 0, 1)])
-    gain = epsilon - np.array([-1.0, 0.0, 1.0])
-    if shares @ gain <= 1e-12:
+    if float(counts[0] @ [-1, 0, 1]) >= epsilon * counts.sum():
         return float("inf")
-    most = 1 / (1 - epsilon)
-    best = minimize_scalar(lambda b: -float(shares @ np.log1p(b * gain)), bounds=(0, 0.999 * most), method="bounded")
-    return float(np.ceil(np.log(1 / delta) / -best.fun))
+    for times in np.geomspace(1, most, 1000)[1:]:
+        if p_values(bounds, counts * times, epsilon, differ)[0] <= delta:
+            return float(np.ceil(counts.sum() * times))
+    return float("inf")

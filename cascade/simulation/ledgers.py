@@ -3,14 +3,15 @@
 *answered-only* is the paper's (eq. 6, Table 8): a question is charged to the model that answered it, and the
 passes of the models that passed it on are free. *full-path* charges a whole pass to every model that was
 tried. *early-exit* charges a model only for what it had to do: ℓ/L of the prefill where its P(IK) probe at
-layer ℓ of L rejected the question, the prefill where its first token's P(T) did, and everything where it
-answered. A probe is charged wherever it was asked, a reader once a question.
+layer ℓ of L rejected the question, the prefill and the first token where that token's P(T) did, and everything
+where it answered. A probe is charged with the pass that it reads, where probes have a cost in the unit (FLOPs); a
+reader reads, and is charged for, every question in every ledger.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +28,7 @@ UNITS = {
     "tokens": "tokens read and written",
     "dollars": "US dollars",
     "seconds": "measured seconds",
+    "calls": "calls of the last model, all others free (as RouteLLM counts)",
 }
 _NEEDS = {
     "flops": ("parameters",),
@@ -34,6 +36,7 @@ _NEEDS = {
     "tokens": ("prompt_tokens", "completion_tokens"),
     "dollars": ("prompt_tokens", "completion_tokens"),
     "seconds": ("seconds",),
+    "calls": (),
 }
 
 
@@ -85,16 +88,22 @@ class PassCosts:
     Attributes:
         unit: One of `UNITS`.
         prefill: ``[models, questions]``, float64: reading the question, up to the first token.
-        decode: ``[models, questions]``, float64: every further token.
+        decode: ``[models, questions]``, float64: what is generated.
+        first: ``[models, questions]``, float64: the part of ``decode`` that P(T) needs, where the first token has a
+            price of its own.
         probe: ``[models]``, float64: one P(IK) probe.
-        reader: ``[questions]``, float64: reading the question with the reader; 0 where there is none.
+        reader: ``[models, questions]``, float64: the pass of the model that ``p_ik_reader`` was read from; NaN where
+            it is not known, 0 where there is none.
+        readers: Its name for each model; models of one reader share its pass.
     """
 
     unit: str
     prefill: np.ndarray
     decode: np.ndarray
+    first: np.ndarray
     probe: np.ndarray
     reader: np.ndarray
+    readers: tuple[str, ...]
 
     @property
     def whole(self) -> np.ndarray:
@@ -104,22 +113,25 @@ class PassCosts:
     def keep(self, places: Sequence[int]) -> PassCosts:
         """Those of a sub-chain."""
         chosen = list(places)
-        return PassCosts(self.unit, self.prefill[chosen], self.decode[chosen], self.probe[chosen], self.reader)
+        rows = {name: getattr(self, name)[chosen] for name in ("prefill", "decode", "first", "probe", "reader")}
+        return replace(self, **rows, readers=tuple(self.readers[i] for i in chosen))
 
-    def take(self, rows: np.ndarray) -> PassCosts:
-        """Those of some of the questions."""
-        return PassCosts(self.unit, self.prefill[:, rows], self.decode[:, rows], self.probe, self.reader[rows])
+    def reading(self, places: Sequence[int]) -> np.ndarray:
+        """What the readers of these models cost for each question, ``[questions]``; one that serves several once."""
+        distinct = {self.readers[i]: self.reader[i] for i in places}
+        return np.asarray(sum(distinct.values(), np.zeros(self.prefill.shape[1])))
 
 
 def available_units(chain: ChainScores, prices: Prices | None = None) -> tuple[str, ...]:
-    """The units that the score table has what it takes for."""
+    """The units that the score table has what it takes for; *calls* where it has nothing else."""
 
     def known(unit: str) -> bool:
         if unit == "dollars" and (prices is None or any(m.name not in prices.models for m in chain.models)):
             return False
         return all(getattr(m, name) is not None for m in chain.models for name in _NEEDS[unit])
 
-    return tuple(unit for unit in UNITS if known(unit))
+    found = tuple(unit for unit in UNITS if unit != "calls" and known(unit))
+    return found or ("calls",)
 
 
 def pass_costs(chain: ChainScores, unit: str = "flops", prices: Prices | None = None) -> PassCosts:
@@ -146,12 +158,20 @@ def pass_costs(chain: ChainScores, unit: str = "flops", prices: Prices | None = 
             known = ", ".join(prices.models) if prices else "none given"
             raise CascadeError(f"Expected `prices` to hold {model.name!r}, but it has: {known}")
     shape = (len(chain.models), len(chain))
-    prefill, decode = np.zeros(shape), np.zeros(shape)
+    prefill, decode, first = np.zeros(shape), np.zeros(shape), np.zeros(shape)
     for place, model in enumerate(chain.models):
+        if unit == "calls":
+            prefill[place] = float(place == len(chain.models) - 1)
+            continue
         prefill[place], decode[place] = _pass_cost(model, unit, prices)
+        if unit in ("tokens", "dollars"):
+            assert model.completion_tokens is not None
+            first[place] = decode[place] / np.maximum(model.completion_tokens, 1)
     per_token = unit in ("flops", "flops-context")
     probe = [pass_flops(m.probe_parameters) if per_token else 0.0 for m in chain.models]
-    return PassCosts(unit, prefill, decode, np.array(probe), _reader_cost(chain, unit))
+    reader = np.stack([np.broadcast_to(_reader_cost(m, unit), len(chain)) for m in chain.models])
+    readers = tuple(m.reader or f"reader of {m.name}" for m in chain.models)
+    return PassCosts(unit, prefill, decode, first, np.array(probe), reader, readers)
 
 
 def _pass_cost(model: ModelScores, unit: str, prices: Prices | None) -> tuple[np.ndarray | float, np.ndarray | float]:
@@ -183,19 +203,20 @@ def _pass_cost(model: ModelScores, unit: str, prices: Prices | None) -> tuple[np
     )
 
 
-def _reader_cost(chain: ChainScores, unit: str) -> np.ndarray:
-    """``[questions]``: each reader reads each question once, however many models it speaks for."""
-    cost = np.zeros(len(chain))
-    readers = {m.reader: m for m in chain.models[:-1] if m.p_ik_reader is not None}
-    for model in readers.values():
-        if unit in ("flops", "flops-context") and model.reader_parameters is not None:
-            one = pass_flops(model.reader_parameters)
-            cost = cost + (one if unit == "flops" else one * np.asarray(model.prompt_tokens, dtype=float))
-        elif unit == "tokens" and model.prompt_tokens is not None:
-            cost = cost + model.prompt_tokens
-        else:
-            cost = cost + np.nan  # not known, and not nothing
-    return cost
+def _reader_cost(model: ModelScores, unit: str) -> np.ndarray | float:
+    """The pass of a model's reader, a number or ``[questions]``."""
+    if model.p_ik_reader is None or unit == "calls":
+        return 0.0
+    if unit == "tokens":
+        assert model.prompt_tokens is not None
+        return model.prompt_tokens.astype(float)
+    if unit in ("flops", "flops-context") and model.reader_parameters is not None:
+        one = pass_flops(model.reader_parameters)
+        if unit == "flops":
+            return one
+        assert model.prompt_tokens is not None
+        return one * model.prompt_tokens.astype(float)
+    return float("nan")  # not known, and not nothing
 
 
 def charges(costs: PassCosts, exit_shares: Sequence[float], ledger: str, asks_p_ik: Sequence[bool]) -> np.ndarray:
@@ -224,7 +245,7 @@ def charges(costs: PassCosts, exit_shares: Sequence[float], ledger: str, asks_p_
     elif ledger == "early-exit":
         shares = np.asarray(exit_shares, dtype=float)[:, None]
         charged[Outcome.REJECTED_BY_P_IK] = shares * costs.prefill + probe
-        charged[Outcome.REJECTED_BY_P_T] = costs.prefill + probe
+        charged[Outcome.REJECTED_BY_P_T] = costs.prefill + costs.first + probe
     return charged
 
 

@@ -8,7 +8,7 @@ generated, and then P(T); below either threshold the question escalates, and the
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from enum import IntEnum
 from typing import Protocol
 
@@ -41,9 +41,8 @@ class Policy(Protocol):
         """For each model whether its probe is asked, and so charged."""
         ...
 
-    @property
-    def asks_reader(self) -> bool:
-        """Whether a reader reads every question first, and so is charged."""
+    def asks_reader(self, chain: ChainScores) -> tuple[int, ...]:
+        """Places of the models whose reader reads every question first, and so is charged."""
         ...
 
     def route(self, chain: ChainScores) -> np.ndarray:
@@ -73,7 +72,14 @@ class Thresholds:
 
     def __str__(self) -> str:
         asked = {"P(IK) by reader": self.p_ik_reader, "P(IK)": self.p_ik, "P(T)": self.p_t}
-        return ", ".join(f"{name} ≥ {value:.4g}" for name, value in asked.items() if value is not None) or "keeps all"
+        limits = [f"{name} ≥ {threshold_text(value)}" for name, value in asked.items() if value is not None]
+        return ", ".join(limits) or "keeps all"
+
+
+def threshold_text(value: float) -> str:
+    """Four digits, or as many as it takes for a threshold below 1 not to read as 1."""
+    digits = next(d for d in range(4, 18) if value == 1 or float(f"{value:.{d}g}") < 1)
+    return f"{value:.{digits}g}"
 
 
 def route(chain: ChainScores, thresholds: Sequence[Thresholds]) -> np.ndarray:
@@ -137,7 +143,7 @@ class ThresholdPolicy:
         asked = [
             name
             for name, on in (
-                ("reader", self.asks_reader),
+                ("reader", any(t.p_ik_reader is not None for t in self.thresholds)),
                 ("P(IK)", any(t.p_ik is not None for t in self.thresholds)),
                 ("P(T)", any(t.p_t is not None for t in self.thresholds)),
             )
@@ -150,10 +156,10 @@ class ThresholdPolicy:
         asked = {place for place, t in zip(self.places, self.thresholds, strict=False) if t.p_ik is not None}
         return tuple(place in asked and m.p_ik is not None for place, m in enumerate(chain.models))
 
-    @property
-    def asks_reader(self) -> bool:
-        """Whether some stage has a threshold for a reader's P(IK)."""
-        return any(t.p_ik_reader is not None for t in self.thresholds)
+    def asks_reader(self, chain: ChainScores) -> tuple[int, ...]:
+        """Where a stage has a threshold for a reader's P(IK)."""
+        pairs = zip(self.places, self.thresholds, strict=False)
+        return tuple(i for i, t in pairs if t.p_ik_reader is not None and chain.models[i].p_ik_reader is not None)
 
     def route(self, chain: ChainScores) -> np.ndarray:
         """See `route`; skipped models are not asked."""
@@ -169,14 +175,17 @@ class FusedPolicy:
     Attributes:
         places: As in `ThresholdPolicy`.
         thresholds: On the fused probability, one for each of ``places`` but the last.
-        fused: Model name to what `calibrate_model` fitted on other questions.
+        fused: Model name to what `calibrate_model` fitted.
     """
 
     places: tuple[int, ...]
     thresholds: tuple[float, ...]
     fused: dict[str, Calibrated]
     name: str = "fused P(IK), P(T)"
-    asks_reader: bool = False
+
+    def asks_reader(self, chain: ChainScores) -> tuple[int, ...]:
+        """Nowhere."""
+        return ()
 
     def asks_p_ik(self, chain: ChainScores) -> tuple[bool, ...]:
         """Where P(IK) was there to be fused."""
@@ -218,11 +227,14 @@ class ExpectedUtilityPolicy:
     costs: tuple[float, ...]
     right: tuple[dict[int, Calibrated], ...]
     name: str = "expected utility"
-    asks_reader: bool = False
+
+    def asks_reader(self, chain: ChainScores) -> tuple[int, ...]:
+        """Nowhere."""
+        return ()
 
     @classmethod
     def fit(cls, chain: ChainScores, costs: Sequence[float], price: float) -> ExpectedUtilityPolicy:
-        """Fits the probabilities on labelled questions that the policy is not measured on."""
+        """Fits the probabilities on labelled questions; the policy is to be reported on others."""
         right = tuple(
             {j: calibrate_model(model, chain.models[j].correct) for j in range(i, len(chain.models))}
             for i, model in enumerate(chain.models[:-1])
@@ -256,7 +268,10 @@ class OraclePolicy:
     """Knows beforehand: the smallest model that is right answers, alone; the smallest of all if none is."""
 
     name: str = "oracle"
-    asks_reader: bool = False
+
+    def asks_reader(self, chain: ChainScores) -> tuple[int, ...]:
+        """Nowhere."""
+        return ()
 
     def asks_p_ik(self, chain: ChainScores) -> tuple[bool, ...]:
         """Nowhere."""
@@ -279,7 +294,10 @@ class RandomPolicy:
     shares: tuple[float, ...]
     seed: int = 0
     name: str = "random mixing"
-    asks_reader: bool = False
+
+    def asks_reader(self, chain: ChainScores) -> tuple[int, ...]:
+        """Nowhere."""
+        return ()
 
     def asks_p_ik(self, chain: ChainScores) -> tuple[bool, ...]:
         """Nowhere."""
@@ -296,3 +314,41 @@ def _answers(who: np.ndarray, models: int) -> np.ndarray:
     outcome = np.full((models, len(who)), Outcome.NOT_ASKED, dtype=np.int8)
     outcome[who, np.arange(len(who))] = Outcome.ANSWERED
     return outcome
+
+
+def signals_of(policy: Policy, chain: ChainScores) -> dict[str, set[str]]:
+    """Which columns a policy decides by, for each model of the chain that it was chosen on."""
+    found: dict[str, set[str]] = {}
+    if isinstance(policy, ThresholdPolicy):
+        for place, limits in zip(policy.places, policy.thresholds, strict=False):
+            asked = {c for c in ("p_t", "p_ik", "p_ik_reader") if getattr(limits, c) is not None}
+            found[chain.names[place]] = {c for c in asked if getattr(chain.models[place], c) is not None}
+    elif isinstance(policy, FusedPolicy):
+        found = {chain.names[i]: set(policy.fused[chain.names[i]].signals) for i in policy.places[:-1]}
+    elif isinstance(policy, ExpectedUtilityPolicy):
+        found = {chain.names[i]: set(here[i].signals) for i, here in enumerate(policy.right)}
+    return found
+
+
+def policy_json(policy: Policy, names: Sequence[str]) -> dict[str, object]:
+    """All that it takes to run a policy elsewhere: models, thresholds unrounded, calibrations.
+
+    Args:
+        policy: Any.
+        names: The models of the chain.
+    """
+    found: dict[str, object] = {"policy": policy.name}
+    if isinstance(policy, ThresholdPolicy):
+        found["thresholds"] = [asdict(t) for t in policy.thresholds]
+    if isinstance(policy, FusedPolicy):
+        found["thresholds"] = list(policy.thresholds)
+        found["fused"] = {names[i]: policy.fused[names[i]].to_json() for i in policy.places[:-1]}
+    if isinstance(policy, ThresholdPolicy | FusedPolicy):
+        found["models"] = [names[place] for place in policy.places]
+    if isinstance(policy, ExpectedUtilityPolicy):
+        found |= {"models": list(names), "price": policy.price, "costs": list(policy.costs)}
+        right = [{names[j]: fitted.to_json() for j, fitted in here.items()} for here in policy.right]
+        found["right"] = dict(zip(names, right, strict=False))
+    if isinstance(policy, RandomPolicy):
+        found["shares"] = dict(zip(names, policy.shares, strict=True))
+    return found

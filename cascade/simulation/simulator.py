@@ -81,7 +81,8 @@ def play(chain: ChainScores, policy: Policy) -> Played:
 def spent(chain: ChainScores, policy: Policy, outcome: np.ndarray, costs: PassCosts, ledger: str) -> np.ndarray:
     """What each question cost under a policy, probes and reader counted, ``[questions]``."""
     charged = charges(costs, [m.exit_share for m in chain.models], ledger, policy.asks_p_ik(chain))
-    return question_costs(outcome, charged) + (costs.reader if policy.asks_reader else 0.0)
+    cost: np.ndarray = question_costs(outcome, charged) + costs.reading(policy.asks_reader(chain))
+    return cost
 
 
 def all_costs(chain: ChainScores, prices: Prices | None = None) -> dict[str, PassCosts]:

@@ -18,7 +18,7 @@ from cascade.simulation.curves import aiq, ibc_lift
 from cascade.simulation.evaluation import Curve, Evaluation, Recalibrated, curves, evaluate, recalibrate
 from cascade.simulation.frontier import OBJECTIVES, SIGNALS, Frontier, Point, choose, frontier, upper_hull
 from cascade.simulation.guarantee import Guarantee, guarantee
-from cascade.simulation.ledgers import LEDGERS, PassCosts, Prices, pass_costs
+from cascade.simulation.ledgers import LEDGERS, PassCosts, Prices, available_units, pass_costs
 from cascade.simulation.metrics import auroc
 from cascade.simulation.policy import (
     ExpectedUtilityPolicy,
@@ -27,6 +27,8 @@ from cascade.simulation.policy import (
     Policy,
     RandomPolicy,
     ThresholdPolicy,
+    policy_json,
+    threshold_text,
 )
 from cascade.simulation.scores import ChainScores, parts
 from cascade.simulation.significance import PairedBootstrap, paired_bootstrap
@@ -47,7 +49,7 @@ class Goal:
         limit: The budget as a share of the last model's cost, the accuracy floor, or the price; ``None`` is a
             budget of half, a floor of one point below the last model, or a price of 0.1.
         ledger: One of `LEDGERS`.
-        unit: One of `cascade.simulation.ledgers.UNITS`.
+        unit: One of `cascade.simulation.ledgers.UNITS`; by default the first that the scores allow.
         epsilon: Accuracy that may be lost for the promise (a share), or ``None`` for no promise.
         delta: Probability with which the promise may fail.
         margin: Of the non-inferiority tests, a share.
@@ -56,7 +58,7 @@ class Goal:
     objective: str = "cost"
     limit: float | None = None
     ledger: str = "full-path"
-    unit: str = "flops"
+    unit: str | None = None
     epsilon: float | None = None
     delta: float = 0.1
     margin: float = 0.01
@@ -103,6 +105,7 @@ class Measured:
         return {
             "policy": self.policy.name,
             "thresholds": describe(self.policy, names),
+            "to_run": policy_json(self.policy, names),
             "chosen": {"accuracy": self.chosen[0], "cost": self.chosen[1]},
             "reported": self.reported.to_json(),
             "ibc_lift": self.ibc_lift,
@@ -134,6 +137,7 @@ class Study:
         names: The chain.
         goal, limit: What was asked; the limit as it was applied.
         chosen_on, reported_on: How many questions.
+        notes: What the scores do not allow, a line each.
         frontiers: Each set of signals that the scores allow, on the questions that choose.
         main: The signals whose frontier is measured on the others.
         measured: The main frontier's vertices, on both.
@@ -151,6 +155,7 @@ class Study:
     limit: float
     chosen_on: int
     reported_on: int
+    notes: tuple[str, ...]
     frontiers: Mapping[str, Frontier]
     main: str
     measured: tuple[Measured, ...]
@@ -163,6 +168,11 @@ class Study:
     guarantee: Guarantee | None
     evaluations: tuple[Evaluation, ...]
 
+    @property
+    def unit(self) -> str:
+        """In which cost was counted."""
+        return str(self.goal.unit)
+
     def to_json(self) -> dict[str, object]:
         """Plain values."""
         return {
@@ -170,6 +180,7 @@ class Study:
             "goal": asdict(self.goal) | {"limit": self.limit},
             "chosen_on": self.chosen_on,
             "reported_on": self.reported_on,
+            "notes": list(self.notes),
             "chosen": self.chosen.to_json(self.names),
             "policies": [m.to_json(self.names) for m in self.policies],
             "frontier": {"signals": self.main, "points": [m.to_json(self.names) for m in self.measured]},
@@ -177,7 +188,7 @@ class Study:
             "aiq": self.aiq,
             "curves": [asdict(c) for c in self.curves],
             "recalibrated": [asdict(r) for r in self.recalibrated],
-            "guarantee": None if self.guarantee is None else self.guarantee.to_json(),
+            "guarantee": None if self.guarantee is None else self.guarantee.to_json(self.names),
             "evaluations": [e.to_json() for e in self.evaluations],
         }
 
@@ -185,8 +196,7 @@ class Study:
 def describe(policy: Policy, names: Sequence[str]) -> str:
     """The models a policy uses, with its thresholds: ``a (P(T) ≥ 0.9) → b``."""
     if isinstance(policy, ThresholdPolicy | FusedPolicy):
-        word = "fused ≥ " if isinstance(policy, FusedPolicy) else ""
-        limits = [f" ({word}{t:.4g})" if word else f" ({t})" for t in policy.thresholds]
+        limits = [f" (fused ≥ {threshold_text(t)})" if isinstance(t, float) else f" ({t})" for t in policy.thresholds]
         return " → ".join(names[p] + t for p, t in zip(policy.places, [*limits, ""], strict=True))
     if isinstance(policy, ExpectedUtilityPolicy):
         return f"expected utility at a price of {policy.price:.3g}"
@@ -222,8 +232,8 @@ def study(
     """Tunes every policy on some questions and reports them on others.
 
     Args:
-        choose_on: The questions that choose; for a promise, half of them certify.
-        report_on: Others of the same kind.
+        choose_on: The questions that choose.
+        report_on: Others of the same kind; for a promise, half of them certify and the other half reports.
         goal: What is wanted.
         prices: For dollars.
         others: More data, by name, to evaluate the chosen policy on; may lack labels.
@@ -237,25 +247,51 @@ def study(
             f"Expected at least {FEWEST} questions to choose thresholds on and {FEWEST} others to report, but got "
             f"{len(choose_on)} and {len(report_on)}"
         )
+    unit = goal.unit or available_units(choose_on, prices)[0]
+    goal = replace(goal, unit=unit)
+    costs = pass_costs(choose_on, unit, prices)
+    if not costs.whole[-1].sum() > 0:
+        raise CascadeError(
+            f"Expected {choose_on.names[-1]!r}, the last model, to cost something in {unit}, but it is 0"
+        )
     certify_on = None
     if goal.epsilon is not None:
-        choose_on, certify_on = parts(choose_on, (0.5, 0.5), f"certify {seed}")
-    costs, there = pass_costs(choose_on, goal.unit, prices), pass_costs(report_on, goal.unit, prices)
+        # Of the questions that report: nothing was fitted on them, and no probe was calibrated on them.
+        certify_on, report_on = parts(report_on, (0.5, 0.5), f"certify {seed}")
+    there = pass_costs(report_on, unit, prices)
     limit = goal.limit_on(choose_on)
-    models = choose_on.models[:-1]
+    models, notes = choose_on.models[:-1], []
+    if unit == "calls":
+        notes.append(
+            "The scores say nothing of cost (no parameters, tokens or seconds): calls of the last model are "
+            "counted, and all others are free."
+        )
     fused = {m.name: calibrate_model(m) for m in models if m.p_t is not None or m.p_ik is not None}
     frontiers: dict[str, Frontier] = {}
     for signals, columns in SIGNALS.items():
         needs_both = signals == "P(IK) + P(T)" or signals.startswith("fused")
         wanted = [c for c in columns if c] + (["p_ik"] if needs_both else [])
-        if all(any(getattr(m, c) is not None for m in models) for c in wanted):
-            use = fused if signals.startswith("fused") else None
-            frontiers[signals] = frontier(choose_on, costs, goal.ledger, signals, fused=use)
+        if not all(any(getattr(m, c) is not None for m in models) for c in wanted):
+            continue
+        if "p_ik_reader" in wanted and not np.isfinite(costs.reader).all():
+            notes.append(f"What the reader costs in {unit} is not known: {signals} is left out.")
+            continue
+        use = fused if signals.startswith("fused") else None
+        frontiers[signals] = frontier(choose_on, costs, goal.ledger, signals, fused=use)
     if not frontiers:
-        raise CascadeError("Expected some model but the last to have p_t, p_ik or p_ik_reader, but none has")
+        raise CascadeError("Expected some model but the last to have a confidence whose cost is known, but none has")
     main = next(iter(frontiers))
 
-    points = {name: choose(found, goal.objective, limit) for name, found in frontiers.items()}
+    points: dict[str, Point] = {}
+    missed: list[tuple[float, float, CascadeError]] = []
+    for name, found in frontiers.items():
+        try:
+            points[name] = choose(found, goal.objective, limit)
+        except CascadeError as error:
+            missed.append((max(p.accuracy for p in found.candidates), -found.candidates[0].cost, error))
+    if not points:  # what the one that comes nearest says
+        nearest = max(range(len(missed)), key=lambda i: missed[i][0] if goal.objective == "cost" else missed[i][1])
+        raise missed[nearest][2]
     if len(fused) == len(models):
         points["expected utility"] = _expected_utility(choose_on, costs, goal, limit)
     best = min(points.values(), key=lambda p: _rank(p, goal, limit))
@@ -278,6 +314,7 @@ def study(
         limit=limit,
         chosen_on=len(choose_on),
         reported_on=len(report_on),
+        notes=tuple(notes),
         frontiers=frontiers,
         main=main,
         measured=measured,
@@ -292,10 +329,17 @@ def study(
         guarantee=(
             None
             if goal.epsilon is None or certify_on is None
-            else guarantee(choose_on, certify_on, frontiers[main], goal.epsilon, goal.delta)
+            else guarantee(
+                choose_on,
+                certify_on,
+                frontiers[main],
+                pass_costs(certify_on, unit, prices),
+                goal.epsilon,
+                goal.delta,
+            )
         ),
         evaluations=tuple(
-            evaluate(name, chain, best.policy, choose_on, goal.ledger, goal.unit, goal.margin, prices)
+            evaluate(name, chain, best.policy, choose_on, goal.ledger, unit, goal.margin, prices)
             for name, chain in data.items()
         ),
     )
@@ -310,7 +354,8 @@ def layer_point(
     prices: Prices | None = None,
 ) -> LayerPoint:
     """The best thresholds on P(IK) and P(T) for a goal in the early-exit ledger, for probes at given layers."""
-    costs, there = pass_costs(choose_on, goal.unit, prices), pass_costs(report_on, goal.unit, prices)
+    unit = goal.unit or available_units(choose_on, prices)[0]
+    costs, there = pass_costs(choose_on, unit, prices), pass_costs(report_on, unit, prices)
     found = frontier(choose_on, costs, "early-exit", "P(IK) + P(T)")
     point = choose(found, goal.objective, goal.limit_on(choose_on))
     right = tuple(auroc(m.p_ik, m.correct) for m in report_on.models[:-1] if m.p_ik is not None)

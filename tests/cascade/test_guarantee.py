@@ -8,7 +8,15 @@ from scipy import stats
 
 from cascade.errors import CascadeError
 from cascade.simulation.frontier import frontier
-from cascade.simulation.guarantee import betting_p_value, binomial_p_value, guarantee, questions_needed
+from cascade.simulation.guarantee import (
+    betting_p_value,
+    binomial_p_value,
+    count,
+    guarantee,
+    losses,
+    p_values,
+    questions_needed,
+)
 from cascade.simulation.ledgers import pass_costs
 from experiments.promises import draw, population
 
@@ -31,7 +39,7 @@ def test_p_values_at_the_edge_of_the_null_are_valid(bound):
     p = (
         binomial_p_value(loss, epsilon)
         if bound == "binomial"
-        else betting_p_value(loss, epsilon, np.full(20_000, 0.15))
+        else betting_p_value(count(loss), epsilon, np.full(20_000, 0.15))
     )
     for level in (0.01, 0.05, 0.1, 0.3):
         assert (p <= level).mean() <= level + 4 * np.sqrt(level / 20_000)
@@ -42,7 +50,7 @@ def test_the_binomial_p_value_is_the_sum_of_its_terms():
 
     loss = np.array([[1] * 3 + [0] * 90 + [-1] * 7])
     by_hand = sum(comb(100, k) * 0.05**k * 0.95 ** (100 - k) for k in range(4))
-    assert binomial_p_value(loss, 0.05) == pytest.approx([by_hand])
+    assert binomial_p_value(count(loss), 0.05) == pytest.approx([by_hand])
 
 
 def test_betting_is_the_mean_of_plain_products():
@@ -55,30 +63,46 @@ def test_betting_is_the_mean_of_plain_products():
         capitals.append(capital)
     expected = min(1, 1 / np.mean(capitals))
     assert expected < 1
-    assert betting_p_value(loss, epsilon, np.array([0.25])) == pytest.approx([expected])
+    assert betting_p_value(count(loss), epsilon, np.array([0.25])) == pytest.approx([expected])
 
 
 def test_what_cannot_be_promised_says_how_many_questions_would():
     everyone = population(4000)
     chosen, few, many = everyone.take(np.arange(500)), everyone.take(np.arange(500, 540)), everyone
     found = frontier(chosen, pass_costs(chosen), "full-path", "P(T)")
-    none = guarantee(chosen, few, found, epsilon=0.005, delta=0.05)
+    none = guarantee(chosen, few, found, pass_costs(few), epsilon=0.01, delta=0.05)
     assert not none.holds
     assert none.point.cost == 1
     assert 40 < none.questions_needed < np.inf
     assert "No thresholds can be promised" in none.statement and f"{none.questions_needed:,.0f}" in none.statement
-    some = guarantee(chosen, many, found, epsilon=0.05, delta=0.05)
+    some = guarantee(chosen, many, found, pass_costs(many), epsilon=0.05, delta=0.05)
     assert some.holds
-    assert some.point.cost < 1
     assert some.statement.startswith("Promised: at most 5 points")
+    # Its cost is of the questions that certify, as a plain loop has it: 10 for each, 100 for those passed on.
+    (limit,) = some.point.policy.thresholds
+    passed_on = sum(p < limit.p_t for p in many.models[0].p_t)
+    assert some.cost == pytest.approx((10 * 4000 + 100 * passed_on) / (100 * 4000))
 
 
-def test_a_cascade_that_loses_too_much_is_beyond_any_number_of_questions():
-    assert questions_needed(np.array([1] * 5 + [0] * 95), 0.05, 0.1) == np.inf
-    # 1 % lost of 5 % allowed: the best stake's growth by brute force.
-    loss, stakes = np.array([1] + [0] * 99), np.linspace(1e-4, 0.999 / 0.95, 100_000)
-    growth = (0.01 * np.log1p(-stakes * 0.95) + 0.99 * np.log1p(stakes * 0.05)).max()
-    assert questions_needed(loss, 0.05, 0.1) == np.ceil(np.log(10) / growth)
+@pytest.mark.parametrize("bound", ["betting", "binomial"])
+def test_the_number_of_questions_needed_is_where_the_p_value_gets_there(bound):
+    counts, differ, bounds = np.array([[1, 97, 2]]), np.array([0.03]), np.array([bound])
+    needed = questions_needed(bounds, counts, 0.05, 0.1, differ)
+    assert needed > 100
+    for times, reached in ((needed / 100 * 1.05, True), (needed / 100 * 0.95, False)):
+        p = p_values(bounds, counts * times, 0.05, differ)[0]
+        assert (p <= 0.1) == reached
+    assert questions_needed(bounds, np.array([[0, 95, 5]]), 0.05, 0.1, differ) == np.inf
+
+
+def test_as_many_candidates_as_questions_are_thinned():
+    everyone = population(60_000)
+    halves = everyone.take(np.arange(30_000)), everyone.take(np.arange(30_000, 60_000))
+    found = frontier(halves[0], pass_costs(halves[0]), "full-path", "P(T)")
+    assert len(found.candidates) > 2000
+    made = guarantee(*halves, found, pass_costs(halves[1]), epsilon=0.01)
+    assert made.holds
+    assert losses(everyone, [made.point]).mean() < 0.011
 
 
 @pytest.mark.parametrize(
@@ -93,4 +117,4 @@ def test_a_cascade_that_loses_too_much_is_beyond_any_number_of_questions():
 def test_what_cannot_be_asked_is_named(flags, message):
     chain = population(100)
     with pytest.raises(CascadeError, match=message):
-        guarantee(chain, chain, frontier(chain, pass_costs(chain), "full-path", "P(T)"), **flags)
+        guarantee(chain, chain, frontier(chain, pass_costs(chain), "full-path", "P(T)"), pass_costs(chain), **flags)

@@ -41,26 +41,27 @@ def chain() -> ChainScores:
 
 
 BY_HAND = {
-    # unit: small's (prefill, decode) of each question, large's, the probe
-    "flops": ([(2000, 0)] * 3, [(20_000, 0)] * 3, 10),
-    "tokens": ([(100, 1), (200, 10), (300, 20)], [(100, 1), (200, 10), (300, 20)], 0),
+    # unit: small's (prefill, decode) of each question, large's, the probe, the token that P(T) is read from
+    "flops": ([(2000, 0)] * 3, [(20_000, 0)] * 3, 10, 0),
+    "tokens": ([(100, 1), (200, 10), (300, 20)], [(100, 1), (200, 10), (300, 20)], 0, 1),
     "dollars": (
         [(100e-6, 2e-6), (200e-6, 20e-6), (300e-6, 40e-6)],
         [(1000e-6, 30e-6), (2000e-6, 300e-6), (3000e-6, 600e-6)],
         0,
+        2e-6,
     ),
-    "seconds": ([(0.5, 0.5), (0.5, 1.5), (0.5, 2.5)], [(0.5, 0.5), (0.5, 1.5), (0.5, 2.5)], 0),
+    "seconds": ([(0.5, 0.5), (0.5, 1.5), (0.5, 2.5)], [(0.5, 0.5), (0.5, 1.5), (0.5, 2.5)], 0, 0),
 }
 
 
 @pytest.mark.parametrize("unit", BY_HAND)
 def test_the_three_ledgers_by_hand(unit):
-    (small0, small1, small2), large, probe = BY_HAND[unit]
+    (small0, small1, small2), large, probe, first = BY_HAND[unit]
     whole = [sum(pair) for pair in large]
     expected = {
         "answered-only": whole[0] + whole[1] + sum(small2) + probe,
         "full-path": whole[0] + whole[1] + sum(small0) + sum(small1) + sum(small2) + 3 * probe,
-        "early-exit": whole[0] + whole[1] + 0.75 * small0[0] + small1[0] + sum(small2) + 3 * probe,
+        "early-exit": whole[0] + whole[1] + 0.75 * small0[0] + small1[0] + first + sum(small2) + 3 * probe,
     }
     policy = ThresholdPolicy.whole([Thresholds(0.5, 0.5)])
     costs = pass_costs(chain(), unit, PRICES)
@@ -96,15 +97,28 @@ def test_a_readers_pass_is_charged_once_a_question_and_the_model_it_skips_is_not
     row = simulate(gated, policy, all_costs(gated))
     assert row.tried == (2, 2)
     assert row.policy == "reader + P(T)"
+    # Two models of one reader share its pass; a policy pays for the readers that it asks alone.
+    other = replace(small, name="middle", reader="another", reader_parameters=700)
+    both = replace(gated, models=(small, other, gated.models[1]))
+    costs = pass_costs(both)
+    assert (costs.reading([0])[0], costs.reading([1])[0], costs.reading([0, 1])[0]) == (100, 1400, 1500)
+    shared = pass_costs(replace(both, models=(small, replace(other, reader="encoder"), gated.models[1])))
+    assert shared.reading([0, 1]).tolist() == shared.reading([1]).tolist()
     # Its time was not measured: what the policy costs in seconds is not known, and not free.
     assert np.isnan(row.saved["seconds"]["full-path"])
 
 
 def test_units_are_those_that_every_model_has_what_it_takes_for():
-    assert available_units(chain(), PRICES) == tuple(UNITS)
+    assert available_units(chain(), PRICES) == tuple(UNITS)[:-1]
     assert available_units(chain()) == ("flops", "flops-context", "tokens", "seconds")
     bare = replace(chain(), models=(chain().models[0], replace(chain().models[1], parameters=None, seconds=None)))
     assert available_units(bare, PRICES) == ("tokens", "dollars")
+    nothing = {"parameters": None, "prompt_tokens": None, "seconds": None}
+    unpriced = replace(chain(), models=tuple(replace(m, **nothing) for m in chain().models))
+    assert available_units(unpriced) == ("calls",)
+    # Only the question that the large model was asked costs anything.
+    policy = ThresholdPolicy.whole([Thresholds(0.5, 0.5)])
+    assert simulate(unpriced, policy, all_costs(unpriced)).saved["calls"]["full-path"] == pytest.approx(1 / 3)
     with pytest.raises(CascadeError, match="'large' to have parameters"):
         pass_costs(bare)
     with pytest.raises(CascadeError, match="`prices` to hold 'large'"):

@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 import wandb
 import yaml
+from pyarrow.csv import write_csv
 from sklearn.metrics import roc_auc_score
 
 from cascade.miniature.families import FAMILIES, MODEL_NAMES
@@ -277,6 +278,31 @@ def test_figures_are_logged_to_wandb_without_an_account(tmp_path, monkeypatch):
     assert b"fixed/saved/flops/full-path" in logged
     assert str(study["chosen"]["reported"]["accuracy"]["estimate"]).encode() in logged
     assert list(folder.rglob("*.png"))
+
+
+def test_the_four_columns_that_the_readme_asks_for_are_enough(tmp_path, capsys):
+    """And unlabelled logs beside them, whatever the labels are called where there are some."""
+    csv = tmp_path / "logs.csv"
+    tables = [pq.read_table(file).drop_columns(["parameters"]) for file in logs(tmp_path, 400)]
+    renamed = pa.concat_tables(tables).rename_columns(["question_id", "model", "is_right", "confidence"])
+    write_csv(renamed, csv)
+    write_csv(renamed.drop_columns(["is_right"]), tmp_path / "live.csv")
+    names = ["--columns.p_t=confidence", "--columns.correct=is_right"]
+    out = [f"--out={tmp_path / 'o'}", f"--report={tmp_path / 'page'}"]
+    main(["--scores", str(csv), "--chain", "small,large", *names, *out, "--evaluate-on", str(tmp_path / "live.csv")])
+    printed = capsys.readouterr().out
+    assert "calls of the last model" in " ".join(printed.split())
+    assert (tmp_path / "page" / "report.html").exists()
+    main(["validate", str(tmp_path / "live.csv"), *names])
+    assert "as unlabelled logs" in capsys.readouterr().out
+
+
+def test_questions_that_a_probe_was_trained_on_are_left_out(tmp_path):
+    files = logs(tmp_path, 400)
+    for file in files:
+        table = pq.read_table(file)
+        pq.write_table(table.append_column("split", pa.array(["train", "test"] * 200)), file)
+    assert run(tmp_path / "o", files)["questions"] == 200
 
 
 def test_a_table_is_validated_with_what_it_allows(tmp_path, capsys):

@@ -51,7 +51,7 @@ def test_every_kind_of_policy_is_reported_on_the_other_half(halves, found):
         "random mixing",
         "oracle",
     ]
-    _, report_on = halves
+    report_on = parts(halves[1], (0.5, 0.5), "certify 0")[1]
     costs = pass_costs(report_on)
     for measured in found.policies:
         outcome = measured.policy.route(report_on)
@@ -74,7 +74,6 @@ def test_what_is_chosen_holds_its_limit_where_it_was_chosen_and_the_oracle_beats
 
 def test_random_mixing_meets_the_goal_between_two_models(halves, found):
     choose_on, _ = halves
-    choose_on, _ = parts(choose_on, (0.5, 0.5), "certify 0")
     mixed = found.policies[-2]
     right = choose_on.correct.mean(axis=1)
     assert mixed.chosen[0] == pytest.approx(np.dot(mixed.policy.shares, right))
@@ -83,9 +82,11 @@ def test_random_mixing_meets_the_goal_between_two_models(halves, found):
     assert mixed.reported.cost_ratio.estimate > found.chosen.reported.cost_ratio.estimate
 
 
-def test_a_promise_divides_the_questions_that_choose(halves, found):
-    assert found.chosen_on + found.guarantee.certified_on == len(halves[0])
+def test_a_promise_is_certified_on_questions_that_neither_chose_nor_report(halves, found):
+    assert found.chosen_on == len(halves[0])
+    assert found.reported_on + found.guarantee.certified_on == len(halves[1])
     assert found.guarantee.holds
+    assert found.to_json()["guarantee"]["policy"]["thresholds"]
     assert study(*halves, Goal()).guarantee is None
 
 
@@ -108,7 +109,7 @@ def test_the_shift_is_scipys_and_is_warned_of_only_where_there_is_one(halves, fo
     own, harder = found.evaluations
     assert not own.warnings
     assert any("P(T) of m0" in warning for warning in harder.warnings)
-    chosen_on, _ = parts(halves[0], (0.5, 0.5), "certify 0")
+    chosen_on = halves[0]
     shift = next(s for s in harder.shifts if (s.model, s.confidence) == ("m0", "P(T)"))
     theirs = stats.ks_2samp(made_up(seed=1, harder=1.5).models[0].p_t, chosen_on.models[0].p_t)
     assert shift.distance == pytest.approx(theirs.statistic)
@@ -144,9 +145,10 @@ def test_accuracy_is_estimated_without_labels_where_confidences_are_calibrated(h
 def test_subjects_are_the_whole_in_parts(found, halves):
     own = found.evaluations[0]
     assert {s.name for s in own.subjects} == {"easy", "hard"}
+    reported = parts(halves[1], (0.5, 0.5), "certify 0")[1]
     assert sum(s.questions * s.accuracy for s in own.subjects) == pytest.approx(own.questions * own.row.accuracy)
     easy = next(s for s in own.subjects if s.name == "easy")
-    last = halves[1].models[-1].correct[halves[1].subjects == "easy"]
+    last = reported.models[-1].correct[reported.subjects == "easy"]
     assert easy.last == pytest.approx(last.mean())
 
 
@@ -180,6 +182,85 @@ def test_too_few_questions_and_impossible_goals_are_refused(halves):
 
 
 def test_the_oracle_is_a_bound_on_every_evaluation(found, halves):
-    oracle = evaluate("own", halves[1], OraclePolicy(), halves[0], "full-path", "flops")
-    assert oracle.row.accuracy == pytest.approx(halves[1].correct.any(axis=0).mean())
+    reported = parts(halves[1], (0.5, 0.5), "certify 0")[1]
+    oracle = evaluate("own", reported, OraclePolicy(), halves[0], "full-path", "flops")
+    assert oracle.row.accuracy == pytest.approx(reported.correct.any(axis=0).mean())
     assert oracle.row.accuracy >= found.evaluations[0].row.accuracy
+
+
+def test_data_that_lack_what_the_policy_asks_are_refused(halves, found):
+    policy = ThresholdPolicy.whole([Thresholds(0.8, 0.5), Thresholds(0.8, None)])
+    lacking = replace(halves[1], models=tuple(replace(m, p_ik=None) for m in halves[1].models))
+    with pytest.raises(CascadeError, match="other to have p_ik for 'm0'"):
+        evaluate("other", lacking, policy, halves[0], "full-path", "flops")
+    # What the policy does not ask may be missing.
+    bare = ThresholdPolicy.whole([Thresholds(0.8, None), Thresholds(0.8, None)])
+    assert abs(evaluate("other", lacking, bare, halves[0], "full-path", "flops").estimate.error) < 5
+
+
+def test_a_last_model_without_confidences_is_estimated_on_what_it_is_sent(halves):
+    """The large model answers the hard questions: its accuracy on all of them would promise too much."""
+    blind = [replace(h, models=(*h.models[:-1], replace(h.models[-1], p_t=None))) for h in halves]
+    policy = ThresholdPolicy.whole([Thresholds(0.9, None), Thresholds(0.9, None)])
+    made = evaluate("other", blind[1], policy, blind[0], "full-path", "flops")
+    assert abs(made.estimate.error) < 3
+
+
+def test_signals_that_miss_the_limit_do_not_stop_those_that_reach_it():
+    """P(T) knows exactly who is right and P(IK) nothing: only the first gets above the large model."""
+    rng = np.random.default_rng(0)
+    right = rng.random((2, 400)) < 0.7
+    models = (
+        ModelScores("s", right[0], right[0].astype(float), rng.random(400), 10),
+        ModelScores("l", right[1], None, parameters=100),
+    )
+    chain = ChainScores(tuple(map(str, range(400))), models)
+    names = [m.policy.name for m in study(*parts(chain, (0.5, 0.5)), Goal("cost", 0.85)).policies]
+    assert "P(T)" in names
+    assert "P(IK)" not in names
+
+
+def with_reader(chain: ChainScores, **more) -> ChainScores:
+    small = replace(chain.models[0], p_ik_reader=chain.models[0].p_t, reader="encoder", **more)
+    return replace(chain, models=(small, *chain.models[1:]))
+
+
+def test_a_reader_competes_where_its_cost_is_known_and_is_left_out_where_not(halves):
+    known = study(*(with_reader(h, reader_parameters=1) for h in halves), Goal())
+    assert {"reader", "reader + P(T)"} <= {m.policy.name for m in known.policies}
+    unknown = study(*(with_reader(h) for h in halves), Goal())
+    assert not any("reader" in m.policy.name for m in unknown.policies)
+    assert any("reader + P(T) is left out" in note for note in unknown.notes)
+    alone = [replace(with_reader(h, reader_parameters=1)) for h in halves]
+    alone = [replace(h, models=tuple(replace(m, p_t=None, p_ik=None) for m in h.models)) for h in alone]
+    assert "reader" in [m.policy.name for m in study(*alone, Goal()).policies]
+
+
+def test_scores_without_costs_count_calls_of_the_last_model_and_say_so(halves):
+    bare = [replace(h, models=tuple(replace(m, parameters=None) for m in h.models)) for h in halves]
+    made = study(*bare, Goal())
+    assert made.unit == "calls"
+    assert any("say nothing of cost" in note for note in made.notes)
+    last = [s for s in made.evaluations[0].stages if s.model == "m2"]
+    asked = last[0].asked if last else 0
+    assert made.chosen.reported.cost_ratio.estimate == pytest.approx(asked / made.reported_on)
+
+
+def test_a_last_model_that_costs_nothing_is_refused(halves):
+    free = [
+        replace(h, models=tuple(replace(m, parameters=None, seconds=np.zeros(len(h))) for m in h.models))
+        for h in halves
+    ]
+    with pytest.raises(CascadeError, match="to cost something in seconds"):
+        study(*free, Goal())
+
+
+def test_a_threshold_below_1_never_reads_as_1():
+    assert str(Thresholds(0.999996, None)) == "P(T) ≥ 0.999996"
+    assert str(Thresholds(1.0, 0.12345678)) == "P(IK) ≥ 0.1235, P(T) ≥ 1"
+
+
+def test_every_policy_is_written_so_that_it_can_be_run(found):
+    for measured in found.to_json()["policies"][:-2]:
+        wanted = {"P(T)": "thresholds", "fused P(IK), P(T)": "fused", "expected utility": "right"}
+        assert wanted.get(measured["policy"], "models") in measured["to_run"]
