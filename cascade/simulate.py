@@ -138,7 +138,7 @@ def simulate(
     for name in names:
         write_scores(table, name, out / "scores" / f"{file_name(name)}.parquet")
     what = f"{len(whole):,} questions" if scores else f"{task}, {len(whole):,} questions"
-    result = Simulation(f"{' → '.join(names)} on {what}", fixed, found, report_on, tuple(swept), out)
+    result = Simulation(f"{' → '.join(names)} on {what}", fixed, found, found.reported, tuple(swept), out)
     values = fixed.to_json() | {"study": found.to_json()}
     write_atomically(out / "report.json", strict_json(values).encode())
     plot_frontier(out / "plot.png", fixed, result.title)

@@ -137,6 +137,7 @@ class Study:
         names: The chain.
         goal, limit: What was asked; the limit as it was applied.
         chosen_on, reported_on: How many questions.
+        reported: The scores of the latter.
         notes: What the scores do not allow, a line each.
         frontiers: Each set of signals that the scores allow, on the questions that choose.
         main: The signals whose frontier is measured on the others.
@@ -155,6 +156,7 @@ class Study:
     limit: float
     chosen_on: int
     reported_on: int
+    reported: ChainScores
     notes: tuple[str, ...]
     frontiers: Mapping[str, Frontier]
     main: str
@@ -314,6 +316,7 @@ def study(
         limit=limit,
         chosen_on=len(choose_on),
         reported_on=len(report_on),
+        reported=report_on,
         notes=tuple(notes),
         frontiers=frontiers,
         main=main,
