@@ -1,7 +1,7 @@
 """Capture hidden states of any Hugging Face decoder, keep them on disk, and turn them into P(IK).
 
-Names are loaded when they are first used; using them needs torch, numpy, safetensors and huggingface_hub. Training
-lives in `probes.data` and `probes.training`, which need lightning.
+Names are loaded when they are first used; using them needs torch, numpy, safetensors and huggingface_hub, and
+stores need xxhash. Training lives in `probes.data` and `probes.training`, which need lightning.
 """
 
 import importlib

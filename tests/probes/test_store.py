@@ -116,7 +116,7 @@ def test_a_newer_format_is_refused(tmp_path):
     store = write(tmp_path).finish()
     manifest = json.loads((store.folder / "manifest.json").read_text())
     (store.folder / "manifest.json").write_text(json.dumps(manifest | {"format": 99}))
-    with pytest.raises(ProbeError, match="format 1, but got 99"):
+    with pytest.raises(ProbeError, match="format 2, but got 99"):
         HiddenStateStore(store.folder)
 
 
