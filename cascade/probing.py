@@ -53,6 +53,8 @@ class ScoredTaskDataModule(HiddenStateDataModule):
         quantization: 4bit or 8bit: bitsandbytes packs the weights.
         labels: Parquet file with ``question_id`` and ``correct`` to learn from instead of the scored answers: those of
             another model, or of several samples a question, whose label is then the share of right ones.
+        targets: What heads are trained towards: correct, the verdict, or p_right, the probability that the model gives
+            the right option. Figures and calibration are of the verdict either way.
         memory: GiB that hidden states may take; what is larger is read from disk as it is wanted. By default half of
             what is free.
         scoring_batch_size: Prompts in one forward pass while scoring.
@@ -75,6 +77,7 @@ class ScoredTaskDataModule(HiddenStateDataModule):
         device_map: str | None = None,
         quantization: Quantization | None = None,
         labels: Path | None = None,
+        targets: Literal["correct", "p_right"] = "correct",
         memory: float | None = None,
         scoring_batch_size: int = 128,
         batch_size: int = 256,
@@ -91,7 +94,7 @@ class ScoredTaskDataModule(HiddenStateDataModule):
         self.layers = self.model.layers([one] if layers is None else layers)
         self.memory = None if memory is None else int(memory * 2**30)
         self.stores, self.store, self.scoring_batch_size = stores, store, scoring_batch_size
-        self.labels = labels
+        self.labels, self.targets = labels, targets
         self.scored: Scored | None = None
 
     def prepare_data(self) -> None:
@@ -118,25 +121,42 @@ class ScoredTaskDataModule(HiddenStateDataModule):
             position=store.key.position,
             dtype=store.key.precision,
         )
-        ids, labels = table["question_id"].to_pylist(), table["correct"].to_numpy()
+        source = str(store.folder) if self.labels is None else str(self.labels)
+        ids, strata = table["question_id"].to_pylist(), table["subject"].to_pylist()
         if self.labels is not None:
-            labels, meaning = read_labels(self.labels, ids)
-            origin = replace(origin, label=meaning)
+            table = _read_parquet(self.labels)
+        labels, meaning = read_labels(table, ids, "correct", source)
+        if self.labels is None:
+            meaning = origin.label
+        targets = None
+        if self.targets != "correct":
+            targets, _ = read_labels(table, ids, self.targets, source)
+            meaning += f", learnt from {self.targets}"
         return LabelledStates(
             states=open_states(store, self.layers, self.memory),
             labels=torch.from_numpy(labels.astype(np.float32)),
             ids=ids,
-            strata=table["subject"].to_pylist(),
-            origins=[replace(origin, layer=layer) for layer in self.layers],
+            strata=strata,
+            origins=[replace(origin, layer=layer, label=meaning) for layer in self.layers],
+            targets=None if targets is None else torch.from_numpy(targets.astype(np.float32)),
         )
 
 
-def read_labels(path: Path, ids: Sequence[str]) -> tuple[np.ndarray, str]:
-    """What a probe is to predict, from a Parquet file: ``question_id``, ``correct``, and ``model`` where there is one.
+def _read_parquet(path: Path) -> pa.Table:
+    try:
+        return pq.read_table(path)
+    except (OSError, pa.ArrowException) as error:
+        raise CascadeError(f"Expected `labels` to be a Parquet file, but {path}: {error}") from error
+
+
+def read_labels(table: pa.Table, ids: Sequence[str], column: str, path: str) -> tuple[np.ndarray, str]:
+    """What a probe is to predict, from ``question_id``, a column, and ``model`` where there is one.
 
     Args:
-        path: A score table, or a table of several answers a question (repeated ids), or of shares.
-        ids: The questions wanted; others in the file are left out.
+        table: A score table, or a table of several answers a question (repeated ids), or of shares.
+        ids: The questions wanted; others in the table are left out.
+        column: The column.
+        path: Names the table in errors.
 
     Returns:
         Labels ``[len(ids)]`` in [0, 1], float64, the mean where an id repeats; and what they mean, in words.
@@ -144,27 +164,23 @@ def read_labels(path: Path, ids: Sequence[str]) -> tuple[np.ndarray, str]:
     Raises:
         CascadeError: If a column or a question is missing, a label lies outside [0, 1], or several models are in it.
     """
-    try:
-        table = pq.read_table(path)
-    except (OSError, pa.ArrowException) as error:
-        raise CascadeError(f"Expected `labels` to be a Parquet file, but {path}: {error}") from error
-    if missing := {"question_id", "correct"} - set(table.column_names):
-        raise CascadeError(f"Expected {path} to have columns question_id and correct, but {sorted(missing)} missing")
+    if missing := {"question_id", column} - set(table.column_names):
+        raise CascadeError(f"Expected {path} to have columns question_id and {column}, but {sorted(missing)} missing")
     models = set(table["model"].to_pylist()) if "model" in table.column_names else {"the model"}
     if len(models) != 1:
         raise CascadeError(f"Expected labels of one model in {path}, but got {', '.join(map(str, sorted(models)))}")
     try:
-        numbers = table["correct"].cast(pa.float64())
+        numbers = table[column].cast(pa.float64())
     except pa.ArrowException as error:
-        raise CascadeError(f"Expected correct in {path} to be numbers, but got {table['correct'].type}") from error
-    answers = pa.table({"id": table["question_id"].cast(pa.string()), "correct": numbers})
-    grouped = answers.group_by("id").aggregate([("correct", "mean"), ("correct", "count")])
-    means = dict(zip(grouped["id"].to_pylist(), grouped["correct_mean"].to_pylist(), strict=True))
+        raise CascadeError(f"Expected {column} in {path} to be numbers, but got {table[column].type}") from error
+    answers = pa.table({"id": table["question_id"].cast(pa.string()), "label": numbers})
+    grouped = answers.group_by("id").aggregate([("label", "mean")])
+    means = dict(zip(grouped["id"].to_pylist(), grouped["label_mean"].to_pylist(), strict=True))
     if absent := [i for i in ids if means.get(i) is None]:
         raise CascadeError(f"Expected labels of all questions in {path}, but {len(absent)} have none, as {absent[0]!r}")
     labels = np.array([means[i] for i in ids])
     if (outside := np.flatnonzero(~((labels >= 0) & (labels <= 1)))).size:
-        raise CascadeError(f"Expected correct in {path} to be in [0, 1], but question {ids[outside[0]]!r} is not")
+        raise CascadeError(f"Expected {column} in {path} to be in [0, 1], but question {ids[outside[0]]!r} is not")
     model = next(iter(models))
     if bool(((labels > 0) & (labels < 1)).any()):
         return labels, f"an answer of {model} is correct, learnt from the share of right answers"

@@ -281,7 +281,9 @@ class _Asker:
         record["p_t"] = first.p_t
         if first.place is not None:
             prediction = question.letters[first.place]
-            record |= {"p_t_normalized": first.p_t_normalized, "option_mass": first.option_mass, "completion_tokens": 1}
+            p_right = first.options[question.letters.index(question.answers[0])] / sum(first.options)
+            record |= {"p_t_normalized": first.p_t_normalized, "option_mass": first.option_mass, "p_right": p_right}
+            record["completion_tokens"] = 1
         else:
             assert output.completion_tokens is not None  # a generating pass
             prediction = parse_open_ended(output.texts[i])

@@ -1,9 +1,9 @@
 """P(IK) of large models from a small encoder's states: `python -m experiments.readers FOLDER`.
 
 all-MiniLM-L6-v2 (22 M parameters) reads 10,000 real MMLU questions; heads on each of its layers predict which of
-them Qwen 1.8B to 72B and Llama-2 7B and 70B answer right (the data of `experiments.real_logs`). Five
-folds, each tested on a fifth of the questions that it did not see; then the cascade that follows, with thresholds
-chosen on one half of the questions and reported on the other.
+them Qwen 1.8B to 72B and Llama-2 7B and 70B answer right (the data of `experiments.real_logs`), and learn it from the
+probability that these give the right option. Five folds, each tested on a fifth of the questions that it did not see;
+then the cascade that follows, with thresholds chosen on one half of the questions and reported on the other.
 """
 
 from __future__ import annotations
@@ -62,6 +62,7 @@ class Questions:
         ids, texts, subjects: ``[questions]`` each.
         right: For each model ``[questions]``, bool.
         p_t: For each model ``[questions]``.
+        p_right: For each model ``[questions]``, float64: the probability of the right option among the four.
     """
 
     ids: list[str]
@@ -69,6 +70,7 @@ class Questions:
     subjects: list[str]
     right: dict[str, np.ndarray]
     p_t: dict[str, np.ndarray]
+    p_right: dict[str, np.ndarray]
 
 
 def load(folder: Path) -> Questions:
@@ -94,6 +96,7 @@ def load(folder: Path) -> Questions:
         subjects=[subject for _, subject, _ in kept.values()],
         right={name: table["correct"].to_numpy()[rows] for name, table in tables.items()},
         p_t={name: table["p_t"].to_numpy()[rows] for name, table in tables.items()},
+        p_right={name: table["p_right"].to_numpy()[rows] for name, table in tables.items()},
     )
 
 
@@ -115,8 +118,10 @@ class Fold(HiddenStateDataModule):
     def load(self) -> LabelledStates:
         """See the class."""
         asked = self._questions
-        labels = torch.from_numpy(asked.right[self._model].astype(np.float32))
-        return LabelledStates(self._states, labels, asked.ids, asked.subjects, self._origins)
+        labels, targets = (
+            torch.from_numpy(of_model[self._model].astype(np.float32)) for of_model in (asked.right, asked.p_right)
+        )
+        return LabelledStates(self._states, labels, asked.ids, asked.subjects, self._origins, targets)
 
     def setup(self, stage: str | None = None) -> None:
         """Loads, and splits by fold."""

@@ -94,6 +94,7 @@ def option_logits(folder: Path, model: str) -> pa.Table:
         "p_t": p_t,
         "p_t_normalized": np.minimum(p_t / mass, 1),
         "option_mass": np.minimum(mass, 1),
+        "p_right": np.minimum(probabilities[np.arange(len(best)), index["answer"].to_numpy()] / mass, 1),
         "answer": LETTERS[index["answer"].to_numpy()],
         "prediction": LETTERS[best],
         "parameters": [PARAMETERS[model]] * len(best),
@@ -109,6 +110,7 @@ def qwen3_logits(folder: Path, model: str, precision: str) -> pa.Table:
     columns = {
         "correct": rows["correct"].to_numpy() == 1,
         "p_t": probabilities[np.arange(rows.num_rows), rows["pick"].to_numpy()],
+        "p_right": probabilities[np.arange(rows.num_rows), rows["answer"].to_numpy()],
         "subject": rows["subject"],
         "answer": LETTERS[rows["answer"].to_numpy()],
         "prediction": LETTERS[rows["pick"].to_numpy()],

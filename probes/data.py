@@ -26,9 +26,12 @@ class LabelledStates:
     Attributes:
         states: The states of one or more layers.
         labels: ``[rows]``, float32 in [0, 1]: whether the base model was right, or how often of several times.
+            Heads are calibrated to them and tested against them.
         ids: One unique id a row; the split follows it.
         strata: One stratum a row, such as the subject.
         origins: For each layer, what its states are of. The head and the metrics are filled in by training.
+        targets: ``[rows]``, float32 in [0, 1], what heads are trained towards and stopped by, where that is not the
+            labels: the probability of the right answer, say, which tells a near miss from a far one.
     """
 
     states: LayerStates
@@ -36,6 +39,7 @@ class LabelledStates:
     ids: Sequence[str]
     strata: Sequence[str]
     origins: Sequence[ProbeConfig]
+    targets: Tensor | None = None
 
     def __post_init__(self) -> None:
         rows, origins = len(self.ids), len(self.origins)
@@ -44,12 +48,20 @@ class LabelledStates:
                 f"Expected states [{origins}, {rows}, hidden], labels [{rows}] and {rows} strata for {origins} origins "
                 f"and {rows} ids, but got {self.states.shape}, {tuple(self.labels.shape)} and {len(self.strata)}"
             )
-        if not bool(((self.labels >= 0) & (self.labels <= 1)).all()):
-            raise ProbeError("Expected labels in [0, 1], but some lie outside")
+        if self.trained_towards.shape != self.labels.shape:
+            raise ProbeError(f"Expected targets [{rows}], but got {tuple(self.trained_towards.shape)}")
+        for name, values in (("labels", self.labels), ("targets", self.trained_towards)):
+            if not bool(((values >= 0) & (values <= 1)).all()):
+                raise ProbeError(f"Expected {name} in [0, 1], but some lie outside")
+
+    @property
+    def trained_towards(self) -> Tensor:
+        """The targets, or the labels where there are none."""
+        return self.labels if self.targets is None else self.targets
 
 
 class _Rows(Dataset[tuple[Tensor, ...]]):
-    """Batches of one part, each gathered whole."""
+    """Batches of one part, each gathered whole: states and targets."""
 
     def __init__(self, data: LabelledStates, rows: Tensor) -> None:
         self._data, self._rows = data, rows
@@ -59,7 +71,7 @@ class _Rows(Dataset[tuple[Tensor, ...]]):
 
     def __getitem__(self, places: list[int]) -> tuple[Tensor, Tensor]:
         rows = self._rows[places]
-        return self._data.states.gather(rows), self._data.labels[rows]
+        return self._data.states.gather(rows), self._data.trained_towards[rows]
 
 
 class HiddenStateDataModule(LightningDataModule):

@@ -35,7 +35,7 @@ class TrainedHead:
     Attributes:
         probe: Calibrated, with the test metrics in its configuration.
         seed, learning_rate, weight_decay: What it was trained with.
-        val_loss: Of the best epoch, before calibration.
+        val_loss: Of the best epoch, before calibration, against what heads are trained towards.
         epoch: The best one, from 0.
         p_ik: On the test part before and after calibration, each ``[rows]``, float32.
         metrics: Of those.
@@ -123,7 +123,7 @@ class ProbeModule(LightningModule):
         self.calibration, self.threshold, self.patience = calibration, threshold, patience
         self.groups = nn.ModuleList()
         self.heads: list[TrainedHead] = []
-        self._seen: list[tuple[Tensor, Tensor]] = []
+        self._seen: list[Tensor] = []
 
     @property
     def _data(self) -> HiddenStateDataModule:
@@ -150,7 +150,7 @@ class ProbeModule(LightningModule):
         self._stale = torch.zeros(count, dtype=torch.long)
         self._best_logits = torch.empty(0)
         self._best: list[Tensor] = []
-        labels = self._data.data.labels[self._data.rows("train")]
+        labels = self._data.data.trained_towards[self._data.rows("train")]
         shares = torch.stack([1 - labels.mean(), labels.mean()])
         self._weights = (0.5 / shares).tolist() if self.class_weight == "balanced" else [1.0, 1.0]
         self._masks: DropoutMasks | None = None
@@ -205,12 +205,12 @@ class ProbeModule(LightningModule):
 
     def training_step(self, batch: list[Tensor], _: int) -> Tensor:
         """The sum of the heads' losses: each head's gradient is that of its own."""
-        states, labels = batch
+        states, targets = batch
         if self._masks is None:
             self._masks = DropoutMasks(self.head_config, self.seed_numbers, states.device)
-        targets = labels * (1 - self.label_smoothing) + self.label_smoothing / 2
-        losses = self._losses(self(states, self._masks.draw(len(labels))), targets)
-        self.log("train_loss", losses.detach().mean(), on_step=False, on_epoch=True, batch_size=len(labels))
+        smoothed = targets * (1 - self.label_smoothing) + self.label_smoothing / 2
+        losses = self._losses(self(states, self._masks.draw(len(targets))), smoothed)
+        self.log("train_loss", losses.detach().mean(), on_step=False, on_epoch=True, batch_size=len(targets))
         return losses.sum()
 
     def validation_step(self, batch: list[Tensor], _: int) -> None:
@@ -222,20 +222,19 @@ class ProbeModule(LightningModule):
         self._collect(batch)
 
     def _collect(self, batch: list[Tensor]) -> None:
-        states, labels = batch
-        self._seen.append((self(states).cpu(), labels.cpu()))
+        self._seen.append(self(batch[0]).cpu())
 
-    def _collected(self) -> tuple[Tensor, Tensor]:
-        logits, labels = zip(*self._seen, strict=True)
+    def _collected(self) -> Tensor:
+        logits = torch.cat(self._seen, dim=1)
         self._seen.clear()
-        return torch.cat(logits, dim=1), torch.cat(labels)
+        return logits
 
     def on_validation_epoch_end(self) -> None:
         """Keeps each head's best weights so far; a head is done when it has not got better for `patience` epochs."""
-        logits, labels = self._collected()
+        logits = self._collected()
         if self.trainer.sanity_checking:
             return
-        losses = self._losses(logits, labels)
+        losses = self._losses(logits, self._data.data.trained_towards[self._data.rows("validation")])
         better = (losses < self._best_loss) & (self._stale < self.patience)
         self._stale = torch.where(better, 0, self._stale + (self._stale < self.patience))
         self._best_loss = torch.where(better, losses, self._best_loss)
@@ -301,7 +300,7 @@ class ProbeModule(LightningModule):
 
     def on_test_epoch_end(self) -> None:
         """Metrics of every head on the test part before and after calibration, in `heads` and the checkpoints."""
-        logits, labels = self._collected()
+        logits, labels = self._collected(), self._data.data.labels[self._data.rows("test")]
         self.heads = []
         for index, probe in enumerate(self._probes):
             with torch.no_grad():

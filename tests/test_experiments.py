@@ -51,7 +51,7 @@ def test_transfer_tests_every_probe_on_every_other_of_its_width(tmp_path):
 def records(p_t: np.ndarray, right: np.ndarray) -> Questions:
     everyone = np.ones(len(p_t), dtype=bool)
     both = {"Qwen-7B": right, "Qwen-72B": everyone}
-    return Questions([f"q{i}" for i in range(len(p_t))], [], [], both, {"Qwen-7B": p_t, "Qwen-72B": p_t})
+    return Questions([f"q{i}" for i in range(len(p_t))], [], [], both, {"Qwen-7B": p_t, "Qwen-72B": p_t}, {})
 
 
 def test_thresholds_are_chosen_on_one_half_and_reported_on_the_other():
@@ -78,6 +78,7 @@ def test_every_question_is_tested_in_one_fold_and_never_trained_on_there():
         subjects=["s"] * 1500,
         right={"model": np.arange(1500) % 2 == 0},
         p_t={},
+        p_right={"model": np.linspace(0, 1, 1500)},
     )
     states, origins = LayerStates(torch.zeros(1, 1500, 2)), [ProbeConfig(2, 0, "reader")]
     tested: list[int] = []
@@ -93,6 +94,10 @@ def test_every_question_is_tested_in_one_fold_and_never_trained_on_there():
 def test_the_real_questions_join_their_models(shared_data):
     asked = load(shared_data)
     assert 9_700 < len(asked.ids) == len(set(asked.texts)) <= 9_971
+    # The right option has half of the options' mass or more only where it is the answer, and never less than a rival.
+    for model, right in asked.right.items():
+        assert bool(right[asked.p_right[model] > 0.5].all())
+        assert asked.p_right[model][right].min() >= 0.25
     # The accuracies that the data's authors published, within what dropping repeated questions can change.
     for model, published in (("Qwen-7B", 57.7), ("Qwen-72B", 74.2), ("Llama-2-70b", 68.1)):
         assert 100 * asked.right[model].mean() == pytest.approx(published, abs=0.7)

@@ -42,6 +42,7 @@ COLUMNS = (
     Column("p_t", pa.float64(), False, "P(T): probability of the first answer token (eq. 1); may be null", 0, 1),
     Column("p_t_normalized", pa.float64(), False, "P(T) over the options' mass only", 0, 1),
     Column("option_mass", pa.float64(), False, "probability mass on all the options", 0, 1),
+    Column("p_right", pa.float64(), False, "probability of the right option, over the options' mass only", 0, 1),
     Column("p_t_prompts", pa.int64(), False, "prompts that p_t took beyond the answer's own", 0),
     Column("p_t_prompt_tokens", pa.int64(), False, "their tokens", 0),
     Column("p_t_completion_tokens", pa.int64(), False, "tokens generated after them", 0),

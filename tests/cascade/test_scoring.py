@@ -92,6 +92,8 @@ def test_the_score_table_says_what_the_probabilities_say(model, tmp_path):
         assert row["p_t"] == pytest.approx(max(options), abs=1e-4)
         assert row["option_mass"] == pytest.approx(sum(options), abs=1e-4)
         assert row["p_t_normalized"] == pytest.approx(max(options) / sum(options), abs=1e-4)
+        right = options["ABCD".index(question.answers[0])]
+        assert row["p_right"] == pytest.approx(right / sum(options), abs=1e-4)
         assert row["prediction"] == "ABCD"[options.index(max(options))]
         assert row["correct"] == (row["prediction"] == question.answers[0])
         assert row["prompt_tokens"] == ids.shape[1]

@@ -219,6 +219,19 @@ def test_a_probe_reads_one_model_and_predicts_another(trained, runs, tmp_path):
     assert done.metrics["after"]["brier"] == pytest.approx(np.mean((p_ik - labels) ** 2), abs=1e-5)
 
 
+def test_heads_are_trained_towards_the_probability_of_the_right_option(trained, runs, tmp_path, capsys):
+    table = score(MODEL, "mini-mmlu", runs / "stores").table()
+    data = ScoredTaskDataModule(MODEL, stores=runs / "stores", targets="p_right")
+    data.setup()
+    np.testing.assert_array_equal(data.data.targets, table["p_right"].to_numpy().astype(np.float32))
+    np.testing.assert_array_equal(data.data.labels, table["correct"].to_numpy())
+    assert data.data.origins[0].label.endswith("learnt from p_right")
+    with pytest.raises(SystemExit):
+        main(flags(runs, "--data.targets=p_right", "--data.task=mini-popqa", f"--out={tmp_path}"))
+    assert "Expected" in (last := capsys.readouterr().err.splitlines()[-1])
+    assert "p_right" in last
+
+
 @pytest.mark.parametrize(
     ("table", "message"),
     [
