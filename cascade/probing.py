@@ -264,19 +264,22 @@ def probe_for(
     return train([f"--{name}={value}" for name, value in flags.items()]).probe
 
 
-def check_base(probe: Probe, store: HiddenStateStore, allow_base_mismatch: bool = False) -> None:
-    """Refuses to read the states of a model that a probe was not trained on.
+def check_base(probe: Probe, scored: Scored, allow_base_mismatch: bool = False) -> None:
+    """Refuses to read the states of a model, or after prompts in a form, that a probe was not trained on.
 
     Args:
-        probe: Knows its base, revision, layer, position and dtype.
-        store: The states.
-        allow_base_mismatch: Read another model's states all the same, where width and position agree.
+        probe: Knows its base, revision, layer, position, dtype and prompt template.
+        scored: The states.
+        allow_base_mismatch: Read another model's or prompt template's states all the same, where width and position
+            agree.
 
     Raises:
         CascadeError: Naming what differs.
     """
-    found = States(store.key.position, store.hidden_size, store.key.model_revision, store.key.precision)
-    check_states(probe.config, found, f"{store.folder} is of {store.key.model}", allow_base_mismatch)
+    store, key = scored.store, scored.store.key
+    templates = scored.templates | {key.template_hash}
+    found = States(key.position, store.hidden_size, key.model_revision, key.precision, templates)
+    check_states(probe.config, found, f"{store.folder} is of {key.model}", allow_base_mismatch)
 
 
 def with_p_ik(
@@ -294,7 +297,7 @@ def with_p_ik(
     columns = {name: table[name] for name in table.column_names}
     columns["hidden_size"] = pa.array([scored.store.hidden_size] * table.num_rows, pa.int64())
     if probe is not None:
-        check_base(probe, scored.store, allow_base_mismatch)
+        check_base(probe, scored, allow_base_mismatch)
         values = np.concatenate([probe.predict(part) for part in scored.store.iter_layer(probe.config.layer)])
         columns["p_ik"] = pa.array(values.astype(np.float64))
         columns["probe_layer"] = pa.array([probe.config.layer] * table.num_rows, pa.int64())

@@ -40,10 +40,13 @@ class Scored:
     Attributes:
         store: The hidden states.
         reused: Whether everything was on disk already.
+        templates: Template hashes of prompts in the form that the model was asked in, where more than the store's own
+            are known; see `PromptForm.template_hashes`.
     """
 
     store: HiddenStateStore
     reused: bool
+    templates: frozenset[str] = frozenset()
 
     def table(self) -> pa.Table:
         """The score table, with the measured seconds joined."""
@@ -162,7 +165,7 @@ def score_share(
     writer = StoreWriter(root, key, len(task.questions), model.hidden_size, shard_rows)
     missing = missing_shards(writer)
     if not missing and (writer.folder / MANIFEST).exists():
-        return Scored(HiddenStateStore(writer.folder, expect=key), reused=True)
+        return Scored(HiddenStateStore(writer.folder, expect=key), True, model.prompts.template_hashes)
     if rank == 0:
         writer.pending()  # what is not whole has no manifest; the others leave that to this one
     writer.check_room()
@@ -191,7 +194,7 @@ def score_share(
     if rank != 0:
         return None
     _wait_for_others(writer)
-    return Scored(writer.finish(), reused=False)
+    return Scored(writer.finish(), False, model.prompts.template_hashes)
 
 
 def missing_shards(layout: StoreLayout) -> list[int]:

@@ -82,7 +82,7 @@ def tested(source: Source, target: Source) -> dict[str, float] | None:
     config, store = source.probe.config, target.scored.store
     if source.width != target.width or config.layer not in store.layers:
         return None
-    check_base(source.probe, store, allow_base_mismatch=source.model != target.model)
+    check_base(source.probe, target.scored, allow_base_mismatch=source.model != target.model)
     table = target.scored.table()
     rows = list(stratified_split(table["question_id"].to_pylist(), table["subject"].to_pylist()).test)
     labels = table["correct"].to_numpy()[rows].astype(np.float64)

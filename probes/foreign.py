@@ -143,9 +143,11 @@ class _Member:
         scale: Tensor | None = None,
         calibration: str = "none",
         calibrator: Mapping[str, Tensor] | None = None,
+        calibrates: str = "logit",
     ) -> None:
         hidden = pairs[0][0].shape[1]
-        self.pairs, self.calibration, self.calibrator = pairs, calibration, calibrator or {}
+        self.pairs, self.calibration, self.calibrates = pairs, calibration, calibrates
+        self.calibrator = calibrator or {}
         self.mean = torch.zeros(hidden) if mean is None else mean
         self.scale = torch.ones(hidden) if scale is None else scale
 
@@ -169,7 +171,8 @@ def _build(members: Sequence[_Member], activation: str, source: str, origin: Map
     except TypeError as error:
         raise ProbeError(f"Expected settings of {source} to be fields of ProbeConfig, but {error}") from error
     head = HeadConfig(width=widths, depth=len(widths), dropout=0.0, activation=activation)
-    probe = Probe(replace(config, head=head, calibration=first.calibration, members=len(members)))
+    config = replace(config, head=head, calibration=first.calibration, calibrates=first.calibrates)
+    probe = Probe(replace(config, members=len(members)))
     tensors = first.tensors("")
     for place, member in enumerate(members[1:]):
         tensors |= member.tensors(f"others.{place}.")
@@ -196,23 +199,28 @@ def _read_skops(path: Path) -> Any:
 def probe_from_sklearn(estimator: Any, **origin: Any) -> Probe:
     """A probe from a fitted binary scikit-learn classifier, with the numbers of its `predict_proba`.
 
+    What scikit-learn computes in float32, because it was fitted on float32 states, is computed in float64 here; a steep
+    calibration magnifies the rounding that was there.
+
     Args:
         estimator: LogisticRegression, MLPClassifier, a Pipeline of StandardScaler and one of them, or a
             CalibratedClassifierCV (sigmoid or isotonic) of any of these. Its second class means "right".
         origin: Fields of `ProbeConfig`, ``layer`` and ``base_model`` at least.
 
     Raises:
-        ProbeError: If it is of another kind, has other than two classes, or calibrates what has no logit.
+        ProbeError: If it is of another kind, has other than two classes, or is calibrated by other methods.
     """
     kind = type(estimator).__name__
-    if len(getattr(estimator, "classes_", ())) != 2:
-        raise ProbeError(f"Expected a fitted classifier of two classes, but got {kind}")
-    if kind == "CalibratedClassifierCV":
-        made = [_calibrated(one) for one in estimator.calibrated_classifiers_]
-    else:
-        made = [_head_of(estimator)]
+    folds = getattr(estimator, "calibrated_classifiers_", [])
+    for fitted in (estimator, *(one.estimator for one in folds)):
+        if len(getattr(fitted, "classes_", ())) != 2:
+            raise ProbeError(f"Expected a fitted classifier of two classes, but got {type(fitted).__name__}")
+    made = [_calibrated(one) for one in folds] or [_head_of(estimator)]
     activations = {activation for _, activation in made}
-    if len({(m.calibration, *(w.shape for w, _ in m.pairs)) for m, _ in made}) > 1 or len(activations) > 1:
+    if (
+        len({(m.calibration, m.calibrates, *(w.shape for w, _ in m.pairs)) for m, _ in made}) > 1
+        or len(activations) > 1
+    ):
         raise ProbeError(f"Expected heads of one shape in {kind}, but they differ")
     return _build([member for member, _ in made], activations.pop(), kind, origin)
 
@@ -221,20 +229,19 @@ def _calibrated(one: Any) -> tuple[_Member, str]:
     member, activation = _head_of(one.estimator)
     (calibrator,) = one.calibrators
     kind = type(calibrator).__name__
-    if not hasattr(one.estimator, "decision_function"):
-        raise ProbeError(
-            f"Expected calibration of a logit, but {type(one.estimator).__name__} has no decision_function and its "
-            f"probability was calibrated; calibrate the probe with probes.calibration"
-        )
+    # What scikit-learn calibrates: the decision, and of a classifier that has none (an MLP) the second class's chance.
+    calibrates = "logit" if hasattr(one.estimator, "decision_function") else "probability"
     if kind == "_SigmoidCalibration":
         slope, bias = -float(calibrator.a_), -float(calibrator.b_)
-        if slope <= 0:
-            raise ProbeError(f"Expected a calibration that increases with the logit, but its slope is {slope:g}")
-        fitted = {"log_slope": _tensor(np.log(slope)), "bias": _tensor(bias)}
-        return _Member(member.pairs, member.mean, member.scale, "platt", fitted), activation
+        pairs = member.pairs
+        if slope < 0:  # a head worse than chance: it is turned round, so that calibrators go on increasing
+            pairs = [*pairs[:-1], (-pairs[-1][0], -pairs[-1][1])]
+            bias += slope if calibrates == "probability" else 0.0
+        fitted = {"log_slope": _tensor(np.log(max(abs(slope), np.finfo(float).tiny))), "bias": _tensor(bias)}
+        return _Member(pairs, member.mean, member.scale, "platt", fitted, calibrates), activation
     if kind == "IsotonicRegression" and calibrator.increasing_:
         fitted = {"knots": _tensor(calibrator.X_thresholds_), "values": _tensor(calibrator.y_thresholds_)}
-        return _Member(member.pairs, member.mean, member.scale, "isotonic", fitted), activation
+        return _Member(member.pairs, member.mean, member.scale, "isotonic", fitted, calibrates), activation
     raise ProbeError(f"Expected sigmoid or increasing isotonic calibration, but got {kind}")
 
 

@@ -42,6 +42,8 @@ class ProbeConfig:
         num_layers: Decoder blocks of the base model.
         head: Shape of the head.
         calibration: Kind of calibrator.
+        calibrates: What it reads: the head's ``logit``, or its ``probability``, as scikit-learn's do of a classifier
+            without a decision_function.
         threshold: P(IK) below this is taken for "does not know", in the metrics and by default in a cascade.
         position: The token that is read.
         dtype: Of the states it was trained on.
@@ -61,6 +63,7 @@ class ProbeConfig:
     num_layers: int = 0
     head: HeadConfig = field(default_factory=HeadConfig)
     calibration: str = "none"
+    calibrates: str = "logit"
     threshold: float = 0.5
     position: str = "last_prompt_token"
     dtype: str = "float32"
@@ -71,6 +74,10 @@ class ProbeConfig:
     split_fingerprint: str = ""
     members: int = 1
     metrics: Mapping[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.calibrates not in ("logit", "probability"):
+            raise ProbeError(f"Expected `calibrates` to be logit or probability, but got {self.calibrates!r}")
 
     def to_json(self) -> dict[str, Any]:
         """The configuration as plain JSON values."""
@@ -135,7 +142,10 @@ class Probe(nn.Module, ModelHubMixin):
 
     def forward(self, states: Tensor) -> Tensor:
         """Calibrated P(IK): ``[...]`` in [0, 1], of the probe's dtype, from raw states ``[..., hidden]`` of any."""
-        p_ik = torch.sigmoid(self.calibrator(self.raw_logits(states)))
+        read = self.raw_logits(states)
+        if self.config.calibrates == "probability":
+            read = torch.sigmoid(read)
+        p_ik = torch.sigmoid(self.calibrator(read))
         if len(self.others):
             p_ik = torch.stack([p_ik, *(other(states) for other in self.others)]).mean(0)
         return p_ik

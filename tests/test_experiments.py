@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -11,7 +12,9 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
 from cascade.errors import CascadeError
+from cascade.models.base import Prompt
 from cascade.models.encoder import Encoder, read_texts
+from cascade.models.reader import ModelReader
 from cascade.scoring import score
 from experiments import real_chains
 from experiments.benchmarks.runtime import main as runtime
@@ -120,6 +123,14 @@ def test_an_encoder_reads_each_text_as_it_does_alone(tmp_path):
     assert read_texts(encoder, texts, "letters", "r", tmp_path / "stores").folder == store.folder
     cut, whole = encoder.run([texts[2]])[2], encoder.run(["e f g h a"])[2]
     assert torch.equal(cut, whole)
+    key = store.key
+    reads = ProbeConfig(16, 2, key.model, key.model_revision, position=key.position, template_hash=key.template_hash)
+    probe = Probe(reads)
+    (p_ik,) = ModelReader(encoder, probe).p_ik([Prompt("q", texts[2])])
+    assert p_ik == pytest.approx(float(probe.predict(store.layer(2)[2])))
+    for name, value in (("base_revision", "r"), ("position", "last_prompt_token"), ("template_hash", "max_tokens=9")):
+        with pytest.raises(CascadeError, match=f"{name}={value}"):
+            ModelReader(encoder, Probe(replace(reads, **{name: value})))
     with pytest.raises(CascadeError, match="could not be loaded"):
         Encoder(str(tmp_path / "nothing"))
 

@@ -48,6 +48,7 @@ class Encoder:
         self.depth: int = self.model.config.num_hidden_layers
         self.hidden_size: int = self.model.config.hidden_size
         self.parameters = sum(p.numel() for p in self.model.parameters())
+        self.template_hash = f"max_tokens={max_tokens}"  # texts are read as they are, up to there
 
     @torch.inference_mode()
     def run(self, texts: Sequence[str]) -> dict[int, Tensor]:
@@ -78,7 +79,7 @@ def read_texts(
         model=encoder.name,
         model_revision=encoder.revision,
         tokenizer_hash=hash_tokenizer(encoder.tokenizer),
-        template_hash=f"max_tokens={encoder.max_tokens}",
+        template_hash=encoder.template_hash,
         task=task,
         task_revision=task_revision,
         dtype="float32",

@@ -37,10 +37,11 @@ class LocalModel:
         decoder: The model; its weights are loaded with the first question.
         probe: Its P(IK) head; without one P(IK) is not known.
         batch_size: Prompts in one forward pass.
-        allow_base_mismatch: Read P(IK) with a probe of another base all the same, where the width agrees.
+        allow_base_mismatch: Read P(IK) with a probe of another base or prompt template all the same, where the width
+            agrees.
 
     Raises:
-        CascadeError: If the probe was trained on another model, revision, dtype, position or prompt style.
+        CascadeError: If the probe was trained on another model, revision, dtype, position or prompt template.
     """
 
     parallel = 1
@@ -333,34 +334,46 @@ def probe_identity(probe: Probe) -> str:
 
 
 class States(NamedTuple):
-    """What hidden states are of, as far as a probe minds."""
+    """What hidden states are of, as far as a probe minds.
+
+    Attributes:
+        position, hidden_size, base_revision, dtype: As in `ProbeConfig`.
+        templates: Template hashes of prompts in their form; see `PromptForm.template_hashes`.
+    """
 
     position: str
     hidden_size: int
     base_revision: str
     dtype: str
+    templates: frozenset[str]
 
 
 def check_states(config: ProbeConfig, found: States, whose: str, allow_base_mismatch: bool = False) -> None:
     """Refuses hidden states that a probe was not trained on.
 
     Args:
-        config: The probe's.
+        config: The probe's; one without a template hash, which is somebody else's, is taken at any.
         found: What the states are of.
         whose: In words, for the error.
-        allow_base_mismatch: Take another model's states all the same, where width and position agree.
+        allow_base_mismatch: Take another model's states, or those of another prompt template, all the same, where width
+            and position agree.
 
     Raises:
         CascadeError: Naming what differs.
     """
-    minded = ("position", "hidden_size") if allow_base_mismatch else States._fields
-    for name in minded:
+    for name in ("position", "hidden_size", *(() if allow_base_mismatch else ("base_revision", "dtype"))):
         wanted, here = getattr(config, name), getattr(found, name)
         if wanted != here:
             raise CascadeError(
                 f"Expected hidden states of the probe's base {config.base_model} ({name}={wanted}), but {whose} "
                 f"({name}={here})"
             )
+    if config.template_hash and config.template_hash not in found.templates and not allow_base_mismatch:
+        raise CascadeError(
+            f"Expected hidden states after prompts in the form that the probe of {config.base_model} was trained on "
+            f"(template_hash={config.template_hash}), but {whose} "
+            f"(template_hash={' or '.join(sorted(found.templates))})"
+        )
 
 
 def check_probe(probe: Probe, decoder: HuggingFaceModel, allow_base_mismatch: bool = False) -> None:
@@ -369,10 +382,6 @@ def check_probe(probe: Probe, decoder: HuggingFaceModel, allow_base_mismatch: bo
     Raises:
         CascadeError: Naming what differs.
     """
-    config, found = probe.config, States(POSITION, decoder.hidden_size, decoder.revision, decoder.precision)
-    check_states(config, found, f"this is {decoder.name}", allow_base_mismatch)
-    if not allow_base_mismatch and config.template_hash in decoder.prompts.foreign_hashes():
-        raise CascadeError(
-            f"Expected the probe of {config.base_model} to be trained on {decoder.prompts.style} prompts, as "
-            f"{decoder.name} is asked with them, but it was trained on the other style"
-        )
+    prompts = decoder.prompts
+    found = States(POSITION, decoder.hidden_size, decoder.revision, decoder.precision, prompts.template_hashes)
+    check_states(probe.config, found, f"this is {decoder.name} with {prompts.style} prompts", allow_base_mismatch)

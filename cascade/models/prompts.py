@@ -169,13 +169,22 @@ class PromptForm:
         template = self._template if self.style == "chat" else ""
         return hash_template(json.dumps([self.style, bare, rendered, template]))
 
-    def foreign_hashes(self) -> frozenset[str]:
-        """Template hashes of the other style, whose hidden states are not these."""
-        other: PromptStyle = "chat" if self.style == "raw" else "raw"
-        if other == "chat" and not getattr(self.tokenizer, "chat_template", None):
-            return frozenset()
-        forms = [PromptForm(self.tokenizer, self.name, other, letters) for letters in get_args(LetterForm)]
-        return frozenset(form.template_hash(kind) for form in forms for kind in _KINDS)
+    @property
+    def template_hashes(self) -> frozenset[str]:
+        """Hashes of all prompts in this form, whose hidden states a probe of one of them may read.
+
+        What must agree is what is done to a question: the paper's wording, the style, the chat template's own text,
+        the space that some tokenizers want before a letter. What is asked may differ: a probe of multiple choice may
+        read open-ended prompts, and one of letters with a space those without, where the text is the same.
+        """
+        forms = [PromptForm(self.tokenizer, self.name, self.style, letters) for letters in get_args(LetterForm)]
+        samples = {kind: sample_prompt(kind) for kind in _KINDS}
+        return frozenset(
+            form.template_hash(kind)
+            for form in forms
+            for kind, sample in samples.items()
+            if form.render(sample) == self.render(sample)
+        )
 
 
 def _told_apart(found: dict[str, list[int]]) -> bool:

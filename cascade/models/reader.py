@@ -10,12 +10,11 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from cascade.errors import CascadeError
 from cascade.models.base import Prompt
 from cascade.models.encoder import POSITION as MEAN
 from cascade.models.encoder import Encoder
 from cascade.models.huggingface import HuggingFaceModel
-from cascade.models.local import check_probe, probe_identity
+from cascade.models.local import States, check_probe, check_states, probe_identity
 from probes.probe import Probe
 
 
@@ -36,11 +35,9 @@ class ModelReader:
         self.name = model.name
         if isinstance(model, HuggingFaceModel):
             check_probe(probe, model)
-        elif (probe.config.position, probe.config.base_revision) != (MEAN, model.revision):
-            raise CascadeError(
-                f"Expected a probe on {MEAN} of {model.name} (revision {model.revision}), but got one on "
-                f"{probe.config.position} of {probe.config.base_model} (revision {probe.config.base_revision})"
-            )
+        else:
+            found = States(MEAN, model.hidden_size, model.revision, "float32", frozenset([model.template_hash]))
+            check_states(probe.config, found, f"this is {model.name}")
 
     @property
     def identity(self) -> dict[str, str]:

@@ -6,7 +6,7 @@ thresholds for every stage, or whatever `cascade.simulate` chose, read from its 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Literal
 
@@ -28,6 +28,9 @@ from cascade.simulation.scores import ChainScores, align, check_chain
 from cascade.tasks.base import PromptStyle
 from probes.probe import Probe
 
+_OF_DECODERS = "probe dtype revision device_map quantization batch_size prompt_style letters".split()
+_OF_ENDPOINTS = "base_url api_key_env kind cache spending_cap concurrency timeout attempts parameters".split()
+_OF_THRESHOLDS = "p_t p_ik p_ik_reader".split()
 DEFAULT_CHAIN = "mini-llama-small,mini-llama-medium,mini-llama-large"
 
 
@@ -73,8 +76,8 @@ class Member:
     Attributes:
         model: A miniature's name, a folder or a Hub id.
         endpoint: The provider's name of a model.
-        probe: Folder or Hub id of the model's P(IK) probe, or ``none``. By default a miniature has the one that is
-            shipped with it, and any other model none.
+        probe: Of a decoder: folder or Hub id of its P(IK) probe, or ``none``. By default a miniature has the one that
+            is shipped with it, and any other model none.
         reader: Who says P(IK) of this model before it is run.
         dtype: Of a decoder: float32, float16 or bfloat16.
         revision: Of a decoder: branch, tag or commit on the Hub.
@@ -124,6 +127,14 @@ class Member:
                 f"Expected each of `models` to have `model` or `endpoint`, and not both, but got model={self.model!r}, "
                 f"endpoint={self.endpoint!r}"
             )
+        this, other, foreign = "a decoder", "an endpoint", _OF_ENDPOINTS
+        if self.endpoint is not None:
+            this, other, foreign = other, this, [n for n in _OF_DECODERS if (n, self.probe) != ("probe", "none")]
+        if given := _given(self, foreign):
+            raise CascadeError(
+                f"Expected settings of {this} for {self.name!r}, but got {', '.join(f'`{name}`' for name in given)}, "
+                f"of {other}"
+            )
 
     @property
     def name(self) -> str:
@@ -156,7 +167,8 @@ class CascadeConfig:
         chain: Local models with nothing more to say of them, smallest first, separated by commas.
         models: Instead of ``chain``, one entry a model.
         name: What a server calls the whole.
-        policy: report.json of `cascade.simulate`, or a JSON file of one policy; instead of thresholds.
+        policy: report.json of `cascade.simulate`, or a JSON file of one policy; instead of thresholds, which stay as
+            they are by default.
         p_t: P(T) threshold of every stage.
         p_ik: P(IK) threshold of every stage.
         p_ik_reader: Threshold of every stage that has a reader.
@@ -180,6 +192,11 @@ class CascadeConfig:
     def __post_init__(self) -> None:
         if self.chain is not None and self.models:
             raise CascadeError("Expected `chain` or `models`, but got both")
+        if self.policy is not None and (given := _given(self, _OF_THRESHOLDS)):
+            shown = ", ".join(f"{name}={getattr(self, name)}" for name in given)
+            raise CascadeError(
+                f"Expected `policy` or thresholds, but got both: {self.policy}, which has its own, and {shown}"
+            )
 
     @classmethod
     def read(cls, path: Path | str | None) -> CascadeConfig:
@@ -207,6 +224,11 @@ class CascadeConfig:
             return tuple(self.models)
         names = (self.chain or DEFAULT_CHAIN).split(",")
         return tuple(Member(model=name.strip()) for name in names if name.strip())
+
+
+def _given(settings: Member | CascadeConfig, names: list[str]) -> list[str]:
+    """Those settings that are not as they are by default."""
+    return [f.name for f in fields(settings) if f.name in names and getattr(settings, f.name) != f.default]
 
 
 def build_cascade(config: CascadeConfig) -> Cascade:

@@ -52,31 +52,19 @@ class Journal:
                 f"Expected {self.path} to be written by one run at a time, but another one is at it; wait for its end "
                 f"or give another `out`"
             ) from error
-        lines, whole = self._read()
+        lines, whole = _read(self.path)
+        found = dict(lines[0]["run"]) if lines else self._identity
+        if differs := [name for name, value in self._identity.items() if found.get(name) != value]:
+            raise CascadeError(
+                f"Expected {self.path} to be of this run, but its {', '.join(differs)} differ; give another `out`, or "
+                f"delete it"
+            )
         if whole < self._file.tell():
             self._file.truncate(whole)
         if not lines:
             self._append([{"run": self._identity}])
         for line in lines[1:]:
             self._known[line["question_id"]] = line
-
-    def _read(self) -> tuple[list[dict[str, Any]], int]:
-        """The whole lines that are there, and the bytes they take."""
-        content = self.path.read_bytes()
-        content = content[: content.rfind(b"\n") + 1]
-        try:
-            lines = [json.loads(line) for line in content.splitlines()]
-            found = dict(lines[0]["run"]) if lines else self._identity
-            for line in lines[1:]:
-                line["question_id"], [_step(values) for values in line["steps"]], int(line["at"])
-        except (ValueError, KeyError, TypeError) as error:
-            raise CascadeError(f"Expected the journal of a run in {self.path}, but got {error!r}") from error
-        if differs := [name for name, value in self._identity.items() if found.get(name) != value]:
-            raise CascadeError(
-                f"Expected {self.path} to be of this run, but its {', '.join(differs)} differ; give another `out`, or "
-                f"delete it"
-            )
-        return lines, len(content)
 
     def resume(self, journeys: Sequence[Journey]) -> int:
         """Puts journeys where they were when the journal was last written; failed ones before their first failure.
@@ -88,7 +76,7 @@ class Journal:
             line = self._known.get(journey.prompt.question_id)
             if line is None:
                 continue
-            steps, at = [_step(values) for values in line["steps"]], int(line["at"])
+            steps, at = _steps(line)
             if at < 0 and steps[-1].outcome != Outcome.ANSWERED:
                 first = next(i for i, step in enumerate(steps) if step.failure)
                 steps, at = steps[:first], steps[first].place
@@ -116,15 +104,45 @@ class Journal:
 
 
 def answered_in(path: Path) -> set[str]:
-    """Ids of the questions that a journal has answers of; none where there is no journal. Nothing is written."""
+    """Ids of the questions that a journal has answers of; none where there is no journal. Nothing is written.
+
+    Raises:
+        CascadeError: If the file is no journal.
+    """
     found: set[str] = set()
-    if path.exists():
-        whole = path.read_bytes()
-        for line in whole[: whole.rfind(b"\n") + 1].splitlines():
-            values = json.loads(line)
-            if values.get("at", 0) < 0 and values["steps"][-1]["outcome"] == Outcome.ANSWERED.name:
-                found.add(values["question_id"])
+    for line in _read(path)[0][1:] if path.exists() else ():
+        steps, at = _steps(line)
+        if at < 0 and steps[-1].outcome == Outcome.ANSWERED:
+            found.add(line["question_id"])
     return found
+
+
+def _read(path: Path) -> tuple[list[dict[str, Any]], int]:
+    """The whole lines of a journal, and the bytes they take."""
+    content = path.read_bytes()
+    content = content[: content.rfind(b"\n") + 1]
+    lines: list[dict[str, Any]] = []
+    for number, text in enumerate(content.splitlines(), start=1):
+        try:
+            line = json.loads(text)
+            if number == 1:
+                dict(line["run"])
+            else:
+                _steps(line)
+        except (ValueError, KeyError, TypeError) as error:
+            raise CascadeError(f"Expected the journal of a run in {path}, but line {number}: {error!r}") from error
+        lines.append(line)
+    return lines, len(content)
+
+
+def _steps(line: dict[str, Any]) -> tuple[list[Step], int]:
+    """A question's steps, and the place of the model that is next."""
+    steps, at = [_step(values) for values in line["steps"]], int(line["at"])
+    if not isinstance(line["question_id"], str):
+        raise TypeError("question_id is no text")
+    if at < 0 and not (steps and (steps[-1].outcome == Outcome.ANSWERED or any(step.failure for step in steps))):
+        raise ValueError("at its end without an answer or a failure")
+    return steps, at
 
 
 def _values(step: Step) -> dict[str, Any]:

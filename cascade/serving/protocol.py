@@ -59,7 +59,10 @@ def _tag(value: object) -> str:
 
 
 class StageThresholds(_Strict):
-    """Thresholds of a stage; null leaves a confidence out, and an absent one stays as it is in the cascade's own."""
+    """Thresholds of a stage; null leaves a confidence out, and an absent one stays as it is in the cascade's own.
+
+    One of a confidence that the stage does not have is refused.
+    """
 
     p_t: float | None = Field(default=None, ge=0, le=1)
     p_ik: float | None = Field(default=None, ge=0, le=1)

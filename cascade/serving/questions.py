@@ -108,7 +108,7 @@ class Asker:
             raise wrong(str(error), "cascade.budget") from error
         if options.thresholds is None:
             return cascade.policy
-        policy = _with_thresholds(cascade.policy, options.thresholds)
+        policy = _with_thresholds(cascade, options.thresholds)
         try:
             cascade.check_policy(policy)
         except CascadeError as error:
@@ -123,8 +123,9 @@ def unknown_model(name: str, cascade: Cascade) -> ApiError:
     return ApiError(404, message, "model", "model_not_found")
 
 
-def _with_thresholds(own: LivePolicy, asked: StageThresholds | list[StageThresholds]) -> ThresholdPolicy:
+def _with_thresholds(cascade: Cascade, asked: StageThresholds | list[StageThresholds]) -> ThresholdPolicy:
     """The cascade's own stages with a request's thresholds; what a request does not say stays as it is."""
+    own = cascade.policy
     stages = len(own.places) - 1
     each = asked if isinstance(asked, list) else [asked] * stages
     if len(each) != stages:
@@ -133,6 +134,15 @@ def _with_thresholds(own: LivePolicy, asked: StageThresholds | list[StageThresho
             f"got {len(each)}",
             "cascade.thresholds",
         )
+    for stage, (place, new) in enumerate(zip(own.places, each, strict=False)):
+        if new.p_ik is not None and cascade.models[place].probe_layer is None:
+            several = isinstance(asked, list)
+            field = f"cascade.thresholds[{stage}].p_ik" if several else "cascade.thresholds.p_ik"
+            advice = "" if several else "; a list of thresholds has one entry a stage"
+            raise wrong(
+                f"Expected no `{field}` of {cascade.names[place]!r}, which has no probe, but got {new.p_ik:g}{advice}",
+                field,
+            )
     before = own.thresholds if isinstance(own, ThresholdPolicy) else (Thresholds(None, None, None),) * stages
     changed = (
         Thresholds(

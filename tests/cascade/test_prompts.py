@@ -14,7 +14,7 @@ from cascade.models.huggingface import HuggingFaceModel
 from cascade.models.local import LocalModel
 from cascade.models.prompts import PromptForm
 from cascade.plan import plan_cascade
-from cascade.probing import ProbeRun
+from cascade.probing import ProbeRun, with_p_ik
 from cascade.runtime.config import CascadeConfig
 from cascade.scoring import score, store_key
 from cascade.tasks.base import Question, Task, multiple_choice_prompt, open_ended_prompt, sample_prompt
@@ -203,22 +203,52 @@ def test_a_scored_chat_prompt_is_what_the_model_is_given(chatty, tmp_path, capsy
         )
 
 
-def test_a_probe_of_the_other_style_is_refused_live(chatty):
-    raw, chat = HuggingFaceModel(chatty), HuggingFaceModel(chatty, prompt_style="chat")
-    hashes = {
-        "raw": raw.prompts.template_hash("multiple_choice"),
-        "chat": chat.prompts.template_hash("multiple_choice"),
-    }
-    for style, other, model in (("raw", "chat", chat), ("chat", "raw", raw)):
-        config = ProbeConfig(
-            hidden_size=48, layer=1, base_model="m", base_revision=raw.revision, template_hash=hashes[style]
-        )
-        with pytest.raises(CascadeError, match=f"trained on {other} prompts"):
-            LocalModel(model, Probe(config))
-        own = ProbeConfig(
-            hidden_size=48, layer=1, base_model="m", base_revision=raw.revision, template_hash=hashes[other]
-        )
-        assert ("prompt_style" in LocalModel(model, Probe(own)).identity) == (other == "chat")
+def untrained(model: HuggingFaceModel, kind: str) -> Probe:
+    """A probe that says it was trained on a model's prompts of one kind."""
+    template = model.prompts.template_hash(kind)
+    return Probe(
+        ProbeConfig(hidden_size=48, layer=1, base_model="m", base_revision=model.revision, template_hash=template)
+    )
+
+
+def test_a_probe_of_another_template_is_refused_live_and_on_stores(chatty, tmp_path):
+    other = HuggingFaceModel(chatty, prompt_style="chat")
+    other.prompts.tokenizer.chat_template = "{% for m in messages %}{{ m['content'] }} {% endfor %}"
+    models = {"raw": HuggingFaceModel(chatty), "chat": HuggingFaceModel(chatty, prompt_style="chat"), "other": other}
+    whole = load_task("mini-popqa")
+    task = Task(whole.name, whole.kind, whole.questions[::200])
+    for name, model in models.items():
+        scored = score(model, task, tmp_path)
+        for trained_on in models:
+            for kind in ("multiple_choice", "open_ended"):  # another task is no other template
+                probe = untrained(models[trained_on], kind)
+                if trained_on != name:
+                    said = f"template_hash={probe.config.template_hash}\\), but "
+                    with pytest.raises(CascadeError, match=f"{said}this is .* with {model.prompts.style} prompts"):
+                        LocalModel(model, probe)
+                    with pytest.raises(CascadeError, match=f"{said}{scored.store.folder} is of"):
+                        with_p_ik(scored, probe)
+                meant = {"allow_base_mismatch": trained_on != name}
+                assert LocalModel(model, probe, **meant).probe_layer == 1
+                expected = probe.predict(scored.store.layer(1))
+                assert with_p_ik(scored, probe, **meant)["p_ik"].to_pylist() == pytest.approx(expected.tolist())
+
+
+def test_letters_of_another_form_are_another_template_only_where_the_text_is_another():
+    for tokenizer, same in (
+        (AutoTokenizer.from_pretrained(ASSETS / "mini-llama-small"), True),
+        (letters_tokenizer([":", " ", *"ABCDE"], "."), False),
+    ):
+        auto, bare = (PromptForm(tokenizer, "m", letters=letters) for letters in ("auto", "bare"))
+        assert auto.template_hash("multiple_choice") != bare.template_hash("multiple_choice")
+        for form, other in ((auto, bare), (bare, auto)):
+            assert {form.template_hash("multiple_choice"), form.template_hash("open_ended")} <= form.template_hashes
+            assert (other.template_hash("multiple_choice") in form.template_hashes) == same
+
+
+def test_a_raw_model_is_asked_though_its_chat_template_cannot_be():
+    form = PromptForm(with_template("{{ messages[0]['content'] }}<think>\n"), "thinker")
+    assert form.template_hashes >= {form.template_hash("multiple_choice"), form.template_hash("open_ended")}
 
 
 def test_the_style_reaches_a_cascade_and_the_folder_of_a_probe(chatty, tmp_path):

@@ -8,16 +8,19 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 
 import pyarrow.parquet as pq
 import pytest
 import yaml
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from cascade.errors import CascadeError
 from cascade.models.base import Failure, Reply
 from cascade.run import _all_questions, main, run
 from cascade.runtime import Cascade
-from cascade.runtime.journal import Journal
+from cascade.runtime.journal import Journal, answered_in
 from cascade.simulation.policy import ThresholdPolicy, Thresholds
 from cascade.simulation.schema import read_scores
 from cascade.tasks.files import read_questions
@@ -152,13 +155,53 @@ def test_a_run_in_which_every_model_fails_is_written_and_gone_on_with(tmp_path):
     assert answered.answers[0].text == "Nobody"
 
 
-@pytest.mark.parametrize("lines", ['{"run": 5}', '{"run": {}}\n{"question_id": "q"}', "[]", "hello"])
-def test_what_is_no_journal_is_refused(lines, tmp_path):
+HEAD = '{"run": {}}\n'
+
+
+@pytest.mark.parametrize(
+    ("lines", "number"),
+    [
+        ('{"run": 5}', 1),
+        ("[]", 1),
+        ("hello", 1),
+        (HEAD + '{"question_id": "q"}', 2),
+        (HEAD + '{"question_id": "q", "at": 0, "steps": []}\n{"question_id": "r", "at": 1, "steps": 7}', 3),
+        (HEAD + '{"question_id": "q", "at": -1, "steps": []}', 2),
+        (HEAD + '{"question_id": ["q"], "at": 0, "steps": []}', 2),
+    ],
+)
+def test_what_is_no_journal_is_refused_by_file_and_line(lines, number, tmp_path):
     path = tmp_path / "journal.jsonl"
     path.write_text(lines + "\n")
-    with pytest.raises(CascadeError, match="Expected the journal of a run in"):
-        Journal(path, {})
+    for read in (answered_in, lambda path: Journal(path, {})):
+        with pytest.raises(CascadeError, match=f"Expected the journal of a run in {path}, but line {number}: "):
+            read(path)
     assert path.read_text() == lines + "\n"
+
+
+def test_a_plan_beside_a_corrupt_journal_ends_with_one_line(config, tmp_path, capsys):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "journal.jsonl").write_text(HEAD + '{"question_id": "q", "at"\n')
+    with pytest.raises(SystemExit) as ended:
+        main(["--config", config, "--limit", "5", "--plan", "--out", str(tmp_path / "run")])
+    assert ended.value.code
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "journal.jsonl, but line 2" in line
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(place=st.floats(0, 1), length=st.integers(0, 60), put=st.binary(max_size=8))
+def test_a_journal_that_was_damaged_anywhere_is_read_or_refused(place, length, put, tmp_path):
+    if not (tmp_path / "run").exists():
+        sketched(tmp_path, Reply("Some", 3, 2, 0.1, p_ik=0.9, p_t=0.2), Reply("Nobody", 3, 2, 0.1))
+    content = (tmp_path / "run" / "journal.jsonl").read_bytes()
+    assert answered_in(tmp_path / "run" / "journal.jsonl") == {"q"}
+    start = int(place * len(content))
+    damaged = tmp_path / "damaged.jsonl"
+    damaged.write_bytes(content[:start] + put + content[start + length :])
+    with suppress(CascadeError):
+        assert len(answered_in(damaged)) <= 1
+        Journal(damaged, {}).close()
 
 
 def test_a_journal_is_written_by_one_run_at_a_time(tmp_path):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import fields, replace
 from itertools import combinations
 
 import numpy as np
@@ -283,6 +283,8 @@ def test_p_ik_that_is_no_number_holds_nothing_back_where_it_is_not_asked():
         ({"chain": "mini-llama-small,mini-llama-small"}, "two or more different models"),
         ({"p_t": 1.5}, r"`p_t` to be in \[0, 1\], but got 1.5"),
         ({"policy": "nowhere.json"}, "nowhere.json"),
+        ({"policy": "p.json", "p_t": 0.8, "p_ik": None}, "p.json, which has its own, and p_t=0.8, p_ik=None"),
+        ({"policy": "p.json", "p_ik_reader": 0.5}, "but got both: .* and p_ik_reader=0.5"),
     ],
 )
 def test_what_is_wrong_with_a_configuration_is_said(config, message):
@@ -323,3 +325,42 @@ def test_a_policy_chosen_with_p_ik_is_not_run_without(tmp_path):
 def test_a_member_is_a_model_or_an_endpoint():
     with pytest.raises(CascadeError, match="`model` or `endpoint`, and not both"):
         Member(model="a", endpoint="b")
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        ("{endpoint: b, probe: folder, dtype: bfloat16}", "settings of an endpoint for 'b', but got `probe`, `dtype`"),
+        ("{endpoint: b, letters: bare}", "but got `letters`, of a decoder"),
+        ("{model: b, spending_cap: 1}", "settings of a decoder for 'b', but got `spending_cap`, of an endpoint"),
+        ("{model: b, cache: x.sqlite, parameters: 7}", "but got `cache`, `parameters`, of an endpoint"),
+    ],
+)
+def test_a_setting_that_a_member_has_no_use_for_is_refused(tmp_path, entry, message):
+    path = tmp_path / "cascade.yaml"
+    path.write_text(f"models:\n- {entry}\n- {{model: a}}\n")
+    with pytest.raises(CascadeError, match=message) as caught:
+        CascadeConfig.read(path)
+    assert str(path) in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_every_setting_of_a_member_is_of_one_kind_or_of_both():
+    every = {f.name for f in fields(Member)}
+    refused = {
+        kind: {name for name in every - {"model", "endpoint"} if not takes(kind, name)}
+        for kind in ("model", "endpoint")
+    }
+    assert not refused["model"] & refused["endpoint"]
+    assert every - refused["model"] - refused["endpoint"] == {"model", "endpoint", "reader", "price"}
+
+
+def takes(kind: str, name: str) -> bool:
+    try:
+        Member(**{kind: "x", name: object()})
+    except CascadeError:
+        return False
+    return True
+
+
+def test_an_endpoint_may_be_said_to_have_no_probe():
+    assert Member(endpoint="b", probe="none").probe == "none"

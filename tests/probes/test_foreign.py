@@ -7,8 +7,11 @@ import pickle
 
 import joblib
 import numpy as np
+import onnxruntime
 import pytest
 import torch
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
 from safetensors.torch import save_file
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.frozen import FrozenEstimator
@@ -18,7 +21,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import MinMaxScaler, StandardScaler
 from skops import io as skops
 
-from probes import Probe, ProbeError, probe_from_file, probe_from_sklearn, probe_from_tensors
+from probes import Probe, ProbeError, probe_from_file, probe_from_sklearn, probe_from_tensors, save_onnx
 
 HIDDEN = 12
 ORIGIN = {"layer": 3, "base_model": "someone/base"}
@@ -66,6 +69,80 @@ def test_an_estimator_gives_the_numbers_of_predict_proba(tmp_path, name, stored)
     assert probe.predict(fresh.reshape(20, 20, HIDDEN)).shape == (20, 20)
 
 
+CALIBRATED = {
+    "logistic": LogisticRegression(),
+    "scaled logistic": make_pipeline(StandardScaler(), LogisticRegression()),
+    "mlp": mlp(),
+    "scaled mlp": make_pipeline(StandardScaler(), mlp()),
+}
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+@pytest.mark.parametrize("ensemble", [False, True])
+@pytest.mark.parametrize("method", ["sigmoid", "isotonic"])
+@pytest.mark.parametrize("name", CALIBRATED)
+def test_whatever_is_calibrated_gives_its_numbers_stored_saved_and_exported(tmp_path, name, method, ensemble):
+    states, right = data()
+    estimator = CalibratedClassifierCV(CALIBRATED[name], method=method, cv=3, ensemble=ensemble)
+    skops.dump(estimator.fit(states.astype(np.float64), right), tmp_path / "head.skops")
+    probe = probe_from_file(tmp_path / "head.skops", **ORIGIN)
+    probe = Probe.from_pretrained(probe.save_pretrained(tmp_path / "probe"))
+    fresh = data(1)[0].astype(np.float64)
+    expected = estimator.predict_proba(fresh)[:, 1]
+    np.testing.assert_allclose(probe.predict(fresh), expected, rtol=0, atol=1e-6)
+    session = onnxruntime.InferenceSession(save_onnx(probe, tmp_path / "probe.onnx"))
+    (p_ik,) = session.run(["p_ik"], {"states": fresh})
+    np.testing.assert_allclose(p_ik, expected, rtol=0, atol=1e-6)
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+@settings(max_examples=60, deadline=None)
+@given(
+    seed=st.integers(0, 10**6),
+    hidden=st.integers(1, 30),
+    rows=st.integers(40, 300),
+    scaled=st.booleans(),
+    widths=st.lists(st.integers(1, 20), max_size=3),
+    activation=st.sampled_from(["relu", "tanh", "logistic", "identity"]),
+    method=st.sampled_from(["sigmoid", "isotonic"]),
+    folds=st.integers(2, 6),
+    ensemble=st.booleans(),
+)
+def test_a_calibrated_estimator_of_any_shape_gives_its_numbers(
+    seed, hidden, rows, scaled, widths, activation, method, folds, ensemble
+):
+    rng = np.random.default_rng(seed)
+    states = rng.normal(rng.normal(size=hidden), rng.exponential(5, hidden), (rows, hidden))
+    right = rng.random(rows) < 1 / (1 + np.exp(-states @ rng.normal(size=hidden)))
+    assume(folds <= right.sum() <= rows - folds)
+    base = LogisticRegression()
+    if widths:
+        base = MLPClassifier(widths, activation=activation, solver="lbfgs", max_iter=30, random_state=0)
+    estimator = CalibratedClassifierCV(
+        make_pipeline(StandardScaler(), base) if scaled else base, method=method, cv=folds, ensemble=ensemble
+    ).fit(states, right)
+    steepest = 0.0
+    if method == "isotonic":
+        steps = [one.calibrators[0] for one in estimator.calibrated_classifiers_]
+        steepest = max(np.max(np.diff(s.y_thresholds_) / np.diff(s.X_thresholds_), initial=0) for s in steps)
+    # Where two knots all but touch, the last digit of what is calibrated decides.
+    tolerance = 1e-6 + 1e-13 * steepest
+    probe = probe_from_sklearn(estimator, **ORIGIN)
+    for read in (states, 3 * states):
+        np.testing.assert_allclose(probe.predict(read), estimator.predict_proba(read)[:, 1], rtol=0, atol=tolerance)
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+@pytest.mark.parametrize("inner", [LogisticRegression(), mlp(solver="lbfgs")])
+def test_an_estimator_that_was_worse_than_chance_keeps_its_numbers(inner):
+    states, right = data()
+    states = states.astype(np.float64)
+    estimator = CalibratedClassifierCV(FrozenEstimator(inner.fit(states, ~right)), ensemble=False).fit(states, right)
+    assert estimator.calibrated_classifiers_[0].calibrators[0].a_ > 0  # the slope is its negative
+    probe = probe_from_sklearn(estimator, **ORIGIN)
+    np.testing.assert_allclose(probe.predict(states), estimator.predict_proba(states)[:, 1], rtol=0, atol=1e-6)
+
+
 def test_a_calibrated_estimator_that_was_fitted_before_is_read():
     states, right = data()
     inner = make_pipeline(StandardScaler(), LogisticRegression()).fit(states[:200], right[:200])
@@ -79,7 +156,11 @@ def test_a_calibrated_estimator_that_was_fitted_before_is_read():
     ("estimator", "message"),
     [
         (make_pipeline(MinMaxScaler(), LogisticRegression()), "StandardScaler and a classifier, but got MinMaxScaler"),
-        (CalibratedClassifierCV(mlp(), cv=2), "no decision_function"),
+        (CalibratedClassifierCV(mlp(), method="temperature"), "sigmoid or increasing isotonic"),
+        (
+            CalibratedClassifierCV(mlp(), cv=[(np.flatnonzero(~data()[1]), np.arange(400))]),
+            "two classes, but got MLPClassifier",
+        ),
     ],
 )
 def test_an_estimator_that_is_no_probe_is_named(estimator, message):

@@ -32,6 +32,25 @@ def test_the_next_stage_answers_where_one_fails_and_the_reply_says_so():
         assert server.ask(model="b").choices[0].message.content == "B"  # the stages behind it are at work
 
 
+def test_a_threshold_on_p_ik_is_refused_for_a_stage_without_a_probe():
+    probed = Plain("probed", num_layers=2, hidden_size=4, probe_layer=1)
+    with running(plain_cascade(probed, Plain("bare"), Plain("last"))) as server:
+
+        def refused(thresholds) -> openai.BadRequestError:
+            with pytest.raises(openai.BadRequestError) as caught:
+                server.ask(extra_body={"cascade": {"thresholds": thresholds}})
+            return caught.value
+
+        both = refused({"p_ik": 0.5})
+        assert both.param == "cascade.thresholds.p_ik"
+        assert "of 'bare', which has no probe, but got 0.5; a list" in both.body["message"]
+        second = refused([{"p_ik": 0.5}, {"p_ik": 0}])
+        assert second.param == "cascade.thresholds[1].p_ik"
+        assert "'bare', which has no probe, but got 0" in second.body["message"]
+        for fine in ([{"p_ik": None}, {"p_t": 0.1}], {"p_ik": None}, [{"p_ik": 0.0}, {"p_ik": None}]):
+            assert server.ask(extra_body={"cascade": {"thresholds": fine}}).choices[0].message.content == "A"
+
+
 def test_a_failed_last_stage_is_503_with_the_stages_in_the_body():
     with running(plain_cascade(Plain("a"), Plain("b", before=broken))) as server:
         with pytest.raises(openai.InternalServerError) as caught:
