@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 from huggingface_hub import ModelHubMixin, snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+from huggingface_hub.utils import httpx
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
@@ -25,6 +25,7 @@ from probes.calibration import Calibrator, build_calibrator
 from probes.errors import ProbeError
 from probes.files import write_atomically
 from probes.heads import HeadConfig, build_head
+from probes.hub import locate, refusal
 
 FORMAT = 1
 WEIGHTS, CONFIG, CARD, PICTURE = "model.safetensors", "config.json", "README.md", "reliability.png"
@@ -213,12 +214,15 @@ def _checkpoint_folder(name: str, revision: str | None, download: Mapping[str, A
         return Path(name)
     if name.count("/") != 1 or name.startswith((".", "/")):
         raise ProbeError(f"Expected a probe checkpoint folder or a Hub id, but there is no folder {name!r}")
+    options = {name: download.get(name) for name in ("token", "cache_dir", "endpoint")}
+    if not download.get("local_files_only"):
+        found = locate(name, revision, CONFIG, **options)
+        revision, download = found.commit, {**download, "local_files_only": found.local_files_only}
     files = [CONFIG, WEIGHTS, CARD, PICTURE]
     try:
         return Path(snapshot_download(name, revision=revision, allow_patterns=files, **download))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        reason = str(error).splitlines()[0]
-        raise ProbeError(f"There is no folder {name!r}, and the Hub gave no probe of that id: {reason}") from error
+    except (httpx.HTTPError, OSError, ValueError) as error:
+        raise ProbeError(refusal(error, name, revision)) from error
 
 
 def load_strictly(probe: Probe, tensors: Mapping[str, Tensor], path: Path) -> None:

@@ -115,7 +115,7 @@ def test_an_encoder_reads_each_text_as_it_does_alone(tmp_path):
     assert read_texts(encoder, texts, "letters", "r", tmp_path / "stores").folder == store.folder
     cut, whole = encoder.run([texts[2]])[2], encoder.run(["e f g h a"])[2]
     assert torch.equal(cut, whole)
-    with pytest.raises(CascadeError, match="could not be loaded"):
+    with pytest.raises(CascadeError, match="there is no folder"):
         Encoder(str(tmp_path / "nothing"))
 
 
