@@ -12,13 +12,13 @@ from typing import Literal, NamedTuple
 
 from huggingface_hub import constants, get_hf_file_metadata, hf_hub_download, hf_hub_url
 from huggingface_hub.errors import (
-    EntryNotFoundError,
     FileMetadataError,
     GatedRepoError,
     HfHubHTTPError,
     HFValidationError,
     LocalEntryNotFoundError,
     OfflineModeIsEnabled,
+    RemoteEntryNotFoundError,
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
@@ -27,6 +27,7 @@ from huggingface_hub.utils import httpx
 from probes.errors import ProbeError
 
 LOG_IN = "`hf auth login` or put a token (https://huggingface.co/settings/tokens) in HF_TOKEN"
+CACHE = "the Hub's cache (HF_HOME)"
 
 
 class Located(NamedTuple):
@@ -72,8 +73,8 @@ def locate(
             raise FileMetadataError("the answer is not the Hub's: see HF_ENDPOINT, or a proxy's settings")
     except HFValidationError as error:
         raise ProbeError(f"Expected a folder or a Hub id, but there is no folder {repo!r} and it is no id") from error
-    except (EntryNotFoundError, RevisionNotFoundError) as error:
-        raise ProbeError(refusal(error, repo, revision, file)) from error
+    except (RemoteEntryNotFoundError, RevisionNotFoundError) as error:
+        raise ProbeError(refusal(error, repo, revision, file, endpoint=endpoint)) from error
     except (httpx.HTTPError, OSError) as error:
         denied = error
     try:
@@ -87,7 +88,7 @@ def locate(
             local_files_only=denied is not None,
         )
     except (httpx.HTTPError, OSError) as error:
-        raise ProbeError(refusal(denied or error, repo, revision, file)) from error
+        raise ProbeError(refusal(denied or error, repo, revision, file, endpoint=endpoint)) from error
     return Located(Path(str(path)).parent.name, denied is not None)
 
 
@@ -98,6 +99,7 @@ def refusal(
     file: str = "",
     kind: Literal["model", "dataset"] = "model",
     purpose: str = "",
+    endpoint: str | None = None,
 ) -> str:
     """Why the Hub did not give something and what to do about it, in a line.
 
@@ -108,8 +110,9 @@ def refusal(
         file: Which one there.
         kind: Of the repository.
         purpose: What it is for, where it has another name to the reader.
+        endpoint: Of another Hub than the default one.
     """
-    whole, endpoint = f"{purpose} ({repo})" if purpose else repo, constants.ENDPOINT
+    whole, endpoint = f"{purpose} ({repo})" if purpose else repo, endpoint or constants.ENDPOINT
     if isinstance(error, GatedRepoError):
         page = f"https://huggingface.co/{'datasets/' if kind == 'dataset' else ''}{repo}"
         return f"Expected access to {whole}, but it is gated: ask for it at {page}, then {LOG_IN}"
@@ -119,17 +122,15 @@ def refusal(
     if isinstance(error, RepositoryNotFoundError):
         folder = f"a folder {repo!r}, or " if kind == "model" else ""
         return f"Expected {folder}{repo} at {endpoint}, but it is not there, or it is private: {LOG_IN}"
-    if isinstance(error, EntryNotFoundError) and not isinstance(error, LocalEntryNotFoundError):
+    if isinstance(error, RemoteEntryNotFoundError):
         return f"Expected {file} in {repo}, but the Hub has no such file there"
     reason = (str(error).strip() or type(error).__name__).splitlines()[0]
     if isinstance(error, HfHubHTTPError) and error.response.status_code in (401, 403):
         return f"Expected access to {whole}, but the Hub does not take the token ({reason}): {LOG_IN}"
     if isinstance(error, OfflineModeIsEnabled):
-        place = constants.HF_HUB_CACHE
-        return (
-            f"Expected {whole} in {place}, but it is not there and offline mode is on; load it once without "
-            f"HF_HUB_OFFLINE"
-        )
+        return f"Expected {whole} in {CACHE}, but it is not there and offline mode is on; load it once without it"
+    if isinstance(error, LocalEntryNotFoundError):
+        return f"Expected {whole} in {CACHE}, but not all of it is there, and the Hub is not asked or out of reach"
     if isinstance(error, httpx.TransportError):
         return f"Expected to reach {endpoint} for {whole}, but {reason}; what was loaded once needs no network"
     return f"Expected to load {whole} from {endpoint}, but {reason}"

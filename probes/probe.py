@@ -28,7 +28,8 @@ from probes.heads import HeadConfig, build_head
 from probes.hub import locate, refusal
 
 FORMAT = 1
-WEIGHTS, CONFIG, CARD, PICTURE = "model.safetensors", "config.json", "README.md", "reliability.png"
+WEIGHTS, CONFIG, CARD, PICTURE = _FILES = ["model.safetensors", "config.json", "README.md", "reliability.png"]
+_ASKED_WITH = ("token", "cache_dir", "endpoint")
 
 
 @dataclass(frozen=True)
@@ -214,15 +215,15 @@ def _checkpoint_folder(name: str, revision: str | None, download: Mapping[str, A
         return Path(name)
     if name.count("/") != 1 or name.startswith((".", "/")):
         raise ProbeError(f"Expected a probe checkpoint folder or a Hub id, but there is no folder {name!r}")
-    options = {name: download.get(name) for name in ("token", "cache_dir", "endpoint")}
-    if not download.get("local_files_only"):
-        found = locate(name, revision, CONFIG, **options)
-        revision, download = found.commit, {**download, "local_files_only": found.local_files_only}
-    files = [CONFIG, WEIGHTS, CARD, PICTURE]
     try:
-        return Path(snapshot_download(name, revision=revision, allow_patterns=files, **download))
+        if not download.get("local_files_only"):
+            found = locate(name, revision, CONFIG, **{k: v for k, v in download.items() if k in _ASKED_WITH})
+            revision, download = found.commit, {**download, "local_files_only": found.local_files_only}
+        return Path(snapshot_download(name, revision=revision, allow_patterns=_FILES, **download))
+    except ProbeError:
+        raise
     except (httpx.HTTPError, OSError, ValueError) as error:
-        raise ProbeError(refusal(error, name, revision)) from error
+        raise ProbeError(refusal(error, name, revision, endpoint=download.get("endpoint"))) from error
 
 
 def load_strictly(probe: Probe, tensors: Mapping[str, Tensor], path: Path) -> None:

@@ -26,6 +26,7 @@ from cascade.miniature.families import ASSETS
 Files = Mapping[str, bytes]
 LARGE = (".parquet", ".safetensors")
 NOWHERE = "http://127.0.0.1:9"
+EXPIRED = "hf_expired"
 _API = re.compile(r"/api/(?P<kind>models|datasets)/(?P<repo>[^/]+/[^/]+)(?P<rest>/.*)?")
 _FILE = re.compile(r"/(?P<kind>datasets/)?(?P<repo>[^/]+/[^/]+)/resolve/(?P<revision>[^/]+)/(?P<file>.+)")
 
@@ -87,6 +88,8 @@ class FakeHub:
 
     def answer(self, request: BaseHTTPRequestHandler) -> None:
         path = urlsplit(request.path).path
+        if request.headers.get("Authorization") == f"Bearer {EXPIRED}":
+            return _send(request, 401, headers={"X-Error-Message": "Invalid credentials in Authorization header"})
         if (data := self._large.get(path.removeprefix("/large/"))) is not None:
             return _send(request, 200, data)
         if path.startswith("/api/resolve-cache/"):

@@ -14,7 +14,7 @@ from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
 from cascade.models.encoder import Encoder
 from cascade.models.huggingface import HuggingFaceModel
-from tests.cascade.fake_hub import NOWHERE, FakeHub, ask, commit_of, model_files
+from tests.cascade.fake_hub import EXPIRED, NOWHERE, FakeHub, ask, commit_of, model_files
 
 PROMPT, TEXTS = "The answer is", ["a b", "c"]
 NEW, OLD = model_files(), model_files()
@@ -28,7 +28,7 @@ from cascade.models.encoder import Encoder
 from cascade.models.huggingface import HuggingFaceModel
 for kind, name, revision in json.loads(sys.argv[1]):
     start, found = time.perf_counter(), {{}}
-    os.environ["HF_TOKEN"] = "hf_of-somebody-without-access" if kind == "with a token" else ""
+    os.environ["HF_TOKEN"] = kind if kind.startswith("hf_") else ""
     try:
         if kind == "reader":
             model = Encoder(name)
@@ -49,7 +49,12 @@ GATED = (
 )
 TROUBLES = {
     ("config", "nobody/gated", None): GATED,
-    ("with a token", "nobody/gated", None): GATED,
+    ("hf_of-somebody-without-access", "nobody/gated", None): GATED,
+    (
+        EXPIRED,
+        "nobody/bare",
+        None,
+    ): "Expected access to nobody/bare, but the Hub does not take the token (Client error '401",
     ("config", "nobody/none", None): f"but it is not there, or it is private: {ACCESS}",
     ("reader", "nobody/none", None): "Expected a folder 'nobody/none', or nobody/none at http://127.0.0.1",
     ("config", "nobody/tiny", "v9"): "Expected revision v9 in nobody/tiny, but the Hub has none such",
@@ -131,7 +136,7 @@ def test_without_the_hub_the_cache_is_read_and_what_it_has_not_is_said_both_at_o
         assert found[name] | {"seconds": 0} == loaded[name] | {"seconds": 0}
     said = f"Expected to reach {NOWHERE} for nobody/absent, but [Errno 111] Connection refused; what was loaded once"
     assert found[absent]["error"].startswith(
-        f"Expected nobody/absent in {home}/hub, but it is not there and offline mode is on" if offline else said
+        "Expected nobody/absent in the Hub's cache (HF_HOME), but it is not there and offline" if offline else said
     )
     # A file that is asked for in vain is tried for 24 s.
     assert max(one["seconds"] for one in found.values()) < 15
