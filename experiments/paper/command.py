@@ -76,7 +76,8 @@ def command(
     Args:
         build: Makes it.
         family: Whose models it runs, *llama*, *qwen* or *both*, for `--plan`.
-        tasks: Those that it asks, as `Scale` calls them, the one that its probes are trained on first; the same.
+        tasks: Those that it asks, as `Scale` calls them, the one that its probes are trained on first; the same. None
+            where no model is run.
     """
     module = sys.modules[build.__module__]
     name = Path(str(module.__file__)).stem
@@ -109,6 +110,9 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def print_plans(lab: Lab, family: str, tasks: Sequence[str]) -> None:
     """Prints what scoring a scale's models would cost; live runs and the API's questions come on top."""
+    if not tasks:
+        print("No model is run: what ships with this project is held against the paper.")
+        return
     for each in ("llama", "qwen") if family == "both" else (family,):
         names = [name for size, name in lab.scale.family(each).items() if size != API]
         asked = [getattr(lab.scale, task) for task in tasks]
