@@ -123,11 +123,15 @@ class FakeHub:
         if found.re is _API or (data := files.get(name := unquote(found["file"]))) is None:
             return _send(request, 404, headers={"X-Repo-Commit": commit}, error="EntryNotFound")
         if name.endswith(LARGE):
-            url = f"{self.url.replace('127.0.0.1', 'localhost')}/large/{_digest(data)}"
+            url = self.url.replace("127.0.0.1", "localhost") + self.large(data)
             linked = {"X-Linked-Size": str(len(data)), "X-Linked-ETag": f'"{_digest(data)}"'}
             return _send(request, 302, headers={"Location": url, "X-Repo-Commit": commit} | linked)
         place = f"/api/resolve-cache/{kind}/{repo}/{commit}/{quote(name)}"
         return _send(request, 307, headers={"Location": place, "X-Repo-Commit": commit})
+
+    def large(self, data: bytes) -> str:
+        """Path that a large file is sent from."""
+        return f"/large/{_digest(data)}"
 
     def _send_file(self, request: BaseHTTPRequestHandler, data: bytes, commit: str) -> None:
         _send(request, 200, data, {"X-Repo-Commit": commit, "ETag": f'"{_digest(data)}"'})
