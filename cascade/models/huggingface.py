@@ -112,6 +112,7 @@ class HuggingFaceModel:
         self.name, self.dtype, self.quantization = name, dtype, quantization
         self._prompt_form = (prompt_style, letters)
         self.source, self.device_map = resolve_model(name), device_map
+        self.origin: dict[str, Any] = {}
         with self._load_errors(" (a plan needs its config.json, and its tokenizer to count tokens; no weights)"):
             self.origin = find_model(self.source, revision)
             self.config = AutoConfig.from_pretrained(self.source, **self.origin)
@@ -148,6 +149,8 @@ class HuggingFaceModel:
             raise CascadeError(f"{error}{hint}") from error
         except (OSError, ValueError, httpx.HTTPError) as error:
             reason = str(error).strip().splitlines()[0]
+            if self.origin.get("local_files_only"):
+                reason += " (only the cache was read: the Hub is out of reach, denies access, or is not to be asked)"
             raise CascadeError(
                 f"Expected `model` to be one of {', '.join(MODEL_NAMES)}, a folder or a Hub id, but {self.name!r} "
                 f"could not be loaded: {reason}{hint}"

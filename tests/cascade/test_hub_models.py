@@ -69,6 +69,7 @@ MODELS = {
     ("run", "nobody/tiny", commit_of(OLD)): OLD,
 }
 READER = ("reader", "nobody/reader", None)
+PART = ("config", "nobody/part", None)
 
 
 def load_from(url: str, home: Path, wanted, **environment: str) -> dict[tuple, dict]:
@@ -100,12 +101,13 @@ def loaded(reader, home) -> dict[tuple, dict]:
         models={
             "nobody/tiny": {"main": NEW, "v1": OLD},
             "nobody/reader": {"main": {path.name: path.read_bytes() for path in reader.iterdir()}},
+            "nobody/part": {"main": OLD},
             "nobody/gated": {"main": OLD},
             "nobody/bare": {"main": {"README.md": b"# Nothing\n"}},
         },
         gated=("nobody/gated",),
     )
-    found = load_from(hub.url, home, [*MODELS, READER, *TROUBLES])
+    found = load_from(hub.url, home, [*MODELS, READER, PART, *TROUBLES])
     hub.close()
     return found
 
@@ -129,15 +131,17 @@ def test_each_trouble_with_the_hub_is_one_line_that_says_what_to_do(name, loaded
 
 @pytest.mark.parametrize("offline", [False, True])
 def test_without_the_hub_the_cache_is_read_and_what_it_has_not_is_said_both_at_once(offline, loaded, home):
-    absent = ("config", "nobody/absent", None)
-    wanted = [*MODELS, READER, absent]
+    absent, whole = ("config", "nobody/absent", None), ("run", "nobody/part", None)
+    wanted = [*MODELS, READER, PART, whole, absent]
     found = load_from(NOWHERE, home, wanted, **({"HF_HUB_OFFLINE": "1"} if offline else {}))
-    for name in (*MODELS, READER):
+    for name in (*MODELS, READER, PART):
         assert found[name] | {"seconds": 0} == loaded[name] | {"seconds": 0}
     said = f"Expected to reach {NOWHERE} for nobody/absent, but [Errno 111] Connection refused; what was loaded once"
     assert found[absent]["error"].startswith(
         "Expected nobody/absent in the Hub's cache (HF_HOME), but it is not there and offline" if offline else said
     )
+    assert "'nobody/part' could not be loaded: " in found[whole]["error"]
+    assert "(only the cache was read: the Hub is out of reach" in found[whole]["error"]
     # A file that is asked for in vain is tried for 24 s.
     assert max(one["seconds"] for one in found.values()) < 15
 
