@@ -250,7 +250,7 @@ class Decoder:
     def weights(self) -> Weights:
         """Sizes of the weights, and whether they are on disk."""
         model = self.model
-        found = weight_files(model.source, model.asked_revision)
+        found = weight_files(model.source, model.origin.get("revision"))
         stored = str(getattr(model.config, "dtype", None) or "float32").removeprefix("torch.")
         disk = found if found is not None else model.parameters * (DTYPES[stored].itemsize if stored in DTYPES else 4)
         memory = weight_bytes(model.config, model.dtype, model.quantization)

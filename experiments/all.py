@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from cascade.errors import one_line_errors
 from experiments import deciding_ledger, figure, probe_depth, seeds, transfer
-from experiments.paper.command import Finding, Result, add_arguments, lab_of, print_plans
+from experiments.paper.command import Result, add_arguments, lab_of, print_plans
 from experiments.paper.lab import Lab
 from experiments.paper.numbers import paper
 from experiments.paper.scales import MINIATURE, ROOT
@@ -47,30 +47,8 @@ SCRIPTS: dict[str, Callable[[Lab], Result]] = {
     "deciding_ledger": deciding_ledger.build,
     "probe_depth": probe_depth.build,
     "seeds": seeds.build,
+    "transfer": transfer.build,
 }
-
-
-def transferred(lab: Lab) -> Finding:
-    """What `experiments.transfer` found; run where it has not been."""
-    if not (lab.runs / "transfer" / "transfer.json").exists():
-        # The API's model is one of the family's, and has hidden states of its own there.
-        models = ",".join([*lab.scale.llama.values(), *lab.scale.qwen.values()])
-        tasks = ",".join((lab.scale.mmlu, lab.scale.gpqa, lab.scale.popqa))
-        transfer.main([f"--models={models}", f"--tasks={tasks}", f"--runs={lab.runs}"])
-    names, matrices = transfer.read_matrices(lab.runs)
-    words = (
-        "Means over a probe for each model and data set, tested on every other whose states are as wide. 0.5 is a "
-        "coin. A probe knows its own model's own data set, is worth something on the other family's model there, "
-        "and next to nothing on another data set: what Table 6 does with MMLU's probes on GPQA cannot lean on P(IK)."
-    )
-    table = transfer.summary(names, matrices)
-    values = {"sources": names, **{label: matrix.tolist() for label, matrix in matrices.items()}}
-    return Finding("transfer", "From one data set to another", f"{words}\n\n{table}", values)
-
-
-def scripts(lab: Lab) -> dict[str, Callable[[Lab], Result]]:
-    """What is run at a scale: transfer is the miniature's, whose models are alike in width."""
-    return SCRIPTS | ({"transfer": transferred} if lab.scale.name == MINIATURE.name else {})
 
 
 def page(results: dict[str, Result], lab: Lab) -> str:
@@ -93,9 +71,9 @@ def main(args: list[str] | None = None) -> str | None:
     values = parser.parse_args(args)
     lab, results = lab_of(values), dict[str, Result]()
     if values.plan:
-        print_plans(lab, "both", ("mmlu", "gpqa", "popqa"))
+        print_plans(lab, "both", ("mmlu", "gpqa", "popqa"), api=True)
         return None
-    with tqdm(scripts(lab).items(), unit="table", disable=None) as bar:
+    with tqdm(SCRIPTS.items(), unit="table", disable=None) as bar:
         for name, build in bar:
             bar.set_description(name)
             results[name] = build(lab)

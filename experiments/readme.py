@@ -19,6 +19,9 @@ from cascade.simulate import DEFAULT_CHAIN, simulate
 from cascade.simulation.ledgers import LEDGERS
 from cascade.simulation.schema import COLUMNS
 from cascade.simulation.simulator import Report
+from experiments import transfer
+from experiments.paper.lab import Lab
+from experiments.paper.scales import MINIATURE
 from experiments.real_chains import markdown as real_chains
 from experiments.real_logs import main as convert
 from probes.errors import ProbeError
@@ -85,6 +88,8 @@ def main(args: list[str] | None = None) -> None:
     if not (values.runs / SUMMARY).exists():
         raise CascadeError(f"Expected {values.runs / SUMMARY}; run `python -m cascade.miniature.cards` first")
     text = fill(text, "miniature", (values.runs / SUMMARY).read_text().strip())
+    lab = Lab(MINIATURE, values.runs, values.runs / "paper" / MINIATURE.name)
+    text = fill(text, "transfer", transfer.build(lab).summary)
     real = values.runs / "real"
     convert([str(values.logs), "--out", str(real)])
     write_atomically(ROOT / "README.md", fill(text, "chains", real_chains(real)).encode())

@@ -38,7 +38,7 @@ def build(lab: Lab) -> Comparison:
     return compare(4, lab, cells, notes=tuple(notes))
 
 
-main = command(build)
+main = command(build, api=True)
 
 if __name__ == "__main__":
     main()

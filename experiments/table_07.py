@@ -52,7 +52,7 @@ def _quoted(words: list[str]) -> str:
     return named.get(text) or "`" + text.replace("\n", "⏎").replace("|", "\\|") + "`"
 
 
-main = command(build)
+main = command(build, tasks=())
 
 if __name__ == "__main__":
     main()

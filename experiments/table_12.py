@@ -16,7 +16,7 @@ def build(lab: Lab) -> Comparison:
     return compare(12, lab, cells, notes=(note,))
 
 
-main = command(build)
+main = command(build, tasks=())
 
 if __name__ == "__main__":
     main()

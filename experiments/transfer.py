@@ -2,33 +2,35 @@
 
 Trains a probe for each model and data set, and tests it on the states of every other where widths match: on another
 data set of its own model (out of distribution), and on another family's model, which it was not made for. A matrix
-of AUROC and of ECE, as a table, as JSON and as a heat map.
+of AUROC and of ECE, as tables, as JSON and as a heat map.
 """
 
 from __future__ import annotations
 
-import json
-import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from jsonargparse import ArgumentParser
-from rich.console import Console
-from rich.table import Table
 
-from cascade.errors import one_line_errors
-from cascade.miniature.families import MODEL_NAMES
-from cascade.miniature.questions import BENCHMARKS
 from cascade.probing import check_base
 from cascade.report.probe_plots import plot_transfer
-from cascade.scoring import Scored, score
-from cascade.train import train
-from experiments.readme import ROOT, fill
+from cascade.report.strict_json import strict_json
+from cascade.scoring import Scored
+from experiments.paper.command import command
+from experiments.paper.comparison import markdown_table
+from experiments.paper.lab import Lab
+from experiments.paper.scales import MINIATURE
 from probes import Probe, stratified_split
-from probes.errors import ProbeError
 from probes.files import write_atomically
 from probes.metrics import probe_metrics
+
+METRICS = {"AUROC": "auroc", "ECE": "ece"}
+WORDS = "Means over a probe for each model and data set, tested on every other whose states are as wide. 0.5 is a coin."
+LEARNT = (
+    "A probe knows its own model's own data set, is worth something on the other family's model there, and next to "
+    "nothing on another data set: what Table 6 does with MMLU's probes on GPQA cannot lean on P(IK)."
+)
 
 
 @dataclass(frozen=True)
@@ -36,131 +38,132 @@ class Source:
     """A model on a data set: what a probe is trained on, and what another is tested on.
 
     Attributes:
-        name: ``<model> · <task>``.
-        width: Of the states.
+        model: Its name.
+        task: The data set's.
         scored: States and verdicts.
         probe: Trained on its training part.
     """
 
-    name: str
-    width: int
+    model: str
+    task: str
     scored: Scored
     probe: Probe
 
     @property
-    def model(self) -> str:
-        """The model's name."""
-        return self.scored.store.key.model
+    def name(self) -> str:
+        """``<model> · <task>``."""
+        return f"{self.model} · {self.task}"
 
     @property
-    def task(self) -> str:
-        """The data set's name."""
-        return self.scored.store.key.task
+    def width(self) -> int:
+        """Of the states."""
+        return self.scored.store.hidden_size
 
 
-def read_matrices(runs: Path) -> tuple[list[str], dict[str, np.ndarray]]:
-    """Names and matrices as an earlier run wrote them."""
-    values = json.loads((runs / "transfer" / "transfer.json").read_text())
-    names = values.pop("sources")
-    return names, {label: np.array(rows, dtype=float) for label, rows in values.items()}
+@dataclass(frozen=True)
+class Transfer:
+    """What every probe is worth on every source.
+
+    Attributes:
+        sources: ``<model> · <task>`` and the width of the states, of each row and column.
+        matrices: By the metric's name ``[trained on, tested on]``, NaN where widths differ.
+        words: What they say.
+    """
+
+    sources: Mapping[str, int]
+    matrices: Mapping[str, np.ndarray]
+    words: str
+    heading: str = "From one data set to another"
+
+    @property
+    def markdown(self) -> str:
+        """The means; the matrices are in the files."""
+        return f"{self.words}\n\n{self.summary}"
+
+    @property
+    def summary(self) -> str:
+        """Means of the matrices' cells: own or other model, own or other data set."""
+        found = [name.split(" · ") for name in self.sources]
+        lines = ["| tested on | cells | " + " | ".join(self.matrices) + " |", "|---|---:|" + "---:|" * len(METRICS)]
+        for model in ("its own model", "the other family's"):
+            for data in ("its own data set", "another data set"):
+                here = [
+                    (row, column)
+                    for row, (source, trained_on) in enumerate(found)
+                    for column, (target, tested_on) in enumerate(found)
+                    if (source == target) == (model == "its own model")
+                    and (trained_on == tested_on) == (data == "its own data set")
+                    and not np.isnan(self.matrices["AUROC"][row, column])
+                ]
+                if here:
+                    means = [f"{np.mean([values[cell] for cell in here]):.3f}" for values in self.matrices.values()]
+                    lines.append(f"| {model}, {data} | {len(here)} | {' | '.join(means)} |")
+        return "\n".join(lines)
+
+    def tables(self) -> str:
+        """The matrices, a table for each metric and width."""
+        parts, names = [], list(self.sources)
+        for label, values in self.matrices.items():
+            for width in sorted(set(self.sources.values())):
+                held = [place for place, name in enumerate(names) if self.sources[name] == width]
+                head = ["trained on ╲ tested on", *(str(number) for number in range(1, len(held) + 1))]
+                lines = [
+                    [f"{number} {names[row]}"]
+                    + ["" if np.isnan(values[row, column]) else f"{values[row, column]:.3f}" for column in held]
+                    for number, row in enumerate(held, start=1)
+                ]
+                title = f"{label} of P(IK) on the test part, states of {width}:"
+                parts.append(f"{title}\n\n{markdown_table(head, lines)}")
+        return "\n\n".join(parts)
+
+    def write(self, folder: Path) -> None:
+        """Writes ``transfer.json``, ``transfer.md`` and ``transfer.png``."""
+        folder.mkdir(parents=True, exist_ok=True)
+        values = {"sources": list(self.sources), **{label: m.tolist() for label, m in self.matrices.items()}}
+        write_atomically(folder / "transfer.json", strict_json(values).encode())
+        page = f"# {self.heading}\n\n{self.markdown}\n\n{self.tables()}\n"
+        write_atomically(folder / "transfer.md", page.encode())
+        plot_transfer(folder / "transfer.png", list(self.sources), self.matrices)
 
 
-def sources(models: list[str], tasks: list[str], runs: Path, more: list[str]) -> list[Source]:
-    """Scores every model on every task and trains a probe for each; ``more`` are flags of `cascade.train`."""
-    found = []
-    for model in models:
-        for task in tasks:
-            scored = score(model, task, runs / "stores")
-            flags = [f"--data.model={model}", f"--data.task={task}", f"--data.stores={runs / 'stores'}"]
-            done = train([*flags, f"--out={runs / 'probes'}", "--logger=none", *more])
-            found.append(Source(f"{model} · {task}", scored.store.hidden_size, scored, done.probe))
+def build(lab: Lab) -> Transfer:
+    """Tests a probe for each of a scale's models and data sets on every other."""
+    found = sources(lab)
+    cells = [[tested(source, target, lab.limit) for target in found] for source in found]
+    matrices = {
+        label: np.array([[np.nan if cell is None else cell[metric] for cell in row] for row in cells])
+        for label, metric in METRICS.items()
+    }
+    words = f"{WORDS} {LEARNT}" if lab.scale.name == MINIATURE.name else WORDS
+    return Transfer({source.name: source.width for source in found}, matrices, words)
+
+
+def sources(lab: Lab) -> list[Source]:
+    """Every model of a scale on each of its data sets, narrow ones first.
+
+    The model that stands behind the API is one of the family's where it has hidden states at all.
+    """
+    scale, found = lab.scale, []
+    for model in dict.fromkeys((*scale.llama.values(), *scale.qwen.values())):
+        for task in dict.fromkeys((scale.mmlu, scale.gpqa, scale.popqa)):
+            found.append(Source(model, task, lab.scored(model, task), lab.probe(model, task)))
     return sorted(found, key=lambda source: source.width)
 
 
-def tested(source: Source, target: Source) -> dict[str, float] | None:
-    """Metrics of one's probe on the other's test part; ``None`` where the widths or depths differ."""
+def tested(source: Source, target: Source, limit: int) -> dict[str, float] | None:
+    """Metrics of one's probe on the other's test part, or its first ``limit``; ``None`` where widths differ."""
     config, store = source.probe.config, target.scored.store
     if source.width != target.width or config.layer not in store.layers:
         return None
     check_base(source.probe, target.scored, allow_base_mismatch=source.model != target.model)
     table = target.scored.table()
-    rows = list(stratified_split(table["question_id"].to_pylist(), table["subject"].to_pylist()).test)
+    rows = list(stratified_split(table["question_id"].to_pylist(), table["subject"].to_pylist()).test)[: limit or None]
     labels = table["correct"].to_numpy()[rows].astype(np.float64)
     p_ik: np.ndarray = source.probe.predict(store.layer(config.layer)[rows])
     return probe_metrics(p_ik, labels, config.threshold)
 
 
-def matrix(found: list[Source], metric: str) -> np.ndarray:
-    """One metric, ``[trained on, tested on]``, NaN where widths differ."""
-    cells = [[tested(source, target) for target in found] for source in found]
-    return np.array([[np.nan if cell is None else cell[metric] for cell in row] for row in cells])
-
-
-def summary(names: list[str], matrices: dict[str, np.ndarray]) -> str:
-    """Means of the matrices' cells as Markdown: own or other model, own or other data set.
-
-    Args:
-        names: ``<model> · <task>`` of each row and column.
-        matrices: From `matrix`, by the metric's name.
-    """
-    found = [name.split(" · ") for name in names]
-    lines = ["| tested on | cells | " + " | ".join(matrices) + " |", "|---|---:|" + "---:|" * len(matrices)]
-    for model in ("its own model", "the other family's"):
-        for data in ("its own data set", "another data set"):
-            here = [
-                (row, column)
-                for row, (source, trained_on) in enumerate(found)
-                for column, (target, tested_on) in enumerate(found)
-                if (source == target) == (model == "its own model")
-                and (trained_on == tested_on) == (data == "its own data set")
-                and not np.isnan(matrices["AUROC"][row, column])
-            ]
-            means = [f"{np.mean([values[cell] for cell in here]):.3f}" for values in matrices.values()]
-            lines.append(f"| {model}, {data} | {len(here)} | {' | '.join(means)} |")
-    return "\n".join(lines)
-
-
-def print_matrix(names: list[str], values: np.ndarray, title: str) -> None:
-    """One matrix as a table."""
-    table = Table(title=title, title_justify="left")
-    table.add_column("trained on ╲ tested on", no_wrap=True)
-    for number in range(1, len(names) + 1):
-        table.add_column(str(number), justify="right")
-    for number, (name, row) in enumerate(zip(names, values, strict=True), start=1):
-        table.add_row(f"{number} {name}", *("" if np.isnan(value) else f"{value:.3f}" for value in row))
-    Console(width=None if sys.stdout.isatty() else 180).print(table)
-
-
-@one_line_errors(ProbeError)
-def main(args: list[str] | None = None) -> dict[str, np.ndarray]:
-    """The entry point; returns both matrices."""
-    parser = ArgumentParser(prog="python -m experiments.transfer", description=__doc__, exit_on_error=False)
-    parser.add_argument("--models", type=str, default=",".join(MODEL_NAMES), help="names, separated by commas")
-    parser.add_argument("--tasks", type=str, default=",".join(BENCHMARKS), help="data sets, separated by commas")
-    parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder of stores and probe runs")
-    parser.add_argument("--epochs", type=int, default=100, help="at most; a head stops when it gets no better")
-    parser.add_argument("--readme", type=bool, default=False, help="rewrite the README's summary")
-    values = parser.parse_args(args)
-    more = [f"--trainer.max_epochs={values.epochs}"]
-    found = sources(values.models.split(","), values.tasks.split(","), values.runs, more)
-    names = [source.name for source in found]
-    matrices = {label: matrix(found, metric) for label, metric in (("AUROC", "auroc"), ("ECE", "ece"))}
-    out = values.runs / "transfer"
-    out.mkdir(parents=True, exist_ok=True)
-    for label, numbers in matrices.items():
-        for width in sorted({source.width for source in found}):
-            held = [place for place, source in enumerate(found) if source.width == width]
-            block = numbers[np.ix_(held, held)]
-            print_matrix([names[i] for i in held], block, f"{label} of P(IK) on the test part, states of {width}")
-    clean = {k: [[None if np.isnan(v) else v for v in row] for row in m.tolist()] for k, m in matrices.items()}
-    write_atomically(out / "transfer.json", (json.dumps({"sources": names, **clean}, indent=1) + "\n").encode())
-    plot_transfer(out / "transfer.png", names, matrices)
-    if values.readme:
-        readme = ROOT / "README.md"
-        write_atomically(readme, fill(readme.read_text(), "transfer", summary(names, matrices)).encode())
-    print(f"Wrote {out / 'transfer.json'} and {out / 'transfer.png'}")
-    return matrices
-
+main = command(build, family="both", tasks=("mmlu", "gpqa", "popqa"))
 
 if __name__ == "__main__":
     main()

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 from huggingface_hub import ModelHubMixin, snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+from huggingface_hub.utils import httpx
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
@@ -25,9 +25,11 @@ from probes.calibration import Calibrator, build_calibrator
 from probes.errors import ProbeError
 from probes.files import write_atomically
 from probes.heads import HeadConfig, build_head
+from probes.hub import locate, refusal
 
 FORMAT = 1
-WEIGHTS, CONFIG, CARD, PICTURE = "model.safetensors", "config.json", "README.md", "reliability.png"
+WEIGHTS, CONFIG, CARD, PICTURE = _FILES = ["model.safetensors", "config.json", "README.md", "reliability.png"]
+_ASKED_WITH = ("token", "cache_dir", "endpoint")
 
 
 @dataclass(frozen=True)
@@ -223,12 +225,15 @@ def _checkpoint_folder(name: str, revision: str | None, download: Mapping[str, A
         return Path(name)
     if name.count("/") != 1 or name.startswith((".", "/")):
         raise ProbeError(f"Expected a probe checkpoint folder or a Hub id, but there is no folder {name!r}")
-    files = [CONFIG, WEIGHTS, CARD, PICTURE]
     try:
-        return Path(snapshot_download(name, revision=revision, allow_patterns=files, **download))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        reason = str(error).splitlines()[0]
-        raise ProbeError(f"There is no folder {name!r}, and the Hub gave no probe of that id: {reason}") from error
+        if not download.get("local_files_only"):
+            found = locate(name, revision, CONFIG, **{k: v for k, v in download.items() if k in _ASKED_WITH})
+            revision, download = found.commit, {**download, "local_files_only": found.local_files_only}
+        return Path(snapshot_download(name, revision=revision, allow_patterns=_FILES, **download))
+    except ProbeError:
+        raise
+    except (httpx.HTTPError, OSError, ValueError) as error:
+        raise ProbeError(refusal(error, name, revision, endpoint=download.get("endpoint"))) from error
 
 
 def load_strictly(probe: Probe, tensors: Mapping[str, Tensor], path: Path) -> None:

@@ -16,30 +16,34 @@ from cascade.models.base import Prompt
 from cascade.models.encoder import Encoder, read_texts
 from cascade.models.reader import ModelReader
 from cascade.scoring import score
-from experiments import real_chains
+from experiments import real_chains, transfer
 from experiments.benchmarks.runtime import main as runtime
+from experiments.paper.lab import Lab
+from experiments.paper.scales import MINIATURE
 from experiments.promises import main as promises
 from experiments.readers import FOLDS, Fold, Questions, cascade, gated, load
 from experiments.real_logs import PARAMETERS
 from experiments.real_logs import main as convert
-from experiments.transfer import main
 from probes import Probe, ProbeConfig, stratified_split
 from probes.states import LayerStates
 
-MODELS = ["mini-llama-small", "mini-llama-medium", "mini-qwen3-small"]
-
 
 def test_transfer_tests_every_probe_on_every_other_of_its_width(tmp_path):
-    flags = [f"--models={','.join(MODELS)}", "--tasks=mini-gpqa", "--epochs=2", f"--runs={tmp_path}"]
-    matrices = main(flags)
-    written = json.loads((tmp_path / "transfer" / "transfer.json").read_text())
+    small, medium, other = "mini-llama-small", "mini-llama-medium", "mini-qwen3-small"
+    tasks = {"mmlu": "mini-gpqa", "gpqa": "mini-gpqa", "popqa": "mini-gpqa"}
+    few = replace(MINIATURE, llama={"3B": small, "8B": medium}, qwen={"4B": other}, **tasks)
+    found = transfer.build(Lab(few, tmp_path, tmp_path / "out"))
+    found.write(tmp_path / "out")
+    written = json.loads((tmp_path / "out" / "transfer.json").read_text())
     order = [name.split(" · ")[0] for name in written["sources"]]
-    assert (tmp_path / "transfer" / "transfer.png").stat().st_size > 10_000
+    assert order == [small, other, medium]
+    assert (tmp_path / "out" / "transfer.png").stat().st_size > 10_000
+    page = (tmp_path / "out" / "transfer.md").read_text()
     for row, source in enumerate(order):
         for column, target in enumerate(order):
-            found = matrices["AUROC"][row, column]
+            auroc = found.matrices["AUROC"][row, column]
             if ("medium" in source) != ("medium" in target):
-                assert np.isnan(found)
+                assert np.isnan(auroc) and written["AUROC"][row][column] is None
                 continue
             probe = Probe.from_pretrained(
                 tmp_path / "probes" / f"{source}--mini-gpqa--layer-{2 + ('medium' in source)}/probe"
@@ -48,7 +52,10 @@ def test_transfer_tests_every_probe_on_every_other_of_its_width(tmp_path):
             table = scored.table()
             split = stratified_split(table["question_id"].to_pylist(), table["subject"].to_pylist())
             p_ik = probe.predict(scored.store.layer(probe.config.layer)[list(split.test)])
-            assert found == pytest.approx(roc_auc_score(table["correct"].to_numpy()[list(split.test)], p_ik))
+            assert auroc == pytest.approx(roc_auc_score(table["correct"].to_numpy()[list(split.test)], p_ik))
+            assert f"{auroc:.3f}" in page
+    own = [found.matrices["AUROC"][i, i] for i in range(3)]
+    assert f"| its own model, its own data set | 3 | {np.mean(own):.3f} |" in found.markdown
 
 
 def records(p_t: np.ndarray, right: np.ndarray) -> Questions:
@@ -131,7 +138,7 @@ def test_an_encoder_reads_each_text_as_it_does_alone(tmp_path):
     for name, value in (("base_revision", "r"), ("position", "last_prompt_token"), ("template_hash", "max_tokens=9")):
         with pytest.raises(CascadeError, match=f"{name}={value}"):
             ModelReader(encoder, Probe(replace(reads, **{name: value})))
-    with pytest.raises(CascadeError, match="could not be loaded"):
+    with pytest.raises(CascadeError, match="there is no folder"):
         Encoder(str(tmp_path / "nothing"))
 
 

@@ -344,11 +344,6 @@ def test_the_papers_scale_is_the_papers_models():
     assert scale.scoring_batch_size == scale.settings.batch_size <= scale.batch_size
 
 
-def test_the_miniatures_transfer_is_not_shown_as_the_papers(tmp_path):
-    miniature, paper = (everything.scripts(Lab(scale, tmp_path, tmp_path)) for scale in SCALES.values())
-    assert list(miniature) == [*paper, "transfer"]
-
-
 def test_the_committed_page_holds_every_table_and_command():
     text = everything.PAGE.read_text()
     for number, table in PAPER.tables.items():

@@ -11,12 +11,15 @@ from importlib.metadata import version
 from pathlib import Path
 
 import torch
+from huggingface_hub.utils import httpx
 from torch import Tensor
 from tqdm import tqdm
 
 from cascade.errors import CascadeError
-from cascade.models.huggingface import hash_folder, hash_tokenizer
+from cascade.models.files import find_model, hash_folder
+from cascade.models.huggingface import hash_tokenizer
 from probes.capture import HiddenStateCapture
+from probes.errors import ProbeError
 from probes.store import HiddenStateStore, StoreKey, StoreWriter
 
 POSITION = "mean_of_tokens"
@@ -38,13 +41,16 @@ class Encoder:
         from transformers import AutoModel, AutoTokenizer
 
         try:
-            self.tokenizer = AutoTokenizer.from_pretrained(source)
-            self.model = AutoModel.from_pretrained(source, dtype=torch.float32).eval()
-        except (OSError, ValueError) as error:
+            origin = find_model(source)
+            self.tokenizer = AutoTokenizer.from_pretrained(source, **origin)
+            self.model = AutoModel.from_pretrained(source, dtype=torch.float32, **origin).eval()
+        except ProbeError as error:
+            raise CascadeError(str(error)) from error
+        except (OSError, ValueError, httpx.HTTPError) as error:
             reason = str(error).strip().splitlines()[0]
             raise CascadeError(f"Expected an encoder in {source!r}, but it could not be loaded: {reason}") from error
         self.name, self.max_tokens = name or source, max_tokens
-        self.revision = getattr(self.model.config, "_commit_hash", None) or hash_folder(Path(source))
+        self.revision = origin.get("revision") or hash_folder(Path(source))
         self.depth: int = self.model.config.num_hidden_layers
         self.hidden_size: int = self.model.config.hidden_size
         self.parameters = sum(p.numel() for p in self.model.parameters())

@@ -17,20 +17,20 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from huggingface_hub.utils import httpx
 from torch import Tensor
 
 from cascade.errors import CascadeError
-from cascade.miniature.families import ASSETS, MODEL_NAMES, size_of
+from cascade.miniature.families import MODEL_NAMES
+from cascade.models.files import find_model, hash_folder, resolve_model
 from cascade.models.generation import continue_greedily
 from cascade.models.prompts import LetterForm, PromptForm
 from cascade.models.weights import QUANTIZATIONS, Quantization, count_parameters, packing
 from cascade.tasks.base import PromptStyle
 from probes.capture import HiddenStateCapture, last_token_positions, resolve_layers
 from probes.early_exit import EarlyExit
+from probes.errors import ProbeError
 from probes.store import DTYPES, precision_of
-
-_WHOLE_FILE_BYTES = 64 * 2**20
-_BLOCK_BYTES, _BLOCKS = 2**16, 256
 
 
 @dataclass(frozen=True)
@@ -88,6 +88,7 @@ class HuggingFaceModel:
 
     Attributes:
         revision: Commit on the Hub, or hash of the local files.
+        origin: See `find_model`.
     """
 
     def __init__(
@@ -110,10 +111,12 @@ class HuggingFaceModel:
             )
         self.name, self.dtype, self.quantization = name, dtype, quantization
         self._prompt_form = (prompt_style, letters)
-        self.source, self.device_map, self.asked_revision = resolve_model(name), device_map, revision
+        self.source, self.device_map = resolve_model(name), device_map
+        self.origin: dict[str, Any] = {}
         with self._load_errors(" (a plan needs its config.json, and its tokenizer to count tokens; no weights)"):
-            self.config = AutoConfig.from_pretrained(self.source, revision=revision)
-        self.revision: str = getattr(self.config, "_commit_hash", None) or hash_folder(Path(self.source))
+            self.origin = find_model(self.source, revision)
+            self.config = AutoConfig.from_pretrained(self.source, **self.origin)
+        self.revision: str = self.origin.get("revision") or hash_folder(Path(self.source))
 
     @cached_property
     def tokenizer(self) -> Any:
@@ -121,7 +124,7 @@ class HuggingFaceModel:
         from transformers import AutoTokenizer
 
         with self._load_errors():
-            tokenizer = AutoTokenizer.from_pretrained(self.source, revision=self.asked_revision)
+            tokenizer = AutoTokenizer.from_pretrained(self.source, **self.origin)
         # transformers makes one of nothing where files are missing
         if len(tokenizer) <= len(tokenizer.all_special_ids):
             raise CascadeError(f"Expected the tokenizer of {self.name!r} to have tokens, but its files are not there")
@@ -142,8 +145,12 @@ class HuggingFaceModel:
     def _load_errors(self, hint: str = "") -> Iterator[None]:
         try:
             yield
-        except (OSError, ValueError) as error:
+        except ProbeError as error:  # the Hub's answer, which says it all
+            raise CascadeError(f"{error}{hint}") from error
+        except (OSError, ValueError, httpx.HTTPError) as error:
             reason = str(error).strip().splitlines()[0]
+            if self.origin.get("local_files_only"):
+                reason += " (only the cache was read: the Hub is out of reach, denies access, or is not to be asked)"
             raise CascadeError(
                 f"Expected `model` to be one of {', '.join(MODEL_NAMES)}, a folder or a Hub id, but {self.name!r} "
                 f"could not be loaded: {reason}{hint}"
@@ -165,7 +172,7 @@ class HuggingFaceModel:
         with self._load_errors():
             model = AutoModelForCausalLM.from_pretrained(
                 self.source,
-                revision=self.asked_revision,
+                **self.origin,
                 dtype=DTYPES[self.dtype],
                 device_map=self.device_map,
                 **packing(self.quantization, self.dtype),
@@ -354,14 +361,6 @@ class HuggingFaceModel:
                 yield from end if isinstance(end, list) else [end]
 
 
-def resolve_model(name: str) -> str:
-    """The folder of a miniature by its name; any other name as it is."""
-    if name.startswith("mini-") and "/" not in name and not Path(name).is_dir():
-        size_of(name)  # a name of ours that is misspelt is not asked for at the Hub
-        return str(ASSETS / name)
-    return name
-
-
 def hash_tokenizer(tokenizer: Any) -> str:
     """Hash of everything a Hugging Face tokenizer does to text."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
@@ -370,20 +369,3 @@ def hash_tokenizer(tokenizer: Any) -> str:
     state.pop("padding", None)
     state.pop("truncation", None)
     return hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def hash_folder(folder: Path) -> str:
-    """Hash of a local model: configuration whole, weights whole up to 64 MiB and in 256 spread blocks above."""
-    digest = hashlib.sha256()
-    files = [folder / "config.json", *sorted(folder.glob("*.safetensors")), *sorted(folder.glob("*.bin"))]
-    for path in files:
-        size = path.stat().st_size
-        digest.update(f"{path.name}:{size}".encode())
-        with path.open("rb") as file:
-            if size <= _WHOLE_FILE_BYTES:
-                digest.update(file.read())
-                continue
-            for block in range(_BLOCKS):
-                file.seek(block * (size - _BLOCK_BYTES) // (_BLOCKS - 1))
-                digest.update(file.read(_BLOCK_BYTES))
-    return digest.hexdigest()[:16]

@@ -18,7 +18,7 @@ def print_plan(plan: Plan) -> None:
     """Prints what a run would cost."""
     from cascade.plan import CHARACTERS_A_TOKEN, GPU, PEAK_FLOPS, UTILISATION
 
-    console = Console(width=None if sys.stdout.isatty() else 150)
+    console = Console(width=None if sys.stdout.isatty() else 170)
     if plan.weights:
         table = Table(title="models")
         for heading in ("model", "parameters", "blocks × width", "precision", "weights in memory", "weights on disk"):

@@ -141,8 +141,6 @@ def _load(name: str, source: HubTask) -> Any:
     try:
         return load_dataset(source.repo, source.config, split=source.split, revision=source.revision)
     except (DatasetsError, OSError, ValueError, httpx.HTTPError) as error:
-        if source.gated and "gated" in str(error).lower():
-            raise CascadeError(_denied(name, source)) from error
         reason = str(error).strip() or type(error).__name__
         raise CascadeError(f"Expected to load {source.repo} at {source.revision[:12]}, but {reason}") from error
     finally:
@@ -184,33 +182,14 @@ def _read_cached(source: HubTask, folder: Path) -> Any:
 def _check_reach(name: str, source: HubTask) -> None:
     """Asks the Hub for the commit once, where `datasets` would go on trying without a word of why."""
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
     from huggingface_hub.utils import httpx
+
+    from probes.hub import refusal
 
     api = HfApi()
     try:
         api.dataset_info(source.repo, revision=source.revision, timeout=REACH_SECONDS)
         if source.gated:
             api.auth_check(source.repo, repo_type="dataset")
-    except GatedRepoError as error:
-        raise CascadeError(_denied(name, source)) from error
-    except RevisionNotFoundError as error:
-        raise CascadeError(f"Expected commit {source.revision} in {source.repo}, but the Hub has none such") from error
-    except RepositoryNotFoundError as error:
-        raise CascadeError(
-            f"Expected {source.repo} at {api.endpoint}, but it is not there or the token has no access"
-        ) from error
     except (httpx.HTTPError, OSError) as error:
-        reason = str(error).strip() or type(error).__name__
-        raise CascadeError(
-            f"Expected to reach {api.endpoint} for {name} ({source.repo}), but {reason}; what was loaded once needs no "
-            f"network"
-        ) from error
-
-
-def _denied(name: str, source: HubTask) -> str:
-    return (
-        f"Expected access to {source.repo} for {name}, but it is gated: ask for it at "
-        f"https://huggingface.co/datasets/{source.repo}, then `hf auth login` or put a token "
-        f"(https://huggingface.co/settings/tokens) in HF_TOKEN"
-    )
+        raise CascadeError(refusal(error, source.repo, source.revision, kind="dataset", purpose=name)) from error

@@ -21,8 +21,11 @@ from cascade.errors import CascadeError
 from cascade.models.base import Failure, Reply
 from cascade.models.endpoint import Endpoint
 from cascade.models.local import LocalModel
+from cascade.plan import Plan, plan_cascade
+from cascade.runtime.config import CascadeConfig, Member, Price
 from cascade.runtime.engine import prompt_of
 from cascade.simulation.schema import SCHEMA, validate_scores, write_scores
+from cascade.tasks.base import Question
 from cascade.tasks.load import load_task
 from experiments.paper.scales import API
 from probes import stratified_split
@@ -41,12 +44,7 @@ def api_scores(lab: Lab, task: str) -> pa.Table:
     Raises:
         CascadeError: If the server does not start, or some question has no answer.
     """
-    asked = load_task(task)
-    split = stratified_split([q.id for q in asked.questions], [q.subject for q in asked.questions], lab.seed)
-    # In the order of the aligned chains, so that a limit means the same questions.
-    questions = sorted((asked.questions[i] for i in split.test), key=lambda question: question.id)
-    questions = questions[: lab.limit or None]
-    path = lab.out / "api" / f"{file_name(lab.scale.api)}--{file_name(task)}.parquet"
+    asked, questions, path = load_task(task), _questions(lab, task), _replies(lab, task)
     if path.exists():
         table = validate_scores(pq.read_table(path), str(path))
         if table["question_id"].to_pylist() == [question.id for question in questions]:
@@ -86,6 +84,25 @@ def api_scores(lab: Lab, task: str) -> pa.Table:
     table = pa.Table.from_pylist(records, schema=pa.schema(fields))
     write_scores(table, API, path)
     return table
+
+
+def _questions(lab: Lab, task: str) -> list[Question]:
+    """The test questions in the order of the aligned chains, so that a limit means the same ones."""
+    questions = load_task(task).questions
+    split = stratified_split([q.id for q in questions], [q.subject for q in questions], lab.seed)
+    return sorted((questions[i] for i in split.test), key=lambda question: question.id)[: lab.limit or None]
+
+
+def _replies(lab: Lab, task: str) -> Path:
+    return lab.out / "api" / f"{file_name(lab.scale.api)}--{file_name(task)}.parquet"
+
+
+def api_plan(lab: Lab, task: str) -> Plan | None:
+    """What a provider would charge for the test questions; ``None`` where it is asked nothing."""
+    if lab.scale.served is not None or _replies(lab, task).exists():
+        return None
+    member = Member(endpoint=lab.scale.api, price=Price(*lab.prices.models[API]), spending_cap=SPENDING_CAP)
+    return plan_cascade(CascadeConfig(models=[member]), _questions(lab, task), task, lab.out / "api" / "none.jsonl")
 
 
 def local_agreement(lab: Lab, task: str) -> tuple[int, float]:

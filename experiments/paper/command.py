@@ -14,6 +14,7 @@ from cascade.errors import CascadeError, one_line_errors
 from cascade.plan import plan_chain
 from cascade.report.plan_table import PLAN_HELP, print_plan
 from cascade.report.strict_json import strict_json
+from experiments.paper.api import api_plan
 from experiments.paper.comparison import Comparison
 from experiments.paper.lab import Lab
 from experiments.paper.numbers import Column, Values, paper
@@ -69,14 +70,16 @@ def compare(
 
 
 def command(
-    build: Callable[[Lab], R], family: str = "llama", tasks: Sequence[str] = ("mmlu",)
+    build: Callable[[Lab], R], family: str = "llama", tasks: Sequence[str] = ("mmlu",), api: bool = False
 ) -> Callable[..., R | None]:
     """The entry point of a script that makes one result.
 
     Args:
         build: Makes it.
         family: Whose models it runs, *llama*, *qwen* or *both*, for `--plan`.
-        tasks: Those that it asks, as `Scale` calls them, the one that its probes are trained on first; the same.
+        tasks: Those that it asks, as `Scale` calls them, the one that its probes are trained on first; the same. None
+            where no model is run.
+        api: Whether it asks the API the first of them; the same.
     """
     module = sys.modules[build.__module__]
     name = Path(str(module.__file__)).stem
@@ -88,7 +91,7 @@ def command(
         values = parser.parse_args(args)
         lab = lab_of(values)
         if values.plan:
-            print_plans(lab, family, tasks)
+            print_plans(lab, family, tasks, api)
             return None
         result = build(lab)
         print(f"{result.heading}\n\n{result.markdown}\n\n{lab.scale.standing}\n")
@@ -107,12 +110,17 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--plan", action="store_true", help=PLAN_HELP)
 
 
-def print_plans(lab: Lab, family: str, tasks: Sequence[str]) -> None:
-    """Prints what scoring a scale's models would cost; live runs and the API's questions come on top."""
+def print_plans(lab: Lab, family: str, tasks: Sequence[str], api: bool = False) -> None:
+    """Prints what scoring a scale's models, and asking its API, would cost; live runs come on top."""
+    if not tasks:
+        print("No model is run: what ships with this project is held against the paper.")
+        return
     for each in ("llama", "qwen") if family == "both" else (family,):
         names = [name for size, name in lab.scale.family(each).items() if size != API]
         asked = [getattr(lab.scale, task) for task in tasks]
         print_plan(plan_chain(names, asked, lab.runs, replace(lab.scale.settings, probe_task=asked[0])))
+    if api and (asked_of_api := api_plan(lab, getattr(lab.scale, tasks[0]))) is not None:
+        print_plan(asked_of_api)
 
 
 def lab_of(values: Any) -> Lab:

@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
-import os
 import random
 import subprocess
 import sys
 import time
 from collections import Counter
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from cascade.errors import CascadeError
 from cascade.tasks.benchmarks import arc_questions, gpqa_questions, mmlu_questions, popqa_questions
 from cascade.tasks.hub import HUB_TASKS
-from tests.cascade.fake_hub import FakeHub
+from tests.cascade.fake_hub import FakeHub, ask, card, parquet, table
 
 MMLU_ROW = {"question": "What is 1?", "subject": "abstract_algebra", "choices": ["0", "1", "2", "3"], "answer": 1}
 ARC_ROW = {
@@ -162,34 +158,8 @@ def test_all_real_questions_are_taken_as_they_are(real_rows):
         assert question.choices["ABCDE".index(question.answers[0])] == right
 
 
-def parquet(rows: list[dict]) -> bytes:
-    sink = io.BytesIO()
-    pq.write_table(pa.Table.from_pylist(rows), sink)
-    return sink.getvalue()
-
-
-def table(rows: list[dict], separator: str) -> bytes:
-    text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, list(rows[0]), delimiter=separator)
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue().encode()
-
-
-def card(config: str, split: str, path: str) -> bytes:
-    lines = ("---", "configs:", f"- config_name: {config}", "  data_files:", f"  - split: {split}", f"    path: {path}")
-    return "\n".join((*lines, "---", "")).encode()
-
-
 def repository(name: str, files: dict[str, bytes]) -> dict[str, tuple[str, dict[str, bytes]]]:
     return {HUB_TASKS[name].repo: (HUB_TASKS[name].revision, files)}
-
-
-def ask(hub_url: str, home, *command: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """A process of its own, since the Hub's address is read when its library is imported."""
-    kept = {k: v for k, v in os.environ.items() if not k.startswith("HF_")}
-    environment = kept | {"HF_ENDPOINT": hub_url, "HF_HOME": str(home)} | environment
-    return subprocess.run([sys.executable, *command], env=environment, capture_output=True, text=True, timeout=300)
 
 
 LOAD = """
