@@ -39,7 +39,7 @@ class LayerStates:
             # One NaN or infinity makes the sum one too; only then every number is looked at.
             if not bool(torch.isfinite(layer.sum())) and not bool(torch.isfinite(layer).all()):
                 raise ProbeError("Expected finite hidden states, but some are NaN or infinite")
-        self._states = states
+        self._states = states.contiguous()
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -49,7 +49,11 @@ class LayerStates:
 
     def gather(self, rows: Tensor) -> Tensor:
         """States of some rows, ``[layers, len(rows), hidden]``, float32, a copy; ``rows`` is int64."""
-        return self._states.index_select(1, rows).to(torch.float32, copy=False)
+        layers, count, hidden = self.shape
+        # Along the first dimension torch copies whole rows, on all cores; along the second it does not.
+        places = torch.arange(layers)[:, None] * count + rows
+        states = self._states.view(-1, hidden).index_select(0, places.flatten())
+        return states.view(layers, len(rows), hidden).to(torch.float32, copy=False)
 
 
 class StoredStates(LayerStates):

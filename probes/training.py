@@ -189,10 +189,13 @@ class ProbeModule(LightningModule):
         else:
             self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
 
+    def _standardise(self, states: Tensor) -> Tensor:
+        """States of a batch, which were gathered for it alone, where they are."""
+        return states.sub_(self.mean).div_(self.scale)
+
     def forward(self, states: Tensor, masks: Sequence[Tensor] = ()) -> Tensor:
-        """Uncalibrated logits of all the heads, ``[heads, batch]``, from raw states ``[layers, batch, hidden]``."""
-        standardised = (states - self.mean).div_(self.scale)
-        return torch.cat([heads(standardised, masks) for heads in self.groups])
+        """Uncalibrated logits of all the heads, ``[heads, batch]``, from standardised ``[layers, batch, hidden]``."""
+        return torch.cat([heads(states, masks) for heads in self.groups])
 
     def _losses(self, logits: Tensor, targets: Tensor) -> Tensor:
         """Weighted binary cross-entropy of each head, ``[heads]``."""
@@ -209,7 +212,7 @@ class ProbeModule(LightningModule):
         if self._masks is None:
             self._masks = DropoutMasks(self.head_config, self.seed_numbers, states.device)
         smoothed = targets * (1 - self.label_smoothing) + self.label_smoothing / 2
-        losses = self._losses(self(states, self._masks.draw(len(targets))), smoothed)
+        losses = self._losses(self(self._standardise(states), self._masks.draw(len(targets))), smoothed)
         self.log("train_loss", losses.detach().mean(), on_step=False, on_epoch=True, batch_size=len(targets))
         return losses.sum()
 
@@ -222,7 +225,7 @@ class ProbeModule(LightningModule):
         self._collect(batch)
 
     def _collect(self, batch: list[Tensor]) -> None:
-        self._seen.append(self(batch[0]).cpu())
+        self._seen.append(self(self._standardise(batch[0])).cpu())
 
     def _collected(self) -> Tensor:
         logits = torch.cat(self._seen, dim=1)
