@@ -107,7 +107,8 @@ def simulate(
             halved by the questions' ids, training questions left out.
         objective: accuracy (the best at a budget), cost (the cheapest above a floor) or price.
         limit: The budget (share of the last model's cost; 0.5), the accuracy floor (one point below the last
-            model), or the accuracy that the last model's whole cost is worth (0.1).
+            model, by one standard error of the difference where thresholds are found), or the accuracy that the last
+            model's whole cost is worth (0.1).
         ledger: Ledger of the objective: answered-only, full-path or early-exit.
         unit: Its unit: flops, flops-context, tokens, dollars, seconds or calls; by default the first of these that the
             scores allow.

@@ -1,7 +1,8 @@
 """How deep a probe should read: its quality against what an early exit saves: `python -m experiments.probe_depth`.
 
 A probe on an early layer turns questions away sooner, and knows less. For probes at each depth: the paper's thresholds
-as they are, and the cheapest thresholds at most one point below the last model (found on validation, early-exit).
+as they are, and the cheapest thresholds at most one point below the last model by one standard error (found on
+validation, early-exit).
 """
 
 from __future__ import annotations

@@ -33,7 +33,7 @@ def recommendation(study: Study) -> Recommendation:
     """The study's answer in two sentences, and what qualifies it."""
     goal, found, last = study.goal, study.chosen.reported, study.names[-1]
     wanted = {
-        "cost": f"the cheapest policy that is right on at least {100 * study.limit:.1f} % of them",
+        "cost": f"the cheapest policy that is right on at least {100 * study.limit:.1f} % of them{_floor(study)}",
         "accuracy": f"the most accurate policy that costs at most {100 * study.limit:.1f} % of {last} alone",
         "price": f"the policy of the highest accuracy − {study.limit:g} × cost",
     }[goal.objective]
@@ -53,6 +53,13 @@ def recommendation(study: Study) -> Recommendation:
         promise=_promise(study),
         warnings=(*study.notes, *(line for e in study.evaluations if (line := _moved(e)))),
     )
+
+
+def _floor(study: Study) -> str:
+    """What the floor is where it is the default."""
+    if study.goal.limit is not None:
+        return ""
+    return f" (one point below {study.names[-1]}, by one standard error of the difference)"
 
 
 def _promise(study: Study) -> str | None:

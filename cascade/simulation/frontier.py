@@ -40,6 +40,7 @@ _Pair = tuple[float | None, float | None]
 _Limits = Sequence[_Pair]
 _Values = tuple[np.ndarray, np.ndarray, np.ndarray]  # kept, early_out, late_out
 _ROUNDING = 1e-12
+_SLACK = 1e-9
 _COMBINATIONS = 2**20
 _MOST_LEVELS = 128
 
@@ -343,7 +344,7 @@ def choose(found: Frontier, objective: str, limit: float) -> Point:
     """
     points = found.candidates
     if objective == "accuracy":
-        allowed = [p for p in points if p.cost <= limit]
+        allowed = [p for p in points if p.cost <= limit + _SLACK]
         if not allowed:
             raise CascadeError(
                 f"Expected a budget of at least {points[0].cost:.4g} of the last model's cost ({found.ledger}, "
@@ -351,7 +352,7 @@ def choose(found: Frontier, objective: str, limit: float) -> Point:
             )
         return max(allowed, key=lambda p: p.accuracy)
     if objective == "cost":
-        allowed = [p for p in points if p.accuracy >= limit]
+        allowed = [p for p in points if p.accuracy >= limit - _SLACK]
         if not allowed:
             raise CascadeError(
                 f"Expected an accuracy floor of at most {max(p.accuracy for p in points):.4f}, the best there is, "

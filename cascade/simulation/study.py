@@ -32,7 +32,7 @@ from cascade.simulation.policy_file import policy_json
 from cascade.simulation.scores import ChainScores, parts
 from cascade.simulation.significance import PairedBootstrap, paired_bootstrap
 from cascade.simulation.simulator import play, spent
-from cascade.simulation.tuning import Goal, best_expected_utility, best_random, point_on, rank
+from cascade.simulation.tuning import Goal, best_expected_utility, best_random, limit_for, point_on, rank
 
 # Replicates for the points of the frontier, of which there are many; the chosen policies get the full number.
 REPLICATES = 500
@@ -211,7 +211,6 @@ def study(
         # Of the questions that report: nothing was fitted on them, and no probe was calibrated on them.
         certify_on, report_on = parts(report_on, (0.5, 0.5), f"certify {seed}")
     there = pass_costs(report_on, unit, prices)
-    limit = goal.limit_on(choose_on)
     models, notes = choose_on.models[:-1], []
     if unit == "calls":
         notes.append(
@@ -234,19 +233,15 @@ def study(
         raise CascadeError("Expected some model but the last to have a confidence whose cost is known, but none has")
     main = next(iter(frontiers))
 
-    points: dict[str, Point] = {}
-    missed: list[tuple[float, float, CascadeError]] = []
-    for name, found in frontiers.items():
-        try:
-            points[name] = choose(found, goal.objective, limit)
-        except CascadeError as error:
-            missed.append((max(p.accuracy for p in found.candidates), -found.candidates[0].cost, error))
-    if not points:  # what the one that comes nearest says
-        nearest = max(range(len(missed)), key=lambda i: missed[i][0] if goal.objective == "cost" else missed[i][1])
-        raise missed[nearest][2]
-    if len(fused) == len(models):
-        points["expected utility"] = best_expected_utility(choose_on, costs, goal, limit)
-    best = min(points.values(), key=lambda p: rank(p, goal, limit))
+    def choices(limit: float) -> tuple[Point, dict[str, Point]]:
+        """The best at a limit, and the best of each kind."""
+        points = _choose_each(frontiers, goal, limit)
+        if len(fused) == len(models):
+            points["expected utility"] = best_expected_utility(choose_on, costs, goal, limit)
+        return min(points.values(), key=lambda p: rank(p, goal, limit)), points
+
+    limit = limit_for(goal, choose_on, lambda limit: choices(limit)[0])
+    best, points = choices(limit)
     points["random mixing"] = best_random(choose_on, costs, goal, limit, seed)
     points["oracle"] = point_on(choose_on, OraclePolicy(), costs, goal.ledger)
 
@@ -293,6 +288,30 @@ def study(
     )
 
 
+def _choose_each(frontiers: Mapping[str, Frontier], goal: Goal, limit: float) -> dict[str, Point]:
+    """The point of each frontier that reaches the limit; where none does, the error of the one that comes nearest."""
+    points: dict[str, Point] = {}
+    missed: list[tuple[float, float, CascadeError]] = []
+    for name, found in frontiers.items():
+        try:
+            points[name] = choose(found, goal.objective, limit)
+        except CascadeError as error:
+            missed.append((max(p.accuracy for p in found.candidates), -found.candidates[0].cost, error))
+    if not points:
+        nearest = max(range(len(missed)), key=lambda i: missed[i][0] if goal.objective == "cost" else missed[i][1])
+        raise missed[nearest][2]
+    return points
+
+
+def choose_for(goal: Goal, chain: ChainScores, found: Frontier) -> Point:
+    """The point of one frontier that a goal asks for on the questions that choose."""
+
+    def best(limit: float) -> Point:
+        return choose(found, goal.objective, limit)
+
+    return best(limit_for(goal, chain, best))
+
+
 def layer_point(
     choose_on: ChainScores,
     report_on: ChainScores,
@@ -305,7 +324,7 @@ def layer_point(
     unit = goal.unit or available_units(choose_on, prices)[0]
     costs, there = pass_costs(choose_on, unit, prices), pass_costs(report_on, unit, prices)
     found = frontier(choose_on, costs, "early-exit", "P(IK) + P(T)")
-    point = choose(found, goal.objective, goal.limit_on(choose_on))
+    point = choose_for(goal, choose_on, found)
     right = tuple(auroc(m.p_ik, m.correct) for m in report_on.models[:-1] if m.p_ik is not None)
     return LayerPoint(share, tuple(layers), right, measure(report_on, point, there, "early-exit"))
 

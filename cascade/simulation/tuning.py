@@ -5,6 +5,8 @@ How a policy then does on other questions is `cascade.simulation.study`'s to fin
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
@@ -17,6 +19,8 @@ from cascade.simulation.policy import ExpectedUtilityPolicy, Policy, RandomPolic
 from cascade.simulation.scores import ChainScores
 from cascade.simulation.simulator import play, spent
 
+ALLOWED_DROP = 0.01
+
 
 @dataclass(frozen=True)
 class Goal:
@@ -25,7 +29,7 @@ class Goal:
     Attributes:
         objective: *accuracy* (the best at a budget), *cost* (the cheapest above a floor) or *price*.
         limit: The budget as a share of the last model's cost, the accuracy floor, or the price; ``None`` is a
-            budget of half, a floor of one point below the last model, or a price of 0.1.
+            budget of half, the floor of `limit_for`, or a price of 0.1.
         ledger: One of `LEDGERS`.
         unit: One of `cascade.simulation.ledgers.UNITS`; by default the first that the scores allow.
         epsilon: Accuracy that may be lost for the promise (a share), or ``None`` for no promise.
@@ -54,12 +58,28 @@ class Goal:
             if value is not None and not 0 < value < 1:
                 raise CascadeError(f"Expected `{name}` to be between 0 and 1, but got {value:g}")
 
-    def limit_on(self, chain: ChainScores) -> float:
-        """The limit, or its default on the questions that choose."""
-        if self.limit is not None:
-            return self.limit
-        last = float(chain.models[-1].correct.mean())
-        return {"accuracy": 0.5, "cost": max(last - 0.01, 0.0), "price": 0.1}[self.objective]
+
+def limit_for(goal: Goal, chain: ChainScores, best: Callable[[float], Point]) -> float:
+    """The limit, or its default on the questions that choose.
+
+    The default floor is one point below the last model, and above that by one standard error of the difference between
+    the two (the rule of Breiman et al., 1984): the cheapest of many policies owes some of its accuracy to the questions
+    that chose it, and held to the point itself it loses more on others about every second time.
+
+    Args:
+        goal: What is wanted.
+        chain: The questions that choose.
+        best: The policy chosen at a limit; the error is of its difference.
+    """
+    if goal.limit is not None:
+        return goal.limit
+    if goal.objective != "cost":
+        return {"accuracy": 0.5, "price": 0.1}[goal.objective]
+    last = chain.models[-1].correct.astype(float)
+    floor = max(float(last.mean()) - ALLOWED_DROP, 0.0)
+    difference = play(chain, best(floor).policy).correct - last
+    error = float(difference.std(ddof=1)) / math.sqrt(len(difference))
+    return min(floor + error, float(last.mean()))
 
 
 def rank(point: Point, goal: Goal, limit: float) -> tuple[float, float]:

@@ -11,11 +11,13 @@ from scipy.special import expit
 
 from cascade.errors import CascadeError
 from cascade.simulation.evaluation import evaluate
+from cascade.simulation.frontier import choose, frontier
 from cascade.simulation.ledgers import pass_costs
-from cascade.simulation.policy import OraclePolicy, ThresholdPolicy, Thresholds
+from cascade.simulation.policy import OraclePolicy, Outcome, ThresholdPolicy, Thresholds
 from cascade.simulation.scores import ChainScores, ModelScores, parts
-from cascade.simulation.study import layer_point, study
-from cascade.simulation.tuning import Goal
+from cascade.simulation.simulator import play
+from cascade.simulation.study import choose_for, layer_point, study
+from cascade.simulation.tuning import Goal, limit_for
 
 
 def made_up(questions: int = 2000, seed: int = 0, harder: float = 0.0, probes: bool = True) -> ChainScores:
@@ -104,6 +106,38 @@ def test_each_objective_keeps_its_limit(halves, objective, limit):
     if objective == "price":
         worth = [a - (limit or 0.1) * c for a, c in (m.chosen for m in made.policies[:-2])]
         assert accuracy - (limit or 0.1) * cost == pytest.approx(max(worth))
+
+
+def test_the_default_floor_is_a_standard_error_above_one_point(halves):
+    made = study(*halves, Goal())
+    found = frontier(halves[0], pass_costs(halves[0]), "full-path", "P(T)")
+    last = halves[0].models[-1].correct.astype(float)
+    plain = choose(found, "cost", last.mean() - 0.01)
+    who = (plain.policy.route(halves[0]) == Outcome.ANSWERED).argmax(axis=0)
+    right = np.array([m.correct for m in halves[0].models])[who, np.arange(len(last))]
+    floor = last.mean() - 0.01 + stats.sem(right - last)
+    goal = Goal(ledger="full-path")
+    assert limit_for(goal, halves[0], lambda limit: choose(found, "cost", limit)) == pytest.approx(floor)
+    assert choose_for(goal, halves[0], found) == choose(found, "cost", floor)
+    assert last.mean() - 0.01 < made.limit <= last.mean()
+    assert limit_for(Goal(limit=0.3), halves[0], lambda _: plain) == 0.3
+
+
+def test_the_default_floor_is_kept_on_new_questions_more_often_than_the_point_itself():
+    truth = made_up(40_000, seed=10_000, probes=False).keep([1, 2])
+    last = truth.models[-1].correct.mean()
+    missed = {"point": 0, "standard error": 0}
+    for seed in range(40):
+        chain = made_up(400, seed=seed, probes=False).keep([1, 2])
+        found = frontier(chain, pass_costs(chain), "full-path", "P(T)")
+        chosen = {
+            "point": choose(found, "cost", chain.models[-1].correct.mean() - 0.01),
+            "standard error": choose_for(Goal(), chain, found),
+        }
+        for rule, point in chosen.items():
+            missed[rule] += play(truth, point.policy).correct.mean() < last - 0.01
+    assert missed["point"] >= 20
+    assert missed["standard error"] <= 10
 
 
 def test_the_shift_is_scipys_and_is_warned_of_only_where_there_is_one(halves, found):
