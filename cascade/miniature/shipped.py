@@ -36,7 +36,7 @@ def validation_scores(names: Sequence[str]) -> pa.Table | None:
     """The score tables of miniatures on mini-mmlu's validation split, as one; ``None`` if one is no miniature.
 
     P(IK) is the shipped probe's, which was calibrated on these very questions; null where there is no probe. There
-    are no measured seconds: they would be another machine's.
+    are no measured seconds, which would be another machine's, and no p_right, since nothing is trained on these.
     """
     if not set(names) <= set(MODEL_NAMES):
         return None
@@ -66,7 +66,7 @@ def ship(name: str, runs: Path, out: Path = ASSETS) -> pa.Table:
         probe.picture = None  # twice the size of the probe itself
         shutil.rmtree(out / name / PROBE, ignore_errors=True)
         probe.save_pretrained(out / name / PROBE)
-    table = with_p_ik(scored, probe, split_seed=0).drop_columns(["seconds"])
+    table = with_p_ik(scored, probe, split_seed=0).drop_columns(["seconds", "p_right"])
     table = table.filter(pc.equal(table["split"], "validation"))
     write_scores(table, name, out / name / VALIDATION)
     return table
