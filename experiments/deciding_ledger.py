@@ -72,7 +72,7 @@ def build(lab: Lab) -> Finding:
     ]
     lost = [float(row[3].split()[0]) for row in tuned]
     curse = [
-        f"{rule} "
+        f"{rule}, "
         + ", ".join(f"{f} {np.mean(found):+.2f} ({min(found):+.2f} to {max(found):+.2f})" for f, found in of.items())
         for rule, of in halved.items()
     ]
@@ -86,7 +86,7 @@ def build(lab: Lab) -> Finding:
         f"What was at most one point below on validation, by one standard error, is {min(lost):+.2f} to "
         f"{max(lost):+.2f} points on test. Few questions flatter the cheapest of many policies: chosen full-path on "
         f"one half of the test questions, which no probe has seen, and reported on the other, {2 * HALVINGS} times, it "
-        f"is {'; '.join(curse)}. A promise (`cascade.simulate --epsilon`) holds on new questions with the chance that "
+        f"is, {'; '.join(curse)}. A promise (`cascade.simulate --epsilon`) holds on new questions with the chance that "
         f"is asked for, and costs savings.",
     ]
     head = ["", "PD, points"]
