@@ -155,7 +155,8 @@ def tested(source: Source, target: Source, limit: int) -> dict[str, float] | Non
     config, store = source.probe.config, target.scored.store
     if source.width != target.width or config.layer not in store.layers:
         return None
-    check_base(source.probe, target.scored, allow_base_mismatch=source.model != target.model)
+    elsewhere = (source.model, source.task) != (target.model, target.task)
+    check_base(source.probe, target.scored, allow_base_mismatch=elsewhere)
     table = target.scored.table()
     rows = list(stratified_split(table["question_id"].to_pylist(), table["subject"].to_pylist()).test)[: limit or None]
     labels = table["correct"].to_numpy()[rows].astype(np.float64)

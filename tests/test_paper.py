@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 from dataclasses import replace
 from importlib import import_module
@@ -8,7 +9,9 @@ from importlib import import_module
 import numpy as np
 import pytest
 
+from cascade.miniature.families import ASSETS
 from cascade.tasks.base import Question, multiple_choice_prompt
+from cascade.tasks.load import load_task
 from experiments import all as everything
 from experiments import figure, table_05, table_08, table_11, table_14, table_15
 from experiments.paper.arithmetic import (
@@ -341,7 +344,24 @@ def test_the_papers_scale_is_the_papers_models():
     scale = SCALES["paper"]
     assert dict(scale.llama) == {size: model.id for size, model in PAPER.models.items()}
     assert scale.layer == 24 and scale.served is None
-    assert scale.scoring_batch_size == scale.settings.batch_size <= scale.batch_size
+    assert scale.scoring_batch_size == scale.settings("mmlu").batch_size <= scale.batch_size
+    assert [scale.style(task) for task in ("mmlu", "gpqa", "popqa")] == ["raw", "raw", "chat"]
+    assert {SCALES["miniature"].style(task) for task in ("mini-mmlu", "mini-gpqa", "mini-popqa")} == {"raw"}
+
+
+def test_open_ended_questions_have_roles_where_the_scale_says_so(tmp_path):
+    folder = shutil.copytree(ASSETS / "mini-llama-small", tmp_path / "chatty")
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    settings["chat_template"] = "{% for m in messages %}[{{ m['role'] }}] {{ m['content'] }}\n{% endfor %}"
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    scale = replace(MINIATURE, open_ended="chat")
+    open_ended, lettered = (scale.decoder(str(folder), task) for task in ("mini-popqa", "mini-mmlu"))
+    tasks = {task: load_task(task) for task in ("mini-popqa", "mini-mmlu")}
+    asked = {name: task.prompt(task.questions[0]) for name, task in tasks.items()}
+    assert open_ended.prompts.render(asked["mini-popqa"]).startswith("[system] ")
+    assert "[user] Question:" in open_ended.prompts.render(asked["mini-popqa"])
+    assert lettered.prompts.render(asked["mini-mmlu"]) == asked["mini-mmlu"]
+    assert (scale.settings("mini-popqa").prompt_style, scale.settings("mini-mmlu").prompt_style) == ("chat", "raw")
 
 
 def test_the_committed_page_holds_every_table_and_command():

@@ -15,6 +15,7 @@ ROOT = Path(__file__).parents[1]
 PUBLISHED = json.loads((ROOT / "tests/cascade/published_models.json").read_text())["models"]
 LLAMA, QWEN = ([name for name in PUBLISHED if name.startswith(owner)] for owner in ("meta-llama/", "Qwen/"))
 QUESTIONS = {"mmlu": 90, "gpqa": 40, "popqa": 50}
+CHAT_TEMPLATE = "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n{% endfor %}"
 WEIGHTS = b"never to be asked for"
 ALL = ("--questions=mmlu", "--split=all")
 
@@ -70,6 +71,8 @@ def hub():
     gpqa = [gpqa_row(f"rec{i:03}") for i in range(QUESTIONS["gpqa"])]
     popqa = [POPQA_ROW | {"id": i} for i in range(QUESTIONS["popqa"])]
     tokenizer = {name: data for name, data in model_files().items() if name.startswith("tokenizer")}
+    settings = json.loads(tokenizer["tokenizer_config.json"]) | {"chat_template": CHAT_TEMPLATE}
+    tokenizer["tokenizer_config.json"] = json.dumps(settings).encode()
     served = FakeHub(
         repository("mmlu", {"README.md": card("all", "test", "all/test-*"), "all/test-0.parquet": parquet(mmlu)})
         | repository("gpqa", {"README.md": card("gpqa_main", "train", "main.csv"), "main.csv": table(gpqa, ",")})

@@ -108,7 +108,7 @@ def api_plan(lab: Lab, task: str) -> Plan | None:
 def local_agreement(lab: Lab, task: str) -> tuple[int, float]:
     """How many of the API's answers are those of the same model asked here, and the largest difference of P(T)."""
     rows = {row["question_id"]: row for row in lab.table(API, task).to_pylist()}
-    model = LocalModel(lab.scale.decoder(lab.scale.api))
+    model = LocalModel(lab.scale.decoder(lab.scale.api, task))
     asked = [question for question in load_task(task).questions if question.id in rows]
     pairs = [
         (rows[question.id], reply)

@@ -118,7 +118,11 @@ def print_plans(lab: Lab, family: str, tasks: Sequence[str], api: bool = False) 
     for each in ("llama", "qwen") if family == "both" else (family,):
         names = [name for size, name in lab.scale.family(each).items() if size != API]
         asked = [getattr(lab.scale, task) for task in tasks]
-        print_plan(plan_chain(names, asked, lab.runs, replace(lab.scale.settings, probe_task=asked[0])))
+        plans = []
+        for style in dict.fromkeys(map(lab.scale.style, asked)):
+            alike = [task for task in asked if lab.scale.style(task) == style]
+            plans.append(plan_chain(names, alike, lab.runs, lab.scale.settings(alike[0])))
+        print_plan(replace(plans[0], work=tuple(work for plan in plans for work in plan.work)))
     if api and (asked_of_api := api_plan(lab, getattr(lab.scale, tasks[0]))) is not None:
         print_plan(asked_of_api)
 

@@ -57,7 +57,7 @@ def live_times(lab: Lab, family: str, labels: list[str]) -> dict[str, Timed]:
     last = list(sizes)[-1]
     models = [
         LocalModel(
-            scale.decoder(model),
+            scale.decoder(model, scale.mmlu),
             None if size == last else lab.probe(model, scale.mmlu),
             scale.batch_size,
         )

@@ -13,6 +13,7 @@ from types import MappingProxyType
 from cascade.models.chain import ChainModels
 from cascade.models.huggingface import HuggingFaceModel
 from cascade.models.openai_format import Kind
+from cascade.tasks.base import PromptStyle
 from experiments.paper.numbers import paper
 
 ARROW = " → "
@@ -35,6 +36,8 @@ class Scale:
         served: Configuration of a server to start for it; ``None`` where a provider runs one.
         layer: Of the probes; ``None`` is three quarters of the way up.
         dtype: Of the weights.
+        open_ended: How open-ended questions are asked; the paper's Table 7 has roles for them, and none for multiple
+            choice, which is raw text here as there.
         device_map: As in transformers.
         batch_size: Prompts in one forward pass of a live run.
         scoring_batch_size: The same where a task is scored.
@@ -53,6 +56,7 @@ class Scale:
     served: Path | None
     layer: int | None
     dtype: str
+    open_ended: PromptStyle
     device_map: str | None
     batch_size: int
     scoring_batch_size: int
@@ -66,15 +70,24 @@ class Scale:
         tasks = f"MMLU is {self.mmlu}, GPQA {self.gpqa}, PopQA {self.popqa}"
         return f"Ours, scale {self.name}: {', '.join(pairs)}, {API} is {self.api} over HTTP; {tasks}."
 
-    @property
-    def settings(self) -> ChainModels:
-        """How its models are loaded and probed."""
-        size = self.scoring_batch_size
-        return ChainModels(self.dtype, self.device_map, batch_size=size, layer=self.layer, probe_task=self.mmlu)
+    def style(self, task: str) -> PromptStyle:
+        """How a task is asked."""
+        return self.open_ended if task == self.popqa else "raw"
 
-    def decoder(self, model: str) -> HuggingFaceModel:
-        """One of its models, not loaded yet."""
-        return HuggingFaceModel(model, dtype=self.dtype, device_map=self.device_map)
+    def settings(self, task: str) -> ChainModels:
+        """How its models are loaded for a task, which their probes are trained on."""
+        return ChainModels(
+            self.dtype,
+            self.device_map,
+            batch_size=self.scoring_batch_size,
+            layer=self.layer,
+            probe_task=task,
+            prompt_style=self.style(task),
+        )
+
+    def decoder(self, model: str, task: str) -> HuggingFaceModel:
+        """One of its models as it is asked a task, not loaded yet."""
+        return HuggingFaceModel(model, dtype=self.dtype, device_map=self.device_map, prompt_style=self.style(task))
 
     def family(self, name: str) -> Mapping[str, str]:
         """Models by size of ``llama`` or ``qwen``; the API goes by the paper's name in both."""
@@ -95,6 +108,7 @@ MINIATURE = Scale(
     served=SERVED,
     layer=None,
     dtype="float32",
+    open_ended="raw",
     device_map=None,
     batch_size=32,
     scoring_batch_size=128,
@@ -113,6 +127,7 @@ PAPER = Scale(
     served=None,
     layer=24,
     dtype="bfloat16",
+    open_ended="chat",
     device_map="auto",
     batch_size=16,
     scoring_batch_size=8,  # as configs/chains has it: 70B's weights leave little room
