@@ -133,7 +133,8 @@ def simulate(
     table = read_scores(scores, columns) if scores else None
     names = _chain(chain, table)
     data = "scores" if scores else file_name(task if task in TASK_NAMES else Path(task).name)
-    out = out or runs / "simulations" / f"{'+'.join(map(file_name, names))}--{data}"
+    marks = () if scores else models.marks
+    out = out or runs / "simulations" / "--".join(["+".join(map(file_name, names)), data, *marks])
     out.mkdir(parents=True, exist_ok=True)
     if table is None:
         # Here and not above, so that somebody else's logs are simulated without loading torch.

@@ -24,11 +24,12 @@ from probes.errors import ProbeError
 from probes.files import write_atomically
 
 PAGE, PICTURE = ROOT / "experiments/RESULTS.md", ROOT / "experiments/figures/paper.png"
-OPENING = """\
+TITLE = """\
 # The paper's tables, and ours beside them
 
-Written by `python -m experiments.all`; the words and the numbers are the scripts'. Δ is ours minus the paper's.
-
+Written by `python -m experiments.all{flags}`; the words and the numbers are the scripts'. Δ is ours minus the paper's.
+"""
+ABOUT_MINIATURE = """\
 **What the miniature can show.** That every table is one command and runs end to end; that the arithmetic is the
 paper's (its own counts give its own savings); what the ledgers, the tests and the seeds do to a conclusion; that the
 live cascade does what was simulated, early exits and HTTP included.
@@ -40,6 +41,11 @@ paper's, that is how it was made, and no confirmation; where they do not, that r
 small that a pass's overhead counts for as much as its arithmetic, on a machine that had other things to do.
 
 The same scripts with `--scale paper` take the paper's models and tasks on a machine that has them.
+"""
+ABOUT_PAPER = """\
+The models and tasks are those that the paper names. What it leaves open is chosen here, and may be why numbers differ:
+which test questions (the test part of our split), the probes' token, width and training, the weights' precision
+({dtype}), greedy answers, and today's model behind the API's name.
 """
 SCRIPTS: dict[str, Callable[[Lab], Result]] = {
     **{f"table_{n:02d}": import_module(f"experiments.table_{n:02d}").build for n in paper().tables},
@@ -53,7 +59,9 @@ SCRIPTS: dict[str, Callable[[Lab], Result]] = {
 
 def page(results: dict[str, Result], lab: Lab) -> str:
     """The whole page."""
-    parts = [OPENING, lab.scale.standing]
+    small = lab.scale is MINIATURE
+    title = TITLE.format(flags="" if small else f" --scale {lab.scale.name}")
+    parts = [title, ABOUT_MINIATURE if small else ABOUT_PAPER.format(dtype=lab.scale.dtype), lab.scale.standing]
     for name, result in results.items():
         parts.append(f"## {result.heading}\n\n`python -m experiments.{name}`")
         if name == "figure":

@@ -25,13 +25,24 @@ from experiments.paper.arithmetic import (
 )
 from experiments.paper.comparison import Comparison
 from experiments.paper.lab import Lab
+from experiments.paper.live import live_times
 from experiments.paper.numbers import paper
 from experiments.paper.scales import API, ARROW, MINIATURE, SCALES
 from experiments.table_07 import differences
+from probes import Probe
 
 PAPER = paper()
 ROWS = {number: table.rows for number, table in PAPER.tables.items()}
 SLOW = (1, 3, 4, 9, 13)  # live runs, or the API
+
+
+class Retrained(Lab):
+    """Where probes are not what they were."""
+
+    def probe(self, *args) -> Probe:
+        probe = super().probe(*args)
+        probe.mean += 0.5
+        return probe
 
 
 @pytest.fixture(scope="module")
@@ -288,6 +299,10 @@ def test_the_live_and_the_served_tables_run_and_what_is_on_disk_is_not_run_again
     assert {number: table.to_json() for number, table in again.items()} == {n: tables[n].to_json() for n in (1, 4)}
     assert capsys.readouterr().err.count("live (llama, 1 of 1)") == 7
     assert {path: path.stat().st_mtime_ns for path in out.rglob("journal.jsonl")} == written
+    # With probes that were trained anew it is another run.
+    live_times(Retrained(once, lab.runs, out, 24), "llama", ["3B → 8B"])
+    journals = {path: path.stat().st_mtime_ns for path in out.rglob("journal.jsonl")}
+    assert len(journals) == 8 and written.items() < journals.items()
 
 
 def test_a_server_that_does_not_start_is_one_line(lab, tmp_path):

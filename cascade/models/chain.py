@@ -32,3 +32,10 @@ class ChainModels:
     probe_task: str | None = None
     prompt_style: PromptStyle = "raw"
     letters: Literal["auto", "bare"] = "auto"
+
+    @property
+    def marks(self) -> tuple[str, ...]:
+        """What answers and probes depend on and is not as by default, for the name of a folder."""
+        names = ("dtype", "quantization", "prompt_style", "letters")
+        told = [str(getattr(self, name)) for name in names if getattr(self, name) != getattr(ChainModels, name)]
+        return (*told, *([] if self.layer is None else [f"layer-{self.layer}"]))

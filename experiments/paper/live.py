@@ -6,7 +6,9 @@ Every run is one of `cascade.run`, with its journal on disk; what a journal hold
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import io
+import json
 from dataclasses import dataclass
 
 from cascade.models.local import LocalModel
@@ -70,8 +72,10 @@ def live_times(lab: Lab, family: str, labels: list[str]) -> dict[str, Timed]:
             places = tuple(list(sizes).index(size) for size in label.split(ARROW))
             policy = ThresholdPolicy(places, (BOTH,) * (len(places) - 1))
             cascade = Cascade(models, policy, keep_loaded=scale.keep_loaded)
-            name = f"{family}--{file_name(label)}--{repeat}" + (f"--first-{lab.limit}" if lab.limit else "")
-            folder = lab.out / "live" / name
+            # A probe that was trained anew makes another run, and not one that its journal refuses.
+            made_of = hashlib.sha256(json.dumps([models[place].identity for place in places]).encode()).hexdigest()[:8]
+            name = f"{family}--{file_name(label)}--{made_of}--{repeat}"
+            folder = lab.out / "live" / (name + (f"--first-{lab.limit}" if lab.limit else ""))
             if not (folder / "summary.json").exists():
                 if not warm and scale.keep_loaded:
                     _warm_up(models, scale.mmlu)

@@ -14,6 +14,7 @@ from pyarrow.csv import write_csv
 from sklearn.metrics import roc_auc_score
 
 from cascade.miniature.families import FAMILIES
+from cascade.models.chain import ChainModels
 from cascade.scoring import score
 from cascade.simulate import main
 from cascade.simulation.schema import read_scores
@@ -112,6 +113,17 @@ def test_the_whole_report_of_the_miniature(own, tmp_path, capsys):
     assert ood["row"]["accuracy"] < in_distribution["row"]["accuracy"] - 0.2
     assert ood["warnings"]
     assert f"Wrote {tmp_path / 'report.html'}" in capsys.readouterr().out
+
+
+def test_another_way_of_asking_or_probing_has_a_folder_of_its_own(own):
+    kept = own / "simulations" / "mini-llama-small+mini-llama-medium+mini-llama-large--mini-mmlu"
+    before = (kept / "report.json").read_bytes()
+    main([f"--runs={own}", "--models.layer=1"])
+    assert (kept / "report.json").read_bytes() == before
+    assert (kept.with_name(f"{kept.name}--layer-1") / "report.json").read_bytes() != before
+    assert ChainModels().marks == ()
+    marks = ChainModels(dtype="bfloat16", quantization="4bit", batch_size=8, prompt_style="chat", letters="bare").marks
+    assert marks == ("bfloat16", "4bit", "chat", "bare")
 
 
 @pytest.mark.parametrize("flags", [["--task=mini-gpqa"], ["--calibrate-on", "mini-gpqa"]])
