@@ -126,10 +126,9 @@ def _identity(cascade: Cascade, questions: Sequence[Question]) -> dict[str, Any]
         digest.update(json.dumps(asdict(question)).encode())
     return {
         "questions": digest.hexdigest()[:16],
-        "policy": policy_json(cascade.policy, cascade.names),
+        "policy": policy_json(cascade.policy, cascade.names, cascade.normalize),
         "models": [model.identity for model in cascade.models],
         "readers": {str(place): reader.identity for place, reader in cascade.readers.items()},
-        "normalize": cascade.normalize,
     }
 
 

@@ -181,7 +181,7 @@ def _numbers(title: str, report: Report, study: Study, layers: Sequence[LayerPoi
             "non_inferiority": said.non_inferiority,
             "promise": said.promise,
             "warnings": list(said.warnings),
-            "policy": policy_json(study.chosen.policy, study.names),
+            "policy": policy_json(study.chosen.policy, study.names, study.normalized),
         },
         "study": study.to_json(),
         "layers": [
@@ -189,7 +189,7 @@ def _numbers(title: str, report: Report, study: Study, layers: Sequence[LayerPoi
                 "share": layer.share,
                 "layers": list(layer.layers),
                 "auroc": list(layer.auroc),
-                "measured": layer.measured.to_json(study.names),
+                "measured": layer.measured.to_json(study.names, study.normalized),
             }
             for layer in layers
         ],

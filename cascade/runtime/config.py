@@ -172,7 +172,8 @@ class CascadeConfig:
         p_t: P(T) threshold of every stage.
         p_ik: P(IK) threshold of every stage.
         p_ik_reader: Threshold of every stage that has a reader.
-        normalize: Decide by P(T) over the options' mass instead of the raw one, where a question has options.
+        normalize: Decide by P(T) over the options' mass instead of the raw one, where a question has options. By
+            default as the policy's file says, and the raw one where there is none.
         calibration: Score tables of the questions that chose the policy, to watch for drift and to choose by budget;
             for miniatures they are shipped.
         keep_loaded: Keep every model in memory; without, a file of questions is answered one model after another.
@@ -185,7 +186,7 @@ class CascadeConfig:
     p_t: float | None = 0.9
     p_ik: float | None = 0.5
     p_ik_reader: float | None = None
-    normalize: bool = False
+    normalize: bool | None = None
     calibration: list[Path] = field(default_factory=list)
     keep_loaded: bool = True
 
@@ -242,7 +243,7 @@ def build_cascade(config: CascadeConfig) -> Cascade:
     check_chain(names)
     models = [build_model(member, last=place + 1 == len(members)) for place, member in enumerate(members)]
     readers = {place: _reader(member.reader) for place, member in enumerate(members) if member.reader is not None}
-    policy = _policy(config, names, readers)
+    policy, normalize = _policy(config, names, readers)
     if config.policy is not None:
         _check_probes(policy, models, config.policy)
     priced = {m.name: (m.price.input, m.price.output) for m in members if m.price is not None}
@@ -253,21 +254,27 @@ def build_cascade(config: CascadeConfig) -> Cascade:
         config.name,
         readers,
         prices,
-        _calibration(config, names),
-        config.normalize,
+        _calibration(config, names, normalize),
+        normalize,
         config.keep_loaded,
     )
 
 
-def _policy(config: CascadeConfig, names: list[str], readers: dict[int, Reader]) -> LivePolicy:
+def _policy(config: CascadeConfig, names: list[str], readers: dict[int, Reader]) -> tuple[LivePolicy, bool]:
+    """The policy, and whether it decides by P(T) over the options' mass."""
     if config.policy is not None:
-        return read_policy(Path(config.policy), names)
-    return ThresholdPolicy.whole(
-        [
-            Thresholds(config.p_t, config.p_ik, config.p_ik_reader if place in readers else None)
-            for place in range(len(names) - 1)
-        ]
-    )
+        policy, chosen = read_policy(Path(config.policy), names)
+        if None not in (chosen, config.normalize) and chosen != config.normalize:
+            raise CascadeError(
+                f"Expected `normalize` to be {chosen}, as the policy in {config.policy} was chosen so, but got "
+                f"{config.normalize}"
+            )
+        return policy, bool(config.normalize if chosen is None else chosen)
+    thresholds = [
+        Thresholds(config.p_t, config.p_ik, config.p_ik_reader if place in readers else None)
+        for place in range(len(names) - 1)
+    ]
+    return ThresholdPolicy.whole(thresholds), bool(config.normalize)
 
 
 def _check_probes(policy: LivePolicy, models: list[Model], source: Path) -> None:
@@ -331,7 +338,7 @@ def _reader(settings: ReaderSettings) -> Reader:
     return ModelReader(settings.decoder or Encoder(str(settings.encoder)), Probe.from_pretrained(settings.probe))
 
 
-def _calibration(config: CascadeConfig, names: list[str]) -> ChainScores | None:
+def _calibration(config: CascadeConfig, names: list[str], normalize: bool) -> ChainScores | None:
     table: pa.Table | None
     if config.calibration:
         table = read_scores([Path(path) for path in config.calibration])
@@ -339,4 +346,4 @@ def _calibration(config: CascadeConfig, names: list[str]) -> ChainScores | None:
         from cascade.miniature.shipped import validation_scores
 
         table = validation_scores(names)
-    return None if table is None else align(table, names, normalize=config.normalize)
+    return None if table is None else align(table, names, normalize=normalize)

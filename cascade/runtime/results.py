@@ -74,7 +74,7 @@ class Run:
                 }
             )
         return {
-            "policy": policy_json(self.cascade.policy, self.cascade.names),
+            "policy": policy_json(self.cascade.policy, self.cascade.names, self.cascade.normalize),
             "questions": len(self.questions),
             "failed": sum(bool(answer.failure) for answer in self.answers),
             "accuracy": None if correct is None else float(correct.mean()),

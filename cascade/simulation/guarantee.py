@@ -144,12 +144,12 @@ class Guarantee:
             needed = "nothing found is cheaper than the last model"
         return f"No thresholds can be promised to lie {promise}: {self.certified_on:,} certifying questions, {needed}."
 
-    def to_json(self, names: Sequence[str]) -> dict[str, object]:
-        """Plain values, the promised policy as it can be run; ``names`` are the chain's models."""
+    def to_json(self, names: Sequence[str], normalize: bool) -> dict[str, object]:
+        """Plain values, the promised policy as it can be run; see `policy_json`."""
         found = {name: getattr(self, name) for name in ("epsilon", "delta", "bound", "certified_on", "tested")}
         found |= {name: getattr(self, name) for name in ("cost", "loss", "p_value", "questions_needed")}
         found |= {"holds": self.holds, "statement": self.statement}
-        return found | {"policy": policy_json(self.point.policy, names) if self.holds else None}
+        return found | {"policy": policy_json(self.point.policy, names, normalize) if self.holds else None}
 
 
 def losses(chain: ChainScores, points: Sequence[Point]) -> np.ndarray:

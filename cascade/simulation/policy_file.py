@@ -27,14 +27,15 @@ from cascade.simulation.policy import (
 )
 
 
-def policy_json(policy: Policy, names: Sequence[str]) -> dict[str, object]:
+def policy_json(policy: Policy, names: Sequence[str], normalize: bool) -> dict[str, object]:
     """All that it takes to run a policy elsewhere: models, thresholds unrounded, calibrations.
 
     Args:
         policy: Any.
         names: The models of the chain.
+        normalize: Whether its P(T) is that over the options' mass.
     """
-    found: dict[str, object] = {"policy": policy.name}
+    found: dict[str, object] = {"policy": policy.name, "normalize": normalize}
     if isinstance(policy, ThresholdPolicy):
         found["thresholds"] = [asdict(t) for t in policy.thresholds]
     if isinstance(policy, FusedPolicy):
@@ -100,8 +101,11 @@ def policy_from_json(values: Mapping[str, Any], names: Sequence[str], source: st
         ) from error
 
 
-def read_policy(path: Path, names: Sequence[str]) -> LivePolicy:
+def read_policy(path: Path, names: Sequence[str]) -> tuple[LivePolicy, bool | None]:
     """The policy that a simulation chose, from its report.json, or one policy by itself in a JSON file.
+
+    Returns:
+        The policy; and whether its P(T) is that over the options' mass, ``None`` where the file does not say.
 
     Raises:
         CascadeError: If there is no such file, or no policy in it.
@@ -122,4 +126,7 @@ def read_policy(path: Path, names: Sequence[str]) -> LivePolicy:
             raise CascadeError(f"Expected a chosen policy in {path}, but there is none: {error!r}") from error
     if not isinstance(values, dict):
         raise CascadeError(f"Expected {path} to hold a JSON object, but got {type(values).__name__}")
-    return policy_from_json(values, names, str(path))
+    normalize = values.get("normalize")
+    if not isinstance(normalize, bool | None):
+        raise CascadeError(f"Expected `normalize` in {path} to be true or false, but got {normalize!r}")
+    return policy_from_json(values, names, str(path)), normalize

@@ -81,6 +81,7 @@ class ChainScores:
         answers: ``[questions]``, the right answers, or ``None`` where unknown.
         subjects: ``[questions]``, or ``None`` where unknown.
         labelled: Whether `ModelScores.correct` is known.
+        normalized: Whether P(T) is that over the options' mass.
     """
 
     question_ids: tuple[str, ...]
@@ -88,6 +89,7 @@ class ChainScores:
     answers: np.ndarray | None = None
     subjects: np.ndarray | None = None
     labelled: bool = True
+    normalized: bool = False
 
     def __len__(self) -> int:
         """How many questions."""
@@ -110,12 +112,12 @@ class ChainScores:
 
     def take(self, rows: np.ndarray) -> ChainScores:
         """Some of the questions: ``rows`` are places or a mask."""
-        return ChainScores(
-            tuple(np.asarray(self.question_ids, dtype=object)[rows]),
-            tuple(m.take(rows) for m in self.models),
-            None if self.answers is None else self.answers[rows],
-            None if self.subjects is None else self.subjects[rows],
-            self.labelled,
+        return replace(
+            self,
+            question_ids=tuple(np.asarray(self.question_ids, dtype=object)[rows]),
+            models=tuple(m.take(rows) for m in self.models),
+            answers=None if self.answers is None else self.answers[rows],
+            subjects=None if self.subjects is None else self.subjects[rows],
         )
 
     def keep(self, places: Sequence[int]) -> ChainScores:
@@ -205,7 +207,8 @@ def align(
                 f"Expected {name!r} to have a confidence (p_t, p_ik or p_ik_reader), as only the last model of a chain "
                 f"may lack one"
             )
-    return ChainScores(tuple(ids or ()), tuple(models), _array(first, "answer"), _array(first, "subject"), labelled)
+    answers, subjects = (_array(first, name) for name in ("answer", "subject"))
+    return ChainScores(tuple(ids or ()), tuple(models), answers, subjects, labelled, normalize)
 
 
 def _array(rows: pa.Table, name: str) -> np.ndarray | None:

@@ -56,12 +56,12 @@ class Measured:
     reported: PairedBootstrap
     ibc_lift: float
 
-    def to_json(self, names: Sequence[str]) -> dict[str, object]:
-        """Plain values; ``names`` are the chain's models."""
+    def to_json(self, names: Sequence[str], normalize: bool) -> dict[str, object]:
+        """Plain values; ``names`` are the chain's models, ``normalize`` says which P(T) it is."""
         return {
             "policy": self.policy.name,
             "thresholds": describe(self.policy, names),
-            "to_run": policy_json(self.policy, names),
+            "to_run": policy_json(self.policy, names, normalize),
             "chosen": {"accuracy": self.chosen[0], "cost": self.chosen[1]},
             "reported": self.reported.to_json(),
             "ibc_lift": self.ibc_lift,
@@ -131,22 +131,28 @@ class Study:
         """In which cost was counted."""
         return str(self.goal.unit)
 
+    @property
+    def normalized(self) -> bool:
+        """Whether P(T) is that over the options' mass."""
+        return self.reported.normalized
+
     def to_json(self) -> dict[str, object]:
         """Plain values."""
+        how = self.names, self.normalized
         return {
             "chain": list(self.names),
             "goal": asdict(self.goal) | {"limit": self.limit},
             "chosen_on": self.chosen_on,
             "reported_on": self.reported_on,
             "notes": list(self.notes),
-            "chosen": self.chosen.to_json(self.names),
-            "policies": [m.to_json(self.names) for m in self.policies],
-            "frontier": {"signals": self.main, "points": [m.to_json(self.names) for m in self.measured]},
+            "chosen": self.chosen.to_json(*how),
+            "policies": [m.to_json(*how) for m in self.policies],
+            "frontier": {"signals": self.main, "points": [m.to_json(*how) for m in self.measured]},
             "singles": [{"model": m, "accuracy": a, "cost": c} for m, a, c in self.singles],
             "aiq": self.aiq,
             "curves": [asdict(c) for c in self.curves],
             "recalibrated": [asdict(r) for r in self.recalibrated],
-            "guarantee": None if self.guarantee is None else self.guarantee.to_json(self.names),
+            "guarantee": None if self.guarantee is None else self.guarantee.to_json(*how),
             "evaluations": [e.to_json() for e in self.evaluations],
         }
 

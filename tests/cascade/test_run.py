@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from contextlib import suppress
+from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
@@ -21,8 +22,10 @@ from cascade.models.base import Failure, Reply
 from cascade.run import _all_questions, main, run
 from cascade.runtime import Cascade
 from cascade.runtime.journal import Journal, answered_in
-from cascade.simulation.policy import ThresholdPolicy, Thresholds
+from cascade.simulation.policy import Outcome, ThresholdPolicy, Thresholds
+from cascade.simulation.policy_file import read_policy
 from cascade.simulation.schema import read_scores
+from cascade.simulation.scores import align
 from cascade.tasks.files import read_questions
 from cascade.tasks.load import load_task
 from probes import stratified_split
@@ -68,6 +71,35 @@ def test_the_policy_that_a_simulation_chose_is_the_one_that_answers(tmp_path):
     policy = ["--policy", str(tmp_path / "sim" / "report.json")]
     main([*policy, "--limit", "30", "--out", str(tmp_path / "run")])
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["policy"] == chosen
+
+
+def test_a_policy_on_normalised_p_t_is_run_on_it(tmp_path, capsys):
+    from cascade.miniature.families import ASSETS
+    from cascade.simulate import main as simulate
+
+    tables = [str(ASSETS / f"mini-qwen3-{size}" / "validation.parquet") for size in ("small", "medium", "large")]
+    simulate(["--scores", *tables, "--normalize=true", "--ledger=answered-only", f"--out={tmp_path / 'sim'}"])
+    report = tmp_path / "sim" / "report.json"
+    names = [f"mini-qwen3-{size}" for size in ("small", "medium", "large")]
+    policy, normalize = read_policy(report, names)
+    assert normalize is True
+    # The questions that chose it, live: each is answered by the model that the simulated policy has answer it.
+    main(["--chain", ",".join(names), "--policy", str(report), "--split=validation", f"--out={tmp_path / 'run'}"])
+    rows = pq.read_table(tmp_path / "run" / "answers.parquet").to_pylist()
+    outcomes = {}
+    for raw in (False, True):
+        chain = align(read_scores(list(map(Path, tables))), names, normalize=not raw)
+        by = (policy.route(chain) == Outcome.ANSWERED).argmax(axis=0)
+        outcomes[raw] = dict(zip(chain.question_ids, (names[place] for place in by), strict=True))
+    assert {row["question_id"]: row["model"] for row in rows} == outcomes[False] != outcomes[True]
+    with pytest.raises(SystemExit):
+        main(["--chain", ",".join(names), "--policy", str(report), "--normalize=false", f"--out={tmp_path / 'no'}"])
+    assert "Expected `normalize` to be True" in capsys.readouterr().err.splitlines()[-1]
+    # A file from before it was said is what the configuration says it is.
+    values = json.loads(report.read_text())["study"]["chosen"]["to_run"]
+    del values["normalize"]
+    (tmp_path / "old.json").write_text(json.dumps(values))
+    assert read_policy(tmp_path / "old.json", names) == (policy, None)
 
 
 def journal_of(folder) -> dict[str, dict]:
