@@ -1,29 +1,35 @@
 """Scores confidences beside P(T): `python -m cascade.confidences`.
 
 Asks a model a task once, and whatever each confidence needs beside it, and writes a score table with a column
-`confidence_…` for each and columns for what it took, whole or not at all. `cascade.simulate` uses any of them in P(T)'s
-place: `--columns.p_t=confidence_margin`. Prints how well each tells right answers from wrong ones.
+`confidence_…` for each and columns for what it took, whole or not at all. What was asked is kept beside it
+(`OUT.parts`) until then, so that the same command goes on where it was stopped. `cascade.simulate` uses any confidence
+in P(T)'s place: `--columns.p_t=confidence_margin`. Prints how well each tells right answers from wrong ones.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 import sys
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 from jsonargparse import ArgumentParser
 from rich.console import Console
 from rich.table import Table
 from tqdm import tqdm
 
-from cascade.confidence.asking import Asking, ask_confidences
+from cascade.confidence.asking import BATCH, Asking, ask_confidences
+from cascade.confidence.parts import Parts
 from cascade.errors import CascadeError, one_line_errors
+from cascade.models.base import Model
 from cascade.runtime.config import Member, build_model
 from cascade.simulation.metrics import auroc
-from cascade.simulation.schema import CONFIDENCES
+from cascade.simulation.schema import CONFIDENCES, parquet_bytes
 from cascade.tasks.base import Question
 from cascade.tasks.files import ENDINGS, read_questions
 from cascade.tasks.load import PROBED_ON, load_task
@@ -72,19 +78,44 @@ def confidences(
         names.remove("entropy")
     asking = Asking(tuple(names), samples, temperature, seed, unreadable, max_new_tokens)
     model = build_model(member)
+    label = file_name(Path(task).name) if from_file else task  # as `cascade.tasks.load.file_task` names it
+    parts, done = Parts(out.with_name(f"{out.name}.parts"), _identity(model, questions, label, asking)), 0
     try:
         with tqdm(total=len(questions), desc=f"{model.name} · {task}", unit="q", disable=None, leave=False) as bar:
-            label = file_name(Path(task).name) if from_file else task  # as `cascade.tasks.load.file_task` names it
-            table = ask_confidences(model, questions, label, asking, on_answered=bar.update)
+
+            def answered(count: int) -> None:
+                nonlocal done
+                done += count
+                bar.update(count)
+
+            table = ask_confidences(model, questions, label, asking, on_answered=answered, parts=parts)
+    except CascadeError as error:
+        if not done:
+            raise
+        raise CascadeError(
+            f"{error}; {done:,} of {len(questions):,} questions are kept in {parts.folder}, and the same command goes "
+            f"on from there"
+        ) from error
     finally:
         model.release()
     if task not in PROBED_ON:
         table = _with_split(table, everything)
-    sink = pa.BufferOutputStream()
-    pq.write_table(table, sink, compression="zstd")
     out.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(out, sink.getvalue().to_pybytes())
+    write_atomically(out, parquet_bytes(table))
+    parts.remove()
     return table
+
+
+def _identity(model: Model, questions: Sequence[Question], label: str, asking: Asking) -> dict[str, Any]:
+    """All that a table of confidences depends on."""
+    asked = json.dumps([asdict(question) for question in questions], sort_keys=True)
+    return {
+        "model": model.identity,
+        "task": label,
+        "questions": hashlib.sha256(asked.encode()).hexdigest()[:16],
+        "batch": BATCH,
+        **asdict(asking),
+    }
 
 
 def _with_split(table: pa.Table, questions: Sequence[Question]) -> pa.Table:

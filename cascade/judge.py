@@ -15,7 +15,6 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from jsonargparse import ArgumentParser
 from rich.console import Console
 from rich.table import Table
@@ -26,7 +25,7 @@ from cascade.judging.agreement import Agreement
 from cascade.judging.base import Case, Judge
 from cascade.judging.llm import JudgeConfig, LLMJudge
 from cascade.simulation.metrics import hallucination_rate
-from cascade.simulation.schema import SCHEMA, read_scores, validate_scores
+from cascade.simulation.schema import SCHEMA, parquet_bytes, read_scores, validate_scores
 from cascade.tasks.base import Question
 from cascade.tasks.files import ENDINGS, read_questions
 from cascade.tasks.judging import Verdict
@@ -71,10 +70,8 @@ def judge(scores: list[Path], judge: Path | Judge, out: Path, questions: str | N
     with tqdm(total=len(cases), desc="judging", unit="answer", disable=None, leave=False) as bar:
         verdicts = tuple(asked.judge(cases, lambda: bar.update() and None))
     judged = Judged(_with_verdicts(table, verdicts), table, verdicts)
-    sink = pa.BufferOutputStream()
-    pq.write_table(judged.table, sink, compression="zstd")
     out.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(out, sink.getvalue().to_pybytes())
+    write_atomically(out, parquet_bytes(judged.table))
     return judged
 
 

@@ -23,7 +23,7 @@ from tqdm import tqdm
 from cascade.errors import CascadeError
 from cascade.models.huggingface import HuggingFaceModel, PromptOutput
 from cascade.models.local import FirstToken
-from cascade.simulation.schema import SCHEMA, validate_scores
+from cascade.simulation.schema import SCHEMA, parquet_bytes, validate_scores
 from cascade.tasks.base import Question, Task, is_attempt, parse_open_ended
 from cascade.tasks.load import load_task
 from probes.files import write_atomically
@@ -188,8 +188,8 @@ def score_share(
             for number in pending:
                 states, table = asker.ask(writer.shards[number], batch_size, bar)
                 scores_path, seconds_path = score_paths(writer.folder, number)
-                write_atomically(seconds_path, _parquet(table.select(["question_id", "seconds"])))
-                write_atomically(scores_path, _parquet(table.drop_columns(["seconds"])))
+                write_atomically(seconds_path, parquet_bytes(table.select(["question_id", "seconds"])))
+                write_atomically(scores_path, parquet_bytes(table.drop_columns(["seconds"])))
                 writer.write(number, states)
     if rank != 0:
         return None
@@ -215,13 +215,6 @@ def _wait_for_others(writer: StoreWriter) -> None:
         time.sleep(_POLL_SECONDS)
         # A shard's states are written last: the rest is there by then.
         left = [number for number in left if not writer.path(number).exists()] or missing_shards(writer)
-
-
-def _parquet(table: pa.Table) -> bytes:
-    sink = pa.BufferOutputStream()
-    pq.write_table(table, sink, compression="zstd", write_page_checksum=True)
-    data: bytes = sink.getvalue().to_pybytes()
-    return data
 
 
 class _Asker:

@@ -22,6 +22,7 @@ from cascade.confidence.asked import (
     verbalized_prompt,
 )
 from cascade.confidence.distributions import margin, option_certainty, sequence_likelihood
+from cascade.confidence.parts import Parts
 from cascade.confidence.samples import same_answer, self_consistency, semantic_certainty
 from cascade.errors import CascadeError
 from cascade.models.base import Failure, Model, Prompt, Reply, TokenLogprob
@@ -29,6 +30,7 @@ from cascade.runtime.engine import prompt_of
 from cascade.simulation.schema import CONFIDENCE_COLUMNS, CONFIDENCES, EXTRA, SCHEMA, validate_scores
 from cascade.tasks.base import Question, is_attempt, is_right, parse_open_ended
 
+BATCH = 64
 SAMPLED = frozenset({"self_consistency", "semantic_entropy"})
 # Alternatives to show of each token: what an option's or a rival's probability is read from at an endpoint.
 _SHOWN = 20
@@ -98,8 +100,9 @@ def ask_confidences(
     questions: Sequence[Question],
     task: str,
     asking: Asking,
-    batch: int = 64,
+    batch: int = BATCH,
     on_answered: Callable[[int], object] | None = None,
+    parts: Parts | None = None,
 ) -> pa.Table:
     """A score table of a model's answers with a column for each confidence.
 
@@ -110,6 +113,7 @@ def ask_confidences(
         asking: What is asked beside.
         batch: Questions at a time; the result does not depend on it beyond rounding.
         on_answered: Told how many questions are done, for a progress bar.
+        parts: Where each batch is kept, and not asked again; of this model, these questions and this batch size.
 
     Raises:
         CascadeError: If the model gives some prompt no reply; the question is named. Or if a question has no accepted
@@ -122,15 +126,26 @@ def ask_confidences(
             "Expected multiple-choice questions for the confidence entropy, which is of their options, but got "
             "open-ended ones; semantic_entropy is for these"
         )
-    rows = []
-    for start in range(0, len(questions), batch):
+    tables = []
+    for number, start in enumerate(range(0, len(questions), batch)):
         some = questions[start : start + batch]
-        rows += [asked.row for asked in _ask(model, some, task, asking)]
+        table = parts.read(number, [question.id for question in some]) if parts else None
+        if table is None:
+            table = _table([asked.row for asked in _ask(model, some, task, asking)])
+            if parts:
+                parts.write(number, table)
+        tables.append(table)
         if on_answered is not None:
             on_answered(len(some))
+    whole = pa.concat_tables(tables, promote_options="default")
+    return validate_scores(whole, f"the answers of {model.name}")
+
+
+def _table(rows: list[dict[str, Any]]) -> pa.Table:
+    """Rows as a score table, with the columns of the confidences that were asked."""
     names = [column for column in CONFIDENCE_COLUMNS if any(column.name in row for row in rows)]
     schema = pa.schema([*SCHEMA, *(pa.field(column.name, column.type) for column in names)])
-    return validate_scores(pa.Table.from_pylist(rows, schema=schema), f"the answers of {model.name}")
+    return pa.Table.from_pylist(rows, schema=schema)
 
 
 def _ask(model: Model, questions: Sequence[Question], task: str, asking: Asking) -> list[_Asked]:

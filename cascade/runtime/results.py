@@ -12,14 +12,13 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from cascade.report.strict_json import finite, strict_json
 from cascade.runtime.costs import last_model_alone, measured_seconds
 from cascade.runtime.engine import Answer, Cascade
 from cascade.simulation.policy import Outcome
 from cascade.simulation.policy_file import policy_json
-from cascade.simulation.schema import SCHEMA, validate_scores
+from cascade.simulation.schema import SCHEMA, parquet_bytes, validate_scores
 from cascade.tasks.base import Question, is_attempt, is_right, parse_open_ended
 from probes.files import write_atomically
 
@@ -100,7 +99,7 @@ def write_run(result: Run, task: str) -> None:
         columns["correct"] = correct
     for unit, ledgers in result.costs.items():
         columns |= {f"{unit}, {ledger}": values for ledger, values in ledgers.items()}
-    _parquet(result.folder / "answers.parquet", pa.table(columns))
+    write_atomically(result.folder / "answers.parquet", parquet_bytes(pa.table(columns)))
     steps = [
         {
             "question_id": a.question_id,
@@ -115,12 +114,12 @@ def write_run(result: Run, task: str) -> None:
         for a in answers
         for s in a.steps
     ]
-    _parquet(result.folder / "steps.parquet", pa.Table.from_pylist(steps))
+    write_atomically(result.folder / "steps.parquet", parquet_bytes(pa.Table.from_pylist(steps)))
     scores = None if correct is None else _scores(result.cascade, questions, answers, task)
     if scores is None:
         (result.folder / "scores.parquet").unlink(missing_ok=True)
     else:
-        _parquet(result.folder / "scores.parquet", scores)
+        write_atomically(result.folder / "scores.parquet", parquet_bytes(scores))
     write_atomically(result.folder / "summary.json", strict_json(result.to_json()).encode())
 
 
@@ -158,9 +157,3 @@ def _scores(cascade: Cascade, questions: Sequence[Question], answers: Sequence[A
             )
     table = pa.Table.from_pylist([finite(row) for row in rows], schema=SCHEMA)
     return validate_scores(table, "the run") if rows else None
-
-
-def _parquet(path: Path, table: pa.Table) -> None:
-    sink = pa.BufferOutputStream()
-    pq.write_table(table, sink, compression="zstd")
-    write_atomically(path, sink.getvalue().to_pybytes())

@@ -283,7 +283,13 @@ def join_scores(
 
 def write_scores(table: pa.Table, model: str, path: Path) -> None:
     """Writes one model's rows of a score table as Parquet, whole or not at all."""
-    sink = pa.BufferOutputStream()
-    pq.write_table(table.filter(pc.equal(table["model"], model)), sink, compression="zstd")
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, sink.getvalue().to_pybytes())
+    write_atomically(path, parquet_bytes(table.filter(pc.equal(table["model"], model))))
+
+
+def parquet_bytes(table: pa.Table) -> bytes:
+    """A table as a Parquet file, with checksums that reading can verify."""
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink, compression="zstd", write_page_checksum=True)
+    data: bytes = sink.getvalue().to_pybytes()
+    return data

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import json
 import math
+import signal
+import subprocess
+import sys
+import time
 from collections import Counter
 
 import numpy as np
@@ -22,6 +26,7 @@ from cascade.confidence.asked import (
 )
 from cascade.confidence.asking import Asking, answer_tokens, ask_confidences, sampled_answer
 from cascade.confidence.distributions import margin, option_certainty, sequence_likelihood
+from cascade.confidence.parts import Parts
 from cascade.confidence.samples import clusters, self_consistency, semantic_certainty
 from cascade.confidences import confidences, main
 from cascade.errors import CascadeError
@@ -316,6 +321,77 @@ def test_wrong_flags_are_one_line(tmp_path, capsys, flags, message):
         main(["--model", "mini-llama-small", "--out", str(tmp_path / "o.parquet"), *flags])
     said = capsys.readouterr().err
     assert message in said and "Traceback" not in said and not list(tmp_path.iterdir())
+
+
+# Stopped, and gone on with
+
+
+def measured_apart(table: pa.Table) -> tuple[pa.Table, pa.Table]:
+    """A table's columns but for those that are measured, and those."""
+    times = [name for name in table.column_names if name.endswith("seconds")]
+    return table.drop_columns(times), table.select(["question_id", *times])
+
+
+def test_what_was_asked_before_a_crash_is_not_asked_again(tmp_path, capsys):
+    flags = ["--model=mini-llama-small", "--methods=margin,p_true,self_consistency", "--samples=2", "--limit=520"]
+    main([*flags, f"--out={tmp_path / 'whole.parquet'}"])
+    out, parts = tmp_path / "killed.parquet", tmp_path / "killed.parquet.parts"
+    command = [sys.executable, "-m", "cascade.confidences", *flags, f"--out={out}"]
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    while len(list(parts.glob("part-*.parquet"))) < 3:
+        assert process.poll() is None
+        time.sleep(0.001)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    before = [pq.read_table(path) for path in sorted(parts.glob("part-*.parquet"))]
+    assert not out.exists() and 3 <= len(before) < 9
+    for change in ("--seed=1", "--methods=margin", "--max_new_tokens=5"):
+        with pytest.raises(SystemExit):
+            main([*flags, change, f"--out={out}"])
+        assert f"but {change[2:].split('=')[0]} differ" in capsys.readouterr().err.splitlines()[-1]
+    main([*flags, f"--out={out}"])
+    assert not parts.exists()
+    resumed, whole = (measured_apart(pq.read_table(path)) for path in (out, tmp_path / "whole.parquet"))
+    assert resumed[0].equals(whole[0])
+    # Times would differ if a question had been asked again.
+    kept = pa.concat_tables([measured_apart(part)[1] for part in before])
+    assert resumed[1].slice(0, len(kept)).equals(kept)
+
+
+def test_a_part_that_is_damaged_or_of_other_questions_is_named(tmp_path):
+    parts, row = Parts(tmp_path / "parts", {"a": 1}), {"question_id": ["x", "y"], "p_t": [0.5, 0.25]}
+    assert parts.read(0, ["x", "y"]) is None and not parts.folder.exists()
+    parts.write(0, pa.table(row))
+    again = Parts(tmp_path / "parts", {"a": 1})
+    assert again.read(0, ["x", "y"]).to_pydict() == row
+    with pytest.raises(CascadeError, match=r"part-00000-\w+.parquet is corrupt \(it is of other questions\)"):
+        again.read(0, ["x", "z"])
+    (path,) = parts.folder.glob("part-*")
+    whole = path.read_bytes()
+    for damaged in [whole[:-7], *(whole[:i] + bytes([whole[i] ^ 1]) + whole[i + 1 :] for i in range(len(whole)))]:
+        path.write_bytes(damaged)
+        with pytest.raises(CascadeError, match=f"{path.name} is corrupt .its checksum differs"):
+            again.read(0, ["x", "y"])
+    (parts.folder / "run.json").write_text("[1]")
+    with pytest.raises(CascadeError, match=r"run.json to say what the parts beside it are of"):
+        Parts(tmp_path / "parts", {"a": 1})
+
+
+def test_an_endpoint_that_fails_loses_nothing_of_what_it_was_asked(tmp_path, capsys):
+    own, out = tmp_path / "own.jsonl", tmp_path / "scores.parquet"
+    lines = [{"question": f"Number {i}?", "choices": list("wxyz"), "answer": right_letter(i)} for i in range(150)]
+    own.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    flags = ["--endpoint=m", f"--task={own}", "--methods=margin", "--attempts=1", f"--out={out}"]
+    with FaultyServer(fault=lambda question, attempt: "500" if question >= 100 else "ok").running() as server:
+        with pytest.raises(SystemExit):
+            main([*flags, f"--base_url={server.url}", f"--cache={tmp_path / 'a.sqlite'}"])
+        said = capsys.readouterr().err.splitlines()[-1]
+        assert "64 of 150 questions are kept in" in said and "goes on from there" in said
+        server.fault, server.book = lambda question, attempt: "ok", []
+        # No cache of replies: what is not asked again is what was kept.
+        main([*flags, f"--base_url={server.url}", f"--cache={tmp_path / 'b.sqlite'}"])
+        assert sorted(server.billed()) == list(range(64, 150))
+    assert [row["correct"] for row in pq.read_table(out).to_pylist()] == [True] * 150
 
 
 # In P(T)'s place
