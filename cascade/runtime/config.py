@@ -6,6 +6,7 @@ thresholds for every stage, or whatever `cascade.simulate` chose, read from its 
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Literal
@@ -266,8 +267,8 @@ def _policy(config: CascadeConfig, names: list[str], readers: dict[int, Reader])
         policy, chosen = read_policy(Path(config.policy), names)
         if None not in (chosen, config.normalize) and chosen != config.normalize:
             raise CascadeError(
-                f"Expected `normalize` to be {chosen}, as the policy in {config.policy} was chosen so, but got "
-                f"{config.normalize}"
+                f"Expected `normalize` to be {json.dumps(chosen)}, as the policy in {config.policy} was chosen so, but "
+                f"got {json.dumps(config.normalize)}"
             )
         return policy, bool(config.normalize if chosen is None else chosen)
     thresholds = [

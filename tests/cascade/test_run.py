@@ -94,7 +94,7 @@ def test_a_policy_on_normalised_p_t_is_run_on_it(tmp_path, capsys):
     assert {row["question_id"]: row["model"] for row in rows} == outcomes[False] != outcomes[True]
     with pytest.raises(SystemExit):
         main(["--chain", ",".join(names), "--policy", str(report), "--normalize=false", f"--out={tmp_path / 'no'}"])
-    assert "Expected `normalize` to be True" in capsys.readouterr().err.splitlines()[-1]
+    assert "Expected `normalize` to be true" in capsys.readouterr().err.splitlines()[-1]
     # A file from before it was said is what the configuration says it is.
     values = json.loads(report.read_text())["study"]["chosen"]["to_run"]
     del values["normalize"]
