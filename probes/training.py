@@ -225,7 +225,7 @@ class ProbeModule(LightningModule):
         self._collect(batch)
 
     def _collect(self, batch: list[Tensor]) -> None:
-        self._seen.append(self(self._standardise(batch[0])).cpu())
+        self._seen.append(self(self._standardise(batch[0])).float().cpu())
 
     def _collected(self) -> Tensor:
         logits = torch.cat(self._seen, dim=1)

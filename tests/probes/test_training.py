@@ -36,11 +36,11 @@ class Synthetic(HiddenStateDataModule):
         return LabelledStates(LayerStates(torch.stack(layers)), labels, ids, ["s"] * self.count, origins, targets)
 
 
-def fit(module: ProbeModule, data: HiddenStateDataModule) -> ProbeModule:
+def fit(module: ProbeModule, data: HiddenStateDataModule, **more: str) -> ProbeModule:
     seed_everything(0, verbose=False)
     trainer = Trainer(
         max_epochs=30, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
-        enable_model_summary=False, num_sanity_val_steps=0,
+        enable_model_summary=False, num_sanity_val_steps=0, **more,
     )  # fmt: skip
     trainer.fit(module, datamodule=data)
     trainer.test(module, datamodule=data, verbose=False)
@@ -95,6 +95,14 @@ def test_targets_of_another_length_or_range_are_refused():
     for targets, message in ((good.labels[:5], r"targets \[1500\], but got \(5,\)"), (good.labels + 1, "targets in")):
         with pytest.raises(ProbeError, match=message):
             replace(good, targets=targets)
+
+
+@pytest.mark.parametrize("precision", ["bf16-mixed", "bf16-true", "64-true"])
+def test_any_precision_that_lightning_trains_in_gives_about_the_same_probe(precision):
+    expected, found = (fit(ProbeModule(), Synthetic(layers=2), **more) for more in ({}, {"precision": precision}))
+    for ours, theirs in zip(found.heads, expected.heads, strict=True):
+        assert ours.metrics["after"]["auroc"] == pytest.approx(theirs.metrics["after"]["auroc"], abs=0.01)
+        assert (ours.probe.mean.dtype, ours.p_ik["after"].dtype) == (torch.float32, torch.float32)
 
 
 def test_the_same_seed_gives_the_same_bytes(tmp_path):
