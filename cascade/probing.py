@@ -260,6 +260,7 @@ def probe_for(
     flags = {"data.model": key.model, "data.task": task, "data.layer": layer, "data.stores": runs / "stores"}
     flags |= {"data.dtype": key.dtype, "data.split_seed": seed, "seed_everything": seed, "out": out}
     flags |= {"data.quantization": key.quantization} if key.quantization else {}
+    flags |= {"data.revision": key.model_revision} if model.origin else {}
     flags |= {f"data.{name}": value for name, value in model.prompts.settings.items()}
     return train([f"--{name}={value}" for name, value in flags.items()]).probe
 
@@ -320,7 +321,9 @@ def with_p_ik(
 def own_models(names: Sequence[str], settings: ChainModels = DEFAULT) -> list[HuggingFaceModel]:
     """The models of a chain, none of them loaded yet."""
     loaded = (settings.dtype, settings.device_map, settings.quantization, settings.prompt_style, settings.letters)
-    models = [HuggingFaceModel(name, None, *loaded) for name in names]
+    if unknown := sorted(set(settings.revisions) - set(names)):
+        raise CascadeError(f"Expected `revisions` of models in the chain, but got {', '.join(unknown)}")
+    models = [HuggingFaceModel(name, settings.revisions.get(name), *loaded) for name in names]
     if settings.layer is not None:
         for model in models[:-1]:
             model.layers([settings.layer])

@@ -38,7 +38,7 @@ def build(lab: Lab) -> Comparison:
     return compare(4, lab, cells, notes=tuple(notes))
 
 
-main = command(build, api=True)
+main = command(build, api=(0,))
 
 if __name__ == "__main__":
     main()

@@ -36,7 +36,7 @@ def build(lab: Lab) -> Comparison:
     return compare(9, lab, cells, MORE, disagreement_notes(paper()))
 
 
-main = command(build, api=True)
+main = command(build, api=(0,))
 
 if __name__ == "__main__":
     main()

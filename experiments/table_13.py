@@ -32,7 +32,7 @@ def build(lab: Lab) -> Comparison:
     return compare(13, lab, cells, MORE, (dollars_note(paper()),))
 
 
-main = command(build, api=True)
+main = command(build, api=(0,))
 
 if __name__ == "__main__":
     main()

@@ -7,12 +7,18 @@ import re
 from pathlib import Path
 
 import pytest
+import yaml
 
 from tests.cascade.fake_hub import FakeHub, ask, card, model_files, parquet, table
 from tests.cascade.test_benchmarks import MMLU_ROW, POPQA_ROW, gpqa_row, repository
 
 ROOT = Path(__file__).parents[1]
 PUBLISHED = json.loads((ROOT / "tests/cascade/published_models.json").read_text())["models"]
+PINNED = {
+    name: commit
+    for family in ("llama3", "qwen3")
+    for name, commit in yaml.safe_load((ROOT / f"configs/chains/{family}.yaml").read_text())["models"]["revisions"].items()
+}
 LLAMA, QWEN = ([name for name in PUBLISHED if name.startswith(owner)] for owner in ("meta-llama/", "Qwen/"))
 QUESTIONS = {"mmlu": 90, "gpqa": 40, "popqa": 50}
 CHAT_TEMPLATE = "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n{% endfor %}"
@@ -47,9 +53,9 @@ def commands() -> dict[tuple[str, ...], tuple[list[str], list[str]]]:
         models = [] if number in (7, 12) else QWEN if number == 3 else LLAMA
         found[f"experiments.table_{number:02d}", "--scale=paper"] = models, tasks.get(number, ["mmlu"])
     found["experiments.figure", "--scale=paper"] = LLAMA, ["mmlu"]
-    for name in ("deciding_ledger", "probe_depth", "seeds"):
+    for name in ("deciding_ledger", "probe_depth"):
         found[f"experiments.{name}", "--scale=paper"] = [*LLAMA, *QWEN], ["mmlu"]
-    for name in ("transfer", "all"):
+    for name in ("seeds", "transfer", "all"):
         found[f"experiments.{name}", "--scale=paper"] = [*LLAMA, *QWEN], ["mmlu", "gpqa", "popqa"]
     for family, names in (("llama3", LLAMA), ("qwen3", QWEN)):
         found["cascade.simulate", f"--config={ROOT}/configs/chains/{family}.yaml"] = names, ["mmlu"]
@@ -79,7 +85,7 @@ def hub():
         | repository("popqa", {"README.md": b"# PopQA\n", "test.tsv": table(popqa, "\t")}),
         models={
             name: {
-                "main": tokenizer | {"config.json": json.dumps(model["config"]).encode(), "model.safetensors": WEIGHTS}
+                PINNED[name]: tokenizer | {"config.json": json.dumps(model["config"]).encode(), "model.safetensors": WEIGHTS}
             }
             for name, model in PUBLISHED.items()
         },

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Literal
 
 from cascade.tasks.base import PromptStyle
@@ -16,6 +17,7 @@ class ChainModels:
         dtype: float32, float16 or bfloat16.
         device_map: As in transformers, such as auto for models that are larger than one GPU.
         quantization: 4bit or 8bit: bitsandbytes packs the weights.
+        revisions: Branch, tag or commit on the Hub, by the model's name; of others it is the main branch.
         batch_size: Prompts in one forward pass.
         layer: Layer that the probes read; by default three quarters of the way up.
         probe_task: Task that the probes are trained on; by default the task itself, or for those that are out of
@@ -27,6 +29,7 @@ class ChainModels:
     dtype: str = "float32"
     device_map: str | None = None
     quantization: Literal["4bit", "8bit"] | None = None
+    revisions: Mapping[str, str] = field(default_factory=dict)
     batch_size: int = 128
     layer: int | None = None
     probe_task: str | None = None

@@ -10,7 +10,7 @@ import contextlib
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -39,21 +39,29 @@ SPENDING_CAP = 5.0
 
 
 def api_scores(lab: Lab, task: str) -> pa.Table:
-    """The API's score table on a task's test questions; asked where it does not lie on disk.
+    """The API's score table on a task's test questions; it is asked those whose answers do not lie on disk.
 
     Raises:
         CascadeError: If the server does not start, or some question has no answer.
     """
-    asked, questions, path = load_task(task), _questions(lab, task), _replies(lab, task)
-    if path.exists():
-        table = validate_scores(pq.read_table(path), str(path))
-        if table["question_id"].to_pylist() == [question.id for question in questions]:
-            return table
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with served(lab.scale.served, path.parent) as url:
+    wanted, known = _questions(lab, task), _known(lab, task)
+    if missing := _missing(wanted, known):
+        told = _told(lab, task, missing)
+        known = told if known is None else pa.concat_tables([known, told])
+        write_scores(known, API, _replies(lab, task))
+    assert known is not None
+    place = {id: row for row, id in enumerate(known["question_id"].to_pylist())}
+    return known.take([place[question.id] for question in wanted])
+
+
+def _told(lab: Lab, task: str, questions: list[Question]) -> pa.Table:
+    """The API's score table on some questions, which it is asked now."""
+    asked, folder = load_task(task), _replies(lab, task).parent
+    folder.mkdir(parents=True, exist_ok=True)
+    with served(lab.scale.served, folder) as url:
         endpoint = Endpoint(
             name=lab.scale.api,
-            cache=path.parent / "requests.sqlite",
+            cache=folder / "requests.sqlite",
             base_url=url,
             kind=lab.scale.api_kind,
             price=lab.prices.models[API],
@@ -81,28 +89,39 @@ def api_scores(lab: Lab, task: str) -> pa.Table:
             | {name: getattr(reply, name) for name in ("p_t", "prompt_tokens", "completion_tokens", "seconds")}
         )
     fields = [field for field in SCHEMA if field.name in records[0]]
-    table = pa.Table.from_pylist(records, schema=pa.schema(fields))
-    write_scores(table, API, path)
-    return table
+    return validate_scores(pa.Table.from_pylist(records, schema=pa.schema(fields)), f"the replies of {lab.scale.api}")
 
 
-def _questions(lab: Lab, task: str) -> list[Question]:
-    """The test questions in the order of the aligned chains, so that a limit means the same ones."""
-    questions = load_task(task).questions
-    split = stratified_split([q.id for q in questions], [q.subject for q in questions], lab.seed)
-    return sorted((questions[i] for i in split.test), key=lambda question: question.id)[: lab.limit or None]
+def _questions(lab: Lab, task: str, seeds: Sequence[int] = ()) -> list[Question]:
+    """The test questions of the lab's split, or of several; in the order of the aligned chains, as a limit counts."""
+    questions, wanted = load_task(task).questions, dict[str, Question]()
+    ids, subjects = [q.id for q in questions], [q.subject for q in questions]
+    for seed in seeds or (lab.seed,):
+        test = [questions[row] for row in stratified_split(ids, subjects, seed).test]
+        wanted |= {q.id: q for q in sorted(test, key=lambda question: question.id)[: lab.limit or None]}
+    return list(wanted.values())
 
 
 def _replies(lab: Lab, task: str) -> Path:
     return lab.out / "api" / f"{file_name(lab.scale.api)}--{file_name(task)}.parquet"
 
 
-def api_plan(lab: Lab, task: str) -> Plan | None:
-    """What a provider would charge for the test questions; ``None`` where it is asked nothing."""
-    if lab.scale.served is not None or _replies(lab, task).exists():
+def _known(lab: Lab, task: str) -> pa.Table | None:
+    path = _replies(lab, task)
+    return validate_scores(pq.read_table(path), str(path)) if path.exists() else None
+
+
+def _missing(questions: list[Question], known: pa.Table | None) -> list[Question]:
+    answered = set(known["question_id"].to_pylist()) if known is not None else set()
+    return [question for question in questions if question.id not in answered]
+
+
+def api_plan(lab: Lab, task: str, seeds: Sequence[int]) -> Plan | None:
+    """What a provider would charge for the test questions of some seeds' splits; ``None`` where it is asked nothing."""
+    if lab.scale.served is not None or not (missing := _missing(_questions(lab, task, seeds), _known(lab, task))):
         return None
     member = Member(endpoint=lab.scale.api, price=Price(*lab.prices.models[API]), spending_cap=SPENDING_CAP)
-    return plan_cascade(CascadeConfig(models=[member]), _questions(lab, task), task, lab.out / "api" / "none.jsonl")
+    return plan_cascade(CascadeConfig(models=[member]), missing, task, lab.out / "api" / "none.jsonl")
 
 
 def local_agreement(lab: Lab, task: str) -> tuple[int, float]:

@@ -70,7 +70,7 @@ def compare(
 
 
 def command(
-    build: Callable[[Lab], R], family: str = "llama", tasks: Sequence[str] = ("mmlu",), api: bool = False
+    build: Callable[[Lab], R], family: str = "llama", tasks: Sequence[str] = ("mmlu",), api: Sequence[int] = ()
 ) -> Callable[..., R | None]:
     """The entry point of a script that makes one result.
 
@@ -79,7 +79,7 @@ def command(
         family: Whose models it runs, *llama*, *qwen* or *both*, for `--plan`.
         tasks: Those that it asks, as `Scale` calls them, the one that its probes are trained on first; the same. None
             where no model is run.
-        api: Whether it asks the API the first of them; the same.
+        api: Seeds of the splits of the first of them whose test questions the API is asked, if it is; the same.
     """
     module = sys.modules[build.__module__]
     name = Path(str(module.__file__)).stem
@@ -110,7 +110,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--plan", action="store_true", help=PLAN_HELP)
 
 
-def print_plans(lab: Lab, family: str, tasks: Sequence[str], api: bool = False) -> None:
+def print_plans(lab: Lab, family: str, tasks: Sequence[str], api: Sequence[int] = ()) -> None:
     """Prints what scoring a scale's models, and asking its API, would cost; live runs come on top."""
     if not tasks:
         print("No model is run: what ships with this project is held against the paper.")
@@ -121,9 +121,9 @@ def print_plans(lab: Lab, family: str, tasks: Sequence[str], api: bool = False) 
         plans = []
         for style in dict.fromkeys(map(lab.scale.style, asked)):
             alike = [task for task in asked if lab.scale.style(task) == style]
-            plans.append(plan_chain(names, alike, lab.runs, lab.scale.settings(alike[0])))
+            plans.append(plan_chain(names, alike, lab.runs, lab.scale.settings(alike[0], names)))
         print_plan(replace(plans[0], work=tuple(work for plan in plans for work in plan.work)))
-    if api and (asked_of_api := api_plan(lab, getattr(lab.scale, tasks[0]))) is not None:
+    if api and (asked_of_api := api_plan(lab, getattr(lab.scale, tasks[0]), api)) is not None:
         print_plan(asked_of_api)
 
 

@@ -5,10 +5,12 @@ The code path is the same at both. `paper` needs the weights, the tasks, and a k
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
+
+import yaml
 
 from cascade.models.chain import ChainModels
 from cascade.models.huggingface import HuggingFaceModel
@@ -35,6 +37,7 @@ class Scale:
         api_kind: How it is asked.
         served: Configuration of a server to start for it; ``None`` where a provider runs one.
         layer: Of the probes; ``None`` is three quarters of the way up.
+        revisions: Commits of models on the Hub.
         dtype: Of the weights.
         open_ended: How open-ended questions are asked; the paper's Table 7 has roles for them, and none for multiple
             choice, which is raw text here as there.
@@ -55,6 +58,7 @@ class Scale:
     api_kind: Kind
     served: Path | None
     layer: int | None
+    revisions: Mapping[str, str]
     dtype: str
     open_ended: PromptStyle
     device_map: str | None
@@ -74,11 +78,12 @@ class Scale:
         """How a task is asked."""
         return self.open_ended if task == self.popqa else "raw"
 
-    def settings(self, task: str) -> ChainModels:
-        """How its models are loaded for a task, which their probes are trained on."""
+    def settings(self, task: str, models: Sequence[str]) -> ChainModels:
+        """How some of its models are loaded for a task, which their probes are trained on."""
         return ChainModels(
             self.dtype,
             self.device_map,
+            revisions={model: self.revisions[model] for model in models if model in self.revisions},
             batch_size=self.scoring_batch_size,
             layer=self.layer,
             probe_task=task,
@@ -87,7 +92,8 @@ class Scale:
 
     def decoder(self, model: str, task: str) -> HuggingFaceModel:
         """One of its models as it is asked a task, not loaded yet."""
-        return HuggingFaceModel(model, dtype=self.dtype, device_map=self.device_map, prompt_style=self.style(task))
+        revision, style = self.revisions.get(model), self.style(task)
+        return HuggingFaceModel(model, revision, self.dtype, self.device_map, prompt_style=style)
 
     def family(self, name: str) -> Mapping[str, str]:
         """Models by size of ``llama`` or ``qwen``; the API goes by the paper's name in both."""
@@ -95,6 +101,9 @@ class Scale:
         return {**models, API: API}
 
 
+# What the shipped chains are pinned to.
+_CHAINS = [yaml.safe_load((ROOT / f"configs/chains/{name}.yaml").read_text()) for name in ("llama3", "qwen3")]
+_PINNED = MappingProxyType({name: commit for chain in _CHAINS for name, commit in chain["models"]["revisions"].items()})
 _IDS = {size: model.id for size, model in paper().models.items()}
 MINIATURE = Scale(
     name="miniature",
@@ -107,6 +116,7 @@ MINIATURE = Scale(
     api_kind="completions",
     served=SERVED,
     layer=None,
+    revisions=MappingProxyType({}),
     dtype="float32",
     open_ended="raw",
     device_map=None,
@@ -126,6 +136,7 @@ PAPER = Scale(
     api_kind="chat",
     served=None,
     layer=24,
+    revisions=_PINNED,
     dtype="bfloat16",
     open_ended="chat",
     device_map="auto",

@@ -37,7 +37,7 @@ class FakeHub:
     Args:
         repos: Of data sets, by ``owner/name``: the one commit, and the files by their paths.
         gated: Repositories that nobody has access to.
-        models: By ``owner/name``: branches, and of each the files by their paths.
+        models: By ``owner/name``: branches, or commits themselves, and of each the files by their paths.
 
     Attributes:
         url: For ``HF_ENDPOINT``.
@@ -56,7 +56,7 @@ class FakeHub:
         for repo, (commit, files) in (repos or {}).items():
             self._commits["datasets", repo], self._branches["datasets", repo] = {commit: files}, {}
         for repo, branches in (models or {}).items():
-            commits = {branch: commit_of(files) for branch, files in branches.items()}
+            commits = {branch: _commit(branch, files) for branch, files in branches.items()}
             self._commits["models", repo] = {commits[branch]: files for branch, files in branches.items()}
             self._branches["models", repo] = commits
         self._large = {
@@ -140,6 +140,10 @@ class FakeHub:
 def commit_of(files: Files) -> str:
     """What a model's files are committed as."""
     return _digest(b"".join(name.encode() + data for name, data in sorted(files.items())))
+
+
+def _commit(branch: str, files: Files) -> str:
+    return branch if re.fullmatch("[0-9a-f]{40}", branch) else commit_of(files)
 
 
 def _digest(data: bytes) -> str:

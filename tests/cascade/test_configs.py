@@ -21,7 +21,7 @@ from tests.cascade.test_sweeps import SWEEPS
 
 ROOT = Path(__file__).parents[2]
 FILES = sorted(path for path in (ROOT / "configs").rglob("*") if path.is_file())
-FAMILIES = {"mini-llama", "mini-qwen3", "llama3", "qwen3"}
+FAMILIES = {"miniature", "llama3", "qwen3"}
 PUBLISHED = json.loads((Path(__file__).parent / "published_models.json").read_text())["models"]
 
 
@@ -74,9 +74,10 @@ def test_a_model_file_is_one_of_training_and_of_scoring(path):
     data = parse_training([f"--config={path}"]).data
     values = score.build_parser().parse_args([f"--config={path}"]).data
     assert (values.model, values.task, values.dtype, values.layer) == (data.model, data.task, data.dtype, data.layer)
-    if path.parent.name.startswith("mini-"):
-        assert data.model == f"{path.parent.name}-{path.stem}"
+    if path.parent.name == "miniature":
+        assert data.model == f"mini-{path.stem}"
         return
+    assert re.fullmatch("[0-9a-f]{40}", data.revision) and values.revision == data.revision
     assert data.model in PUBLISHED
     assert path.stem in data.model.lower()
     assert (data.task, data.dtype, data.layer, data.quantization) == ("mmlu", "bfloat16", 24, None)
@@ -95,6 +96,7 @@ def test_a_chain_file_is_one_of_simulation(path):
         models = [parse_training([f"--config={p}"]).data for p in of("train") if p.parent.name == path.stem]
         assert {data.model for data in models} == set(chain)
         settings = values.models
+        assert settings.revisions == {data.model: data.revision for data in models}
         assert {(data.dtype, data.layer, data.task) for data in models} == {
             (settings.dtype, settings.layer, settings.probe_task)
         }
@@ -114,10 +116,13 @@ def test_a_cascade_file_is_one_of_running_and_serving(path):
     for file in of("train"):
         data = parse_training([f"--config={file}"]).data
         layer = data.layer if data.layer is not None else 0
-        trained[data.model] = (ProbeRun.of(Path("runs/probes"), data.model, data.task, layer).checkpoint, data.dtype)
+        checkpoint = ProbeRun.of(Path("runs/probes"), data.model, data.task, layer).checkpoint
+        trained[data.model] = (checkpoint, data.dtype, data.revision)
     for member in config.members:
+        if member.name in PUBLISHED:
+            assert (member.dtype, member.revision) == trained[member.name][1:]
         if member.probe is not None:  # lies where training with our own file puts it
-            assert (Path(member.probe), member.dtype) == trained[member.name]
+            assert Path(member.probe) == trained[member.name][0]
 
 
 @pytest.mark.parametrize("path", of("prices"), ids=named)
