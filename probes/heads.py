@@ -103,6 +103,16 @@ class DropoutMasks:
         ]
 
 
+def _product(states: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """``[heads, batch, out]`` of states ``[heads, batch, in]``, weights ``[heads, out, in]``, bias ``[heads, out]``."""
+    heads, out, _ = weight.shape
+    if heads == out == 1:
+        # A lone matrix times a vector is a routine of its own, which sums in another order than a batch of them. Such a
+        # difference grows through training, so that one head is multiplied as one of two.
+        states, weight, bias = (tensor.expand(2, *tensor.shape[1:]) for tensor in (states, weight, bias))
+    return torch.baddbmm(bias[:, None], states, weight.transpose(1, 2))[:heads]
+
+
 class StackedHeads(nn.Module):
     """Heads of one shape for several layers and seeds: head ``layer · len(seeds) + seed`` reads that layer.
 
@@ -146,16 +156,16 @@ class StackedHeads(nn.Module):
             masks: From `DropoutMasks.draw`, while training.
         """
         batch, heads = states.shape[1], self.layers * self.seeds
-        first, bias = self.weights[0], self.biases[0]
-        # The heads of a layer read the same states: their first weights stand side by side in one product.
-        side_by_side = first.view(self.layers, -1, first.shape[-1]).transpose(1, 2)
-        hidden = torch.baddbmm(bias.view(self.layers, 1, -1), states, side_by_side)
-        hidden = hidden.view(self.layers, batch, self.seeds, -1).transpose(1, 2).reshape(heads, batch, -1)
-        for place in range(self.config.depth):
-            hidden = self.activation(hidden)
-            if masks:
-                hidden = (hidden.view(self.layers, self.seeds, batch, -1) * masks[place]).view(heads, batch, -1)
-            hidden = torch.baddbmm(self.biases[place + 1][:, None], hidden, self.weights[place + 1].transpose(1, 2))
+        # One product a head, not one for all that read a layer: what a head is multiplied with does not depend on
+        # how many others there are.
+        hidden = states if self.seeds == 1 else states.repeat_interleave(self.seeds, 0)
+        for place, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
+            if place > 0:
+                hidden = self.activation(hidden)
+                if masks:
+                    hidden = hidden.view(self.layers, self.seeds, batch, -1) * masks[place - 1]
+                    hidden = hidden.view(heads, batch, -1)
+            hidden = _product(hidden, weight, bias)
         return hidden.squeeze(-1)
 
     @torch.no_grad()

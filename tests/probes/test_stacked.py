@@ -83,6 +83,33 @@ def test_every_head_of_a_stack_is_the_head_trained_alone(depth):
         )
 
 
+class Wide(HiddenStateDataModule):
+    """States of a real model's kind of width; what can be known is a product of features, which takes long to learn."""
+
+    def __init__(self, layers: tuple[int, ...]):
+        super().__init__(256)
+        self.layers = layers
+
+    def load(self) -> LabelledStates:
+        generator = torch.Generator().manual_seed(1)
+        states, noise = torch.randn(3, 2000, 48, generator=generator), torch.rand(2000, generator=generator)
+        known = states.sum(0)
+        labels = (noise < torch.sigmoid(known[:, 0] * known[:, 1] + known[:, 2] * known[:, 3])).float()
+        origins = [ProbeConfig(48, layer, "base") for layer in self.layers]
+        ids = [f"q{i}" for i in range(2000)]
+        return LabelledStates(LayerStates(states[list(self.layers)]), labels, ids, ["s"] * 2000, origins)
+
+
+def test_a_head_stays_the_head_trained_alone_however_long_training_goes_on():
+    """What rounds otherwise in one product is another head after hundreds of steps at a high rate."""
+    settings = {"width": 128, "epochs": 60, "patience": 60, "learning_rate": 1e-2, "weight_decay": 3.0}
+    together = fit(Wide((0, 1, 2)), 5, seeds=2, **settings).heads
+    for head in together[3:5]:  # of two layers and two seeds; to train all six alone takes long
+        (alone,) = fit(Wide((head.layer,)), head.seed, **settings).heads
+        assert head.epoch == alone.epoch
+        torch.testing.assert_close(head.p_ik["before"], alone.p_ik["before"], rtol=0, atol=1e-5)
+
+
 def by_hand(data: Data, place: int, seed: int, clip: float | None, smoothing: float) -> tuple[torch.Tensor, int]:
     """One head, trained by a plain loop over torch's own parts: test P(IK) before calibration, and its best epoch."""
     data.setup()
