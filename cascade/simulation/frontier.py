@@ -112,19 +112,37 @@ class ChainSearch:
         reads = [i for i in places[:-1] if self.first == "p_ik_reader" and chain.models[i].p_ik_reader is not None]
         self.reader = float(costs.reading(reads).mean() / costs.whole[-1].mean())
         self.searches = [QuadrantSearch(*pair) for pair in self.pairs]
+        self.sorted: dict[tuple[int, int], np.ndarray] = {}
         self.n = len(chain)
 
     def policy(self, limits: _Limits) -> ThresholdPolicy:
-        """The thresholds as a policy."""
-        named = [
-            Thresholds(
-                p_t=late,
-                p_ik=early if self.first == "p_ik" else None,
-                p_ik_reader=early if self.first == "p_ik_reader" else None,
+        """The thresholds as a policy, each midway between the scores that it parts.
+
+        On the score itself a threshold would decide by that score's rounding, which differs from machine to machine.
+        """
+        named = []
+        for stage, pair in enumerate(limits):
+            early, late = (self._midway(stage, which, limit) for which, limit in enumerate(pair))
+            named.append(
+                Thresholds(
+                    p_t=late,
+                    p_ik=early if self.first == "p_ik" else None,
+                    p_ik_reader=early if self.first == "p_ik_reader" else None,
+                )
             )
-            for early, late in limits
-        ]
         return ThresholdPolicy(self.places, tuple(named))
+
+    def _midway(self, stage: int, which: int, limit: float | None) -> float | None:
+        values = self.pairs[stage][which]
+        if values is None or limit is None:
+            return limit
+        if (stage, which) not in self.sorted:
+            self.sorted[stage, which] = np.sort(values)
+        below = int(np.searchsorted(self.sorted[stage, which], limit)) - 1
+        if below < 0:
+            return limit
+        middle = (float(self.sorted[stage, which][below]) + limit) / 2
+        return middle if middle > self.sorted[stage, which][below] else limit
 
     def split(self, stage: int, limits: _Pair) -> tuple[np.ndarray, np.ndarray]:
         """Which questions a stage's first confidence lets pass, and which of them it answers."""
