@@ -79,7 +79,7 @@ def main(args: list[str] | None = None) -> str | None:
     values = parser.parse_args(args)
     lab, results = lab_of(values), dict[str, Result]()
     if values.plan:
-        print_plans(lab, "both", ("mmlu", "gpqa", "popqa"), api=seeds.SEEDS)
+        print_plans(lab, "both", ("mmlu", "gpqa", "popqa"), api=seeds.SEEDS, live=("llama", "qwen"))
         return None
     with tqdm(SCRIPTS.items(), unit="table", disable=None) as bar:
         for name, build in bar:

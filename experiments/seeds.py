@@ -8,7 +8,7 @@ by Tables 1 and 3 themselves, several times.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from importlib import import_module
@@ -78,7 +78,7 @@ def build(lab: Lab) -> Finding:
     )
 
 
-def interval(found: list[object]) -> tuple[float, float]:
+def interval(found: Sequence[object]) -> tuple[float, float]:
     """Mean, and half of the 95 % interval by Student's t; NaN where a value is not there."""
     numbers = np.array([value if isinstance(value, (int, float)) else np.nan for value in found], dtype=float)
     half = stats.t.ppf(0.975, len(numbers) - 1) * numbers.std(ddof=1) / np.sqrt(len(numbers))

@@ -15,7 +15,7 @@ def build(lab: Lab) -> Comparison:
     return replace(table, notes=(counts_note(), *table.notes))
 
 
-main = command(build)
+main = command(build, live=True)
 
 if __name__ == "__main__":
     main()

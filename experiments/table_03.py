@@ -12,7 +12,7 @@ def build(lab: Lab) -> Comparison:
     return main_table(lab, 3, "qwen")
 
 
-main = command(build, family="qwen")
+main = command(build, family="qwen", live=True)
 
 if __name__ == "__main__":
     main()

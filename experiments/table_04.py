@@ -27,14 +27,19 @@ def build(lab: Lab) -> Comparison:
         reduced = 100 * (1 - spent / whole)
         cells[label] = {"accuracy": right, "tokens": spent, "pd_points": right - alone, "reduced_tokens": reduced}
     notes = [kept_share_note(paper())]
+    if refused := int((~api.attempted).sum()) if api.attempted is not None else 0:
+        notes.append(f"The API refused {refused} of {len(chain)} questions, which count as wrong, and as no tokens.")
     if lab.scale.served is not None:
         same, apart = local_agreement(lab, lab.scale.mmlu)
         notes.append(
-            f"The API is {lab.scale.api} behind cascade.serve on loopback, asked over HTTP by the openai client. It "
-            f"writes one token a question, so that reduced tokens are the share of questions kept from it. {same} of "
-            f"{len(chain)} of its answers are the model's own, its P(T) within {apart:.1g} of what it is "
+            f"The API is {lab.scale.api.name} behind cascade.serve on loopback, asked over HTTP by the openai client. "
+            f"It writes one token a question, so that reduced tokens are the share of questions kept from it. "
+            f"{same} of {len(chain)} of its answers are the model's own, its P(T) within {apart:.1g} of what it is "
             f"without a server."
         )
+    else:
+        each, theirs = whole / len(chain), float(paper().tables[4].rows[API]["tokens"] or 0) / paper().questions["mmlu"]
+        notes.append(f"The API writes {each:.1f} tokens a question, the paper's wrote {theirs:.1f}.")
     return compare(4, lab, cells, notes=tuple(notes))
 
 

@@ -20,17 +20,13 @@ from cascade.scoring import Scored
 from experiments.paper.command import command
 from experiments.paper.comparison import markdown_table
 from experiments.paper.lab import Lab
-from experiments.paper.scales import MINIATURE
 from probes import Probe, stratified_split
 from probes.files import write_atomically
 from probes.metrics import probe_metrics
 
 METRICS = {"AUROC": "auroc", "ECE": "ece"}
 WORDS = "Means over a probe for each model and data set, tested on every other whose states are as wide. 0.5 is a coin."
-LEARNT = (
-    "A probe knows its own model's own data set, is worth something on the other family's model there, and next to "
-    "nothing on another data set: what Table 6 does with MMLU's probes on GPQA cannot lean on P(IK)."
-)
+COIN = 0.55  # an AUROC below this tells hardly more than a coin
 
 
 @dataclass(frozen=True)
@@ -67,35 +63,48 @@ class Transfer:
     Attributes:
         sources: ``<model> · <task>`` and the width of the states, of each row and column.
         matrices: By the metric's name ``[trained on, tested on]``, NaN where widths differ.
-        words: What they say.
     """
 
     sources: Mapping[str, int]
     matrices: Mapping[str, np.ndarray]
-    words: str
     heading: str = "From one data set to another"
 
     @property
     def markdown(self) -> str:
         """The means; the matrices are in the files."""
-        return f"{self.words}\n\n{self.summary}"
+        return f"{WORDS} {self.finding}\n\n{self.summary}"
+
+    def cells(self, own_model: bool, own_data: bool) -> list[tuple[int, int]]:
+        """Those of a probe's own model or another one, on its own data set or another, where widths agree."""
+        found = [name.split(" · ") for name in self.sources]
+        return [
+            (row, column)
+            for row, (source, trained_on) in enumerate(found)
+            for column, (target, tested_on) in enumerate(found)
+            if (source == target) == own_model
+            and (trained_on == tested_on) == own_data
+            and not np.isnan(self.matrices["AUROC"][row, column])
+        ]
+
+    @property
+    def finding(self) -> str:
+        """What the means say, in a sentence."""
+        aurocs = self.matrices["AUROC"]
+        own, elsewhere = (np.mean([aurocs[cell] for cell in self.cells(True, data)]) for data in (True, False))
+        lost = (own - elsewhere) / (own - 0.5)
+        worth = "cannot lean on P(IK)" if elsewhere < COIN else "leans on a P(IK) that knows less than it did"
+        return (
+            f"A probe's AUROC is {own:.2f} on its own data set and {elsewhere:.2f} on another one of the same model, "
+            f"which is {100 * lost:.0f} % of what it knew lost: what Table 6 does with MMLU's probes on GPQA {worth}."
+        )
 
     @property
     def summary(self) -> str:
         """Means of the matrices' cells: own or other model, own or other data set."""
-        found = [name.split(" · ") for name in self.sources]
         lines = ["| tested on | cells | " + " | ".join(self.matrices) + " |", "|---|---:|" + "---:|" * len(METRICS)]
         for model in ("its own model", "the other family's"):
             for data in ("its own data set", "another data set"):
-                here = [
-                    (row, column)
-                    for row, (source, trained_on) in enumerate(found)
-                    for column, (target, tested_on) in enumerate(found)
-                    if (source == target) == (model == "its own model")
-                    and (trained_on == tested_on) == (data == "its own data set")
-                    and not np.isnan(self.matrices["AUROC"][row, column])
-                ]
-                if here:
+                if here := self.cells(model == "its own model", data == "its own data set"):
                     means = [f"{np.mean([values[cell] for cell in here]):.3f}" for values in self.matrices.values()]
                     lines.append(f"| {model}, {data} | {len(here)} | {' | '.join(means)} |")
         return "\n".join(lines)
@@ -134,8 +143,7 @@ def build(lab: Lab) -> Transfer:
         label: np.array([[np.nan if cell is None else cell[metric] for cell in row] for row in cells])
         for label, metric in METRICS.items()
     }
-    words = f"{WORDS} {LEARNT}" if lab.scale.name == MINIATURE.name else WORDS
-    return Transfer({source.name: source.width for source in found}, matrices, words)
+    return Transfer({source.name: source.width for source in found}, matrices)
 
 
 def sources(lab: Lab) -> list[Source]:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 from dataclasses import replace
@@ -8,21 +9,15 @@ from importlib import import_module
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from cascade.miniature.families import ASSETS
+from cascade.simulation.ledgers import LEDGERS
+from cascade.simulation.scores import ChainScores
 from cascade.tasks.base import Question, multiple_choice_prompt
 from cascade.tasks.load import load_task
 from experiments import all as everything
-from experiments import figure, table_05, table_08, table_11, table_14, table_15
-from experiments.paper.arithmetic import (
-    discordant,
-    dollars_from_counts,
-    drops,
-    from_counts,
-    last_of,
-    lowest_f1,
-    reduced_cc,
-)
+from experiments import deciding_ledger, figure, probe_depth, seeds, table_05, table_08, table_11, table_14, table_15
 from experiments.paper.comparison import Comparison
 from experiments.paper.lab import Lab
 from experiments.paper.live import live_times
@@ -51,137 +46,8 @@ def lab(tmp_path_factory) -> Lab:
     return Lab(MINIATURE, folder, folder / "out")
 
 
-# The data file
-
-
-def test_every_table_is_there_and_has_a_script():
-    assert list(PAPER.tables) == list(range(1, 16))
-    for number in PAPER.tables:
-        assert callable(import_module(f"experiments.table_{number:02d}").main)
-
-
-@pytest.mark.parametrize("exact", [True, False])
-def test_the_papers_savings_follow_from_its_counts(exact):
-    for label, saved in from_counts(PAPER, "answered-only", exact).items():
-        # Round sizes are off by a point where the smallest model weighs most.
-        assert saved == pytest.approx(ROWS[1][label]["reduced_cc"], abs=0.5 if exact else 1.0)
-
-
-def test_the_papers_small_chain_costs_more_than_it_saves_once_every_pass_counts():
-    assert from_counts(PAPER, "full-path", exact=False)["3B → 8B"] == pytest.approx(-3.4, abs=0.05)
-    assert reduced_cc([487, 943], [3e9, 8e9], "full-path") == pytest.approx(
-        100 * (1 - (1430 * 3e9 + 943 * 8e9) / (1430 * 8e9))
-    )
-
-
-def test_the_papers_counts_are_of_the_test_set():
-    for row in ROWS[8].values():
-        assert sum(row.values()) == PAPER.questions["mmlu"]
-    assert ROWS[6]["8B → 70B"]["accuracy"] == pytest.approx(100 * 232 / PAPER.questions["gpqa"], abs=0.01)
-
-
-@pytest.mark.parametrize(
-    ("number", "column", "relative", "scale"),
-    [(1, "pd_points", 0, 1), (3, "pd_relative", 1, 1), (4, "pd_points", 0, 1), (6, "pd_points", 0, 1),
-     (11, "pd_relative", 1, 1)],
-)  # fmt: skip
-def test_the_papers_drops_follow_from_its_accuracies(number, column, relative, scale):
-    found = drops(PAPER.tables[number], bool(relative))
-    assert found
-    for label, drop in found.items():
-        assert drop == pytest.approx(ROWS[number][label][column], abs=0.011), label
-
-
-def test_table_15_and_table_5_are_of_table_1s_accuracies():
-    last = ROWS[1]["70B"]["accuracy"] / 100
-    for row in ROWS[15].values():
-        assert 100 * (row["accuracy"] / last - 1) == pytest.approx(row["pd_relative"], abs=0.011)
-    assert ROWS[15]["P(T) ≥ 0.90"]["accuracy"] == pytest.approx(ROWS[1]["8B → 70B"]["accuracy"] / 100)
-    without = ROWS[15]["P(T) ≥ 0.90, w/o P(IK)"]
-    assert 100 * (without["accuracy"] - last) == pytest.approx(ROWS[5]["8B → 70B, w/o P(IK)"]["pd_points"], abs=0.011)
-    for label in ("8B → 70B", "3B → 8B → 70B"):
-        for column in ("pd_points", "reduced_cc"):
-            assert ROWS[5][label][column] == ROWS[1][label][column]
-
-
-def test_asking_for_p_ik_too_can_only_keep_less_but_the_paper_keeps_more_once():
-    more = [
-        label
-        for label, row in ROWS[15].items()
-        if "w/o" not in label and row["reduced_cc"] > ROWS[15][f"{label}, w/o P(IK)"]["reduced_cc"]
-    ]
-    assert more == ["P(T) ≥ 0.95"]
-
-
-def test_the_papers_tokens_and_dollars_give_its_percentages():
-    for label, row in ROWS[4].items():
-        if ARROW in label:
-            assert 100 * (1 - row["tokens"] / ROWS[4][API]["tokens"]) == pytest.approx(row["reduced_tokens"], abs=0.006)
-    for number, step, digits in ((13, 0.0005, 0.006), (11, 0.00005, 0.006)):
-        for label, row in ROWS[number].items():
-            if ARROW not in label:
-                continue
-            last = ROWS[number][last_of(label)]["cost"]
-            # Table 11's percentages are of dollars before they were rounded.
-            slack = 100 * step * (1 / last + row["cost"] / last**2) if number == 11 else 0
-            assert 100 * (1 - row["cost"] / last) == pytest.approx(row["reduced_cost"], abs=digits + slack), label
-
-
-def test_the_papers_dollars_are_answered_only():
-    answered, full = (dollars_from_counts(PAPER, ledger) for ledger in ("answered-only", "full-path"))
-    for label, dollars in answered.items():
-        printed = ROWS[13][label]["cost"]
-        assert abs(dollars - printed) < 0.06 * printed < abs(full[label] - printed)
-    assert ROWS[11]["3B → 8B"]["cost"] < min(ROWS[11]["3B"]["cost"], ROWS[11]["8B"]["cost"])
-
-
-def test_the_papers_grounding_gains_and_macro_figures_are_its_own():
-    for size in ("3B", "8B", "70B"):
-        gain = ROWS[10][f"{size} (w/ grounding)"]["accuracy"] - ROWS[10][f"{size} (w/o grounding)"]["accuracy"]
-        assert gain == pytest.approx(ROWS[10][f"{size} (w/ grounding)"]["delta"], abs=1e-9)
-    for label, row in ROWS[2].items():
-        assert row["recall"] == pytest.approx(ROWS[1][label]["accuracy"] / 100, abs=0.004)
-        assert min(row["precision"], row["recall"]) - 0.002 < row["f1"] < max(row["precision"], row["recall"])
-    for row in ROWS[11].values():
-        assert row["accuracy"] + row["hallucination"] <= 1
-
-
-@pytest.mark.parametrize(
-    ("label", "way", "pair"),
-    [("3B → 8B vs 8B", True, (7, 18)), ("8B → 70B vs 70B", None, (9, 14)), ("3B → GPT-4o vs GPT-4o", True, (9, 37)),
-     ("8B → GPT-4o vs GPT-4o", True, (7, 18)), ("70B → GPT-4o vs GPT-4o", True, (54, 60))],
-)  # fmt: skip
-def test_the_papers_tests_are_corrected_ones_of_its_own_accuracies(label, way, pair):
-    row, (chain, _, last) = ROWS[9][label], label.partition(" vs ")
-    accuracies = ROWS[4 if last == API else 1]
-    points = abs(accuracies[last]["accuracy"] - accuracies[chain]["accuracy"])
-    assert pair[1] - pair[0] == pytest.approx(points * PAPER.questions["mmlu"] / 100, abs=0.15)
-    assert pair in discordant(row.get("chi2"), row["p"], 130, way)
-
-
-def test_two_of_the_papers_tests_come_from_one_table_of_disagreement():
-    first, second = (ROWS[9][f"{chain} vs 70B"]["chi2"] for chain in ("3B → 8B → 70B", "3B → 70B"))
-    both = set(discordant(first, None, 130, True)) & set(discordant(second, None, 130, False))
-    assert both == {(9, 41)}
-
-
-def test_the_papers_f1_is_not_that_of_right_answers():
-    for size, row in ROWS[14].items():
-        assert row["f1"] < 100 * lowest_f1(row["accuracy"] / 100, ROWS[1][size]["accuracy"] / 100)
-    rng = np.random.default_rng(0)
-    for _ in range(200):
-        right, said = rng.random(60) < 0.7, rng.random(60) < 0.7
-        hit = int((right & said).sum())
-        f1 = 2 * hit / (2 * hit + int((right != said).sum()))
-        assert f1 >= lowest_f1(float((right == said).mean()), float(right.mean())) - 1e-12
-
-
-# Ours beside it
-
-
-def recount(lab: Lab, label: str, p_t: float, p_ik: float | None):
+def recount(chain: ChainScores, p_t: float, p_ik: float | None):
     """A chain question by question: right answers, who answered, FLOPs in the ledgers, all by loops."""
-    chain = lab.of(label)
     right, answered, disagree = 0, [0] * len(chain.models), [0, 0]
     spent = {"answered-only": 0.0, "full-path": 0.0, "early-exit": 0.0}
     for q in range(len(chain)):
@@ -210,7 +76,7 @@ def test_our_cells_are_what_a_plain_recount_gives(lab):
     ablation, stages, thresholds = table_05.build(lab), table_08.build(lab), table_15.build(lab)
     for label in ROWS[5]:
         chain, _, without = label.partition(", w/o")
-        accuracy, _, saved, _, last = recount(lab, chain, 0.9, None if without else 0.5)
+        accuracy, _, saved, _, last = recount(lab.of(chain), 0.9, None if without else 0.5)
         cells = ablation.ours[label]
         assert cells["pd_points"] == pytest.approx(accuracy - last)
         for column, ledger in (
@@ -218,10 +84,10 @@ def test_our_cells_are_what_a_plain_recount_gives(lab):
         ):  # fmt: skip
             assert cells[column] == pytest.approx(saved[ledger])
     for label in ROWS[8]:
-        answered = recount(lab, label, 0.9, 0.5)[1]
+        answered = recount(lab.of(label), 0.9, 0.5)[1]
         assert [stages.ours[label][size] for size in label.split(ARROW)] == answered
     for label, p_t, p_ik in (("P(T) ≥ 0.70", 0.7, 0.5), ("P(T) ≥ 0.50, w/o P(IK)", 0.5, None)):
-        accuracy, _, saved, _, last = recount(lab, "8B → 70B", p_t, p_ik)
+        accuracy, _, saved, _, last = recount(lab.of("8B → 70B"), p_t, p_ik)
         assert thresholds.ours[label]["accuracy"] == pytest.approx(accuracy / 100)
         assert thresholds.ours[label]["pd_relative"] == pytest.approx(100 * (accuracy / last - 1))
         assert thresholds.ours[label]["reduced_cc"] == pytest.approx(saved["answered-only"])
@@ -289,7 +155,7 @@ def test_the_live_and_the_served_tables_run_and_what_is_on_disk_is_not_run_again
     few = Lab(once, lab.runs, out, 24)
     for label in ROWS[9]:
         chain = label.partition(" vs ")[0]
-        disagree = recount(few, chain, 0.9, 0.5)[3] if API not in chain else None
+        disagree = recount(few.of(chain), 0.9, 0.5)[3] if API not in chain else None
         cells = tables[9].ours[label]
         assert disagree is None or [cells["only_chain"], cells["only_last"]] == disagree
     written = {path: path.stat().st_mtime_ns for path in out.rglob("journal.jsonl")}
@@ -323,6 +189,40 @@ def test_the_figure_shows_the_papers_chains_and_ours(lab):
     assert set(theirs) == set(ours) == set(ROWS[1])
     for _, answered, full in (*theirs.values(), *ours.values()):
         assert full >= answered - 1e-9
+
+
+def test_the_interval_over_seeds_is_scipys():
+    values = [3.0, 4.5, 2.0, 8.25, 5.5]
+    mean, half = seeds.interval(values)
+    low, high = stats.t.interval(0.95, len(values) - 1, loc=np.mean(values), scale=stats.sem(values))
+    assert (mean - half, mean + half) == (pytest.approx(low), pytest.approx(high))
+    assert np.isnan(seeds.interval([1.0, None])[0])
+
+
+def test_a_number_over_seeds_is_the_mean_of_splits_that_are_counted_one_by_one(lab, monkeypatch):
+    monkeypatch.setattr(seeds, "SEEDS", range(2))
+    monkeypatch.setattr(seeds, "TABLES", {8: table_08.build})
+    found = seeds.build(lab).values
+    runs = [recount(replace(lab, seed=seed, _tables={}).of("3B → 8B"), 0.9, 0.5)[1] for seed in range(2)]
+    assert runs[0] != runs[1]
+    for place, size in enumerate(("3B", "8B")):
+        value = found[f"Table 8, 3B → 8B, {size}"]
+        assert value["mean"] == pytest.approx(np.mean([run[place] for run in runs]))
+        assert value["paper"] == ROWS[8]["3B → 8B"][size]
+
+
+def test_the_findings_count_as_a_loop_does(lab, monkeypatch):
+    monkeypatch.delitem(deciding_ledger.FAMILIES, "qwen")
+    monkeypatch.setattr(deciding_ledger, "HALVINGS", 1)
+    models = list(MINIATURE.llama.values())
+    accuracy, _, saved, _, last = recount(lab.of("3B → 8B → 70B"), 0.9, 0.5)
+    cells = [f"{accuracy - last:+.2f}", *(f"{saved[ledger]:+.1f} %" for ledger in LEDGERS)]
+    (line,) = re.findall(r"\| llama 3B → 8B → 70B .*\|", deciding_ledger.build(lab).markdown)
+    assert [cell.strip() for cell in line.strip("|").split("|")[1:]] == cells
+    found = probe_depth.build(lab).values
+    for which, share in (("1 of 3, 1 of 4", 0.25), ("3 of 3, 4 of 4", 1.0)):
+        saved = recount(lab.chain(models, "mini-mmlu", depth=share), 0.9, 0.5)[2]
+        assert {k: 100 * v for k, v in found[f"llama, {which}"]["fixed"].items()} == pytest.approx(saved)
 
 
 def test_prompts_differ_from_the_papers_by_what_is_said():

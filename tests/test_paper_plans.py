@@ -14,11 +14,8 @@ from tests.cascade.test_benchmarks import MMLU_ROW, POPQA_ROW, gpqa_row, reposit
 
 ROOT = Path(__file__).parents[1]
 PUBLISHED = json.loads((ROOT / "tests/cascade/published_models.json").read_text())["models"]
-PINNED = {
-    name: commit
-    for family in ("llama3", "qwen3")
-    for name, commit in yaml.safe_load((ROOT / f"configs/chains/{family}.yaml").read_text())["models"]["revisions"].items()
-}
+CHAINS = [yaml.safe_load((ROOT / f"configs/chains/{family}.yaml").read_text()) for family in ("llama3", "qwen3")]
+PINNED = {name: commit for chain in CHAINS for name, commit in chain["models"]["revisions"].items()}
 LLAMA, QWEN = ([name for name in PUBLISHED if name.startswith(owner)] for owner in ("meta-llama/", "Qwen/"))
 QUESTIONS = {"mmlu": 90, "gpqa": 40, "popqa": 50}
 CHAT_TEMPLATE = "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n{% endfor %}"
@@ -84,10 +81,8 @@ def hub():
         | repository("gpqa", {"README.md": card("gpqa_main", "train", "main.csv"), "main.csv": table(gpqa, ",")})
         | repository("popqa", {"README.md": b"# PopQA\n", "test.tsv": table(popqa, "\t")}),
         models={
-            name: {
-                PINNED[name]: tokenizer | {"config.json": json.dumps(model["config"]).encode(), "model.safetensors": WEIGHTS}
-            }
-            for name, model in PUBLISHED.items()
+            name: {PINNED[name]: tokenizer | {"config.json": json.dumps(config).encode(), "model.safetensors": WEIGHTS}}
+            for name, config in ((name, model["config"]) for name, model in PUBLISHED.items())
         },
     )
     yield served
@@ -118,10 +113,16 @@ def test_a_plan_names_its_models_and_its_questions(command, planned):
         assert asked == [(task, str(QUESTIONS[task])) for task in tasks if name in models]
     assert ("to fetch: " in said) == bool(models)
     provider = re.findall(r"gpt-4o +│ mmlu +│ +(\d+) │", said)
-    if command[0] in ("experiments.table_04", "experiments.table_09", "experiments.table_13", "experiments.all"):
+    if command[0] in ("experiments.table_04", "experiments.table_09", "experiments.table_13"):
         assert provider == ["9"]  # the test part: a tenth of each subject
+    elif command[0] in ("experiments.seeds", "experiments.all"):
+        (asked,) = provider  # the test parts of five splits, which overlap by chance
+        assert 9 < int(asked) < 5 * 9
     else:
         assert provider == (["90"] if "gpt-4o" in command[1] else [])
+    # Three models alone, three chains of two and one of three, each over the test part.
+    families = {"experiments.table_01": 1, "experiments.table_03": 1, "experiments.all": 2}.get(command[0], 0)
+    assert re.findall(r"run live: up to ([\d,]+) passes", said) == [f"{(3 + 3 * 2 + 3) * 9}"] * families
     assert ("the tokenizer is not at hand" in said) == bool(provider)
 
 

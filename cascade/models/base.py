@@ -111,11 +111,13 @@ class Failure:
         question_id: Which.
         reason: In words.
         bad_prompt: Whether the prompt itself is at fault (too long, say), so that asking again is no use.
+        refusal: Whether the model replied that it will not answer.
     """
 
     question_id: str
     reason: str
     bad_prompt: bool = False
+    refusal: bool = False
 
 
 def keep_all(places: np.ndarray, values: np.ndarray) -> Kept:

@@ -279,7 +279,7 @@ class Endpoint:
                     return Failure(prompt.question_id, str(error), error.bad_prompt)
         self._logprobs_seen |= bool(completion.tokens)
         if completion.refusal:
-            return Failure(prompt.question_id, f"{self.name} refused to answer: {completion.refusal}")
+            return Failure(prompt.question_id, f"{self.name} refused to answer: {completion.refusal}", refusal=True)
         dollars = self._dollars(completion) if response.dollars is None else response.dollars
         return read_reply(prompt, completion, response.seconds, dollars, cached, self.needs_confidence)
 

@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,23 +20,18 @@ import pyarrow.parquet as pq
 
 from cascade.errors import CascadeError
 from cascade.models.base import Failure, Reply
-from cascade.models.endpoint import Endpoint
 from cascade.models.local import LocalModel
 from cascade.plan import Plan, plan_cascade
-from cascade.runtime.config import CascadeConfig, Member, Price
+from cascade.runtime.config import CascadeConfig, Member, Price, build_model
 from cascade.runtime.engine import prompt_of
 from cascade.simulation.schema import SCHEMA, validate_scores, write_scores
 from cascade.tasks.base import Question
 from cascade.tasks.load import load_task
 from experiments.paper.scales import API
-from probes import stratified_split
 from probes.files import file_name
 
 if TYPE_CHECKING:
     from experiments.paper.lab import Lab
-
-# The most that may ever be spent on a provider that is not ours, US dollars; the paper's run cost 0.93.
-SPENDING_CAP = 5.0
 
 
 def api_scores(lab: Lab, task: str) -> pa.Table:
@@ -59,14 +55,9 @@ def _told(lab: Lab, task: str, questions: list[Question]) -> pa.Table:
     asked, folder = load_task(task), _replies(lab, task).parent
     folder.mkdir(parents=True, exist_ok=True)
     with served(lab.scale.served, folder) as url:
-        endpoint = Endpoint(
-            name=lab.scale.api,
-            cache=folder / "requests.sqlite",
-            base_url=url,
-            kind=lab.scale.api_kind,
-            price=lab.prices.models[API],
-            spending_cap=SPENDING_CAP,
-        )
+        member = replace(_member(lab), base_url=url or lab.scale.api.base_url, cache=folder / "requests.sqlite")
+        # Nobody is asked after it, so that a provider's P(T) is for nothing.
+        endpoint = build_model(member, last=lab.scale.served is None)
         try:
             replies = endpoint.answer([prompt_of(question) for question in questions])
         finally:
@@ -74,12 +65,15 @@ def _told(lab: Lab, task: str, questions: list[Question]) -> pa.Table:
     records = []
     for question, reply in zip(questions, replies, strict=True):
         if isinstance(reply, Failure):
-            raise CascadeError(f"{lab.scale.api} has no answer to {question.id!r}: {reply.reason}")
+            if not reply.refusal:
+                raise CascadeError(f"{member.name} has no answer to {question.id!r}: {reply.reason}")
+            reply = Reply("", 0, 0, 0.0)  # what it cost is not known
         records.append(
             {
                 "question_id": question.id,
                 "model": API,
                 "correct": asked.judge(question, reply.text),
+                "attempted": bool(reply.text),
                 "task": task,
                 "subject": question.subject,
                 "split": "test",
@@ -89,21 +83,24 @@ def _told(lab: Lab, task: str, questions: list[Question]) -> pa.Table:
             | {name: getattr(reply, name) for name in ("p_t", "prompt_tokens", "completion_tokens", "seconds")}
         )
     fields = [field for field in SCHEMA if field.name in records[0]]
-    return validate_scores(pa.Table.from_pylist(records, schema=pa.schema(fields)), f"the replies of {lab.scale.api}")
+    return validate_scores(pa.Table.from_pylist(records, schema=pa.schema(fields)), f"the replies of {member.name}")
 
 
 def _questions(lab: Lab, task: str, seeds: Sequence[int] = ()) -> list[Question]:
-    """The test questions of the lab's split, or of several; in the order of the aligned chains, as a limit counts."""
-    questions, wanted = load_task(task).questions, dict[str, Question]()
-    ids, subjects = [q.id for q in questions], [q.subject for q in questions]
-    for seed in seeds or (lab.seed,):
-        test = [questions[row] for row in stratified_split(ids, subjects, seed).test]
-        wanted |= {q.id: q for q in sorted(test, key=lambda question: question.id)[: lab.limit or None]}
-    return list(wanted.values())
+    """The test questions of the lab's split, or of several seeds', each once."""
+    labs = [replace(lab, seed=seed) for seed in seeds] or [lab]
+    return list({question.id: question for each in labs for question in each.questions(task)}.values())
+
+
+def _member(lab: Lab) -> Member:
+    """The endpoint with its price."""
+    return replace(lab.scale.api, price=Price(*lab.prices.models[API]))
 
 
 def _replies(lab: Lab, task: str) -> Path:
-    return lab.out / "api" / f"{file_name(lab.scale.api)}--{file_name(task)}.parquet"
+    where = lab.scale.api.base_url
+    named = f"{lab.scale.api.name}{f' at {where}' if where else ''}"
+    return lab.out / "api" / f"{file_name(named)}--{file_name(task)}.parquet"
 
 
 def _known(lab: Lab, task: str) -> pa.Table | None:
@@ -120,14 +117,13 @@ def api_plan(lab: Lab, task: str, seeds: Sequence[int]) -> Plan | None:
     """What a provider would charge for the test questions of some seeds' splits; ``None`` where it is asked nothing."""
     if lab.scale.served is not None or not (missing := _missing(_questions(lab, task, seeds), _known(lab, task))):
         return None
-    member = Member(endpoint=lab.scale.api, price=Price(*lab.prices.models[API]), spending_cap=SPENDING_CAP)
-    return plan_cascade(CascadeConfig(models=[member]), missing, task, lab.out / "api" / "none.jsonl")
+    return plan_cascade(CascadeConfig(models=[_member(lab)]), missing, task, lab.out / "api" / "none.jsonl")
 
 
 def local_agreement(lab: Lab, task: str) -> tuple[int, float]:
     """How many of the API's answers are those of the same model asked here, and the largest difference of P(T)."""
     rows = {row["question_id"]: row for row in lab.table(API, task).to_pylist()}
-    model = LocalModel(lab.scale.decoder(lab.scale.api, task))
+    model = LocalModel(lab.scale.decoder(lab.scale.api.name, task))
     asked = [question for question in load_task(task).questions if question.id in rows]
     pairs = [
         (rows[question.id], reply)

@@ -14,9 +14,11 @@ from cascade.errors import CascadeError, one_line_errors
 from cascade.plan import plan_chain
 from cascade.report.plan_table import PLAN_HELP, print_plan
 from cascade.report.strict_json import strict_json
+from cascade.runtime.config import Member
 from experiments.paper.api import api_plan
 from experiments.paper.comparison import Comparison
 from experiments.paper.lab import Lab
+from experiments.paper.live import live_plan
 from experiments.paper.numbers import Column, Values, paper
 from experiments.paper.scales import API, SCALES
 from probes.errors import ProbeError
@@ -37,6 +39,7 @@ class Result(Protocol):
 
 
 R = TypeVar("R", bound=Result)
+API_HELP = "YAML of the OpenAI-compatible endpoint that stands for GPT-4o: an entry of a cascade's `models`, with price"
 
 
 @dataclass(frozen=True)
@@ -70,7 +73,11 @@ def compare(
 
 
 def command(
-    build: Callable[[Lab], R], family: str = "llama", tasks: Sequence[str] = ("mmlu",), api: Sequence[int] = ()
+    build: Callable[[Lab], R],
+    family: str = "llama",
+    tasks: Sequence[str] = ("mmlu",),
+    api: Sequence[int] = (),
+    live: bool = False,
 ) -> Callable[..., R | None]:
     """The entry point of a script that makes one result.
 
@@ -80,6 +87,7 @@ def command(
         tasks: Those that it asks, as `Scale` calls them, the one that its probes are trained on first; the same. None
             where no model is run.
         api: Seeds of the splits of the first of them whose test questions the API is asked, if it is; the same.
+        live: Whether the family's chains are run live; the same.
     """
     module = sys.modules[build.__module__]
     name = Path(str(module.__file__)).stem
@@ -91,7 +99,7 @@ def command(
         values = parser.parse_args(args)
         lab = lab_of(values)
         if values.plan:
-            print_plans(lab, family, tasks, api)
+            print_plans(lab, family, tasks, api, (family,) if live else ())
             return None
         result = build(lab)
         print(f"{result.heading}\n\n{result.markdown}\n\n{lab.scale.standing}\n")
@@ -107,11 +115,12 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder of stores and probe runs")
     parser.add_argument("--out", type=Path, help="folder of what is made; by default RUNS/paper/SCALE")
     parser.add_argument("--limit", type=int, default=0, help="only so many test questions; 0 for all")
+    parser.add_argument("--api", type=Path, help=API_HELP)
     parser.add_argument("--plan", action="store_true", help=PLAN_HELP)
 
 
-def print_plans(lab: Lab, family: str, tasks: Sequence[str], api: Sequence[int] = ()) -> None:
-    """Prints what scoring a scale's models, and asking its API, would cost; live runs come on top."""
+def print_plans(lab: Lab, family: str, tasks: Sequence[str], api: Sequence[int] = (), live: Sequence[str] = ()) -> None:
+    """Prints what scoring a scale's models, asking its API, and running its chains live, would cost."""
     if not tasks:
         print("No model is run: what ships with this project is held against the paper.")
         return
@@ -125,6 +134,8 @@ def print_plans(lab: Lab, family: str, tasks: Sequence[str], api: Sequence[int] 
         print_plan(replace(plans[0], work=tuple(work for plan in plans for work in plan.work)))
     if api and (asked_of_api := api_plan(lab, getattr(lab.scale, tasks[0]), api)) is not None:
         print_plan(asked_of_api)
+    for each in live:
+        print(live_plan(lab, each))
 
 
 def lab_of(values: Any) -> Lab:
@@ -135,5 +146,28 @@ def lab_of(values: Any) -> Lab:
     """
     if values.limit < 0:
         raise CascadeError(f"Expected `limit` to be at least 0, but got {values.limit}")
-    out = values.out or values.runs / "paper" / values.scale
-    return Lab(SCALES[values.scale], values.runs, out, values.limit)
+    out, scale = values.out or values.runs / "paper" / values.scale, SCALES[values.scale]
+    if values.api is not None:
+        scale = replace(scale, api=read_endpoint(values.api), served=None)
+    return Lab(scale, values.runs, out, values.limit)
+
+
+def read_endpoint(path: Path) -> Member:
+    """An endpoint as YAML.
+
+    Raises:
+        CascadeError: If there is no such file, or it is no endpoint with a price.
+    """
+    if not path.is_file():
+        raise CascadeError(f"Expected an endpoint's settings at {path}, but there is no such file")
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(Member)
+    try:
+        member = Member(**parser.instantiate(parser.parse_path(path)).as_dict())
+    except Exception as error:
+        raise CascadeError(f"Expected {path} to be an endpoint's settings, but {error}") from error
+    if member.endpoint is None or member.price is None:
+        raise CascadeError(
+            f"Expected {path} to have `endpoint` and `price`, as tables count dollars, but one is missing"
+        )
+    return member

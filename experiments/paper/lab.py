@@ -20,10 +20,11 @@ from cascade.simulation.ledgers import Prices, pass_costs, read_prices
 from cascade.simulation.policy import ThresholdPolicy, Thresholds
 from cascade.simulation.scores import ChainScores, align, sub_chains
 from cascade.simulation.simulator import Played, Row, all_costs, play, simulate, single
+from cascade.tasks.base import Question
 from cascade.tasks.load import load_task
 from experiments.paper.numbers import paper
 from experiments.paper.scales import API, ARROW, LLAMA, PRICES, Scale
-from probes import Probe
+from probes import Probe, stratified_split
 
 BOTH = Thresholds(p_t=paper().p_t, p_ik=paper().p_ik)
 P_T_ALONE = Thresholds(p_t=paper().p_t, p_ik=None)
@@ -59,6 +60,12 @@ class Lab:
             )
             decoder.release()
         return self._scored[model, task]
+
+    def questions(self, task: str) -> list[Question]:
+        """A task's test questions in the order of the aligned chains, so that a limit means the same ones."""
+        questions = load_task(task).questions
+        split = stratified_split([q.id for q in questions], [q.subject for q in questions], self.seed)
+        return sorted((questions[i] for i in split.test), key=lambda question: question.id)[: self.limit or None]
 
     def probe(self, model: str, task: str, depth: float | None = None) -> Probe:
         """The P(IK) probe of a model, trained on a task; ``depth`` is how far up it reads, in (0, 1]."""
@@ -107,7 +114,10 @@ class Lab:
         known = read_prices(PRICES)
         priced = {size: model.id.rpartition("/")[2] for size, model in paper().models.items()} | {API: "gpt-4o"}
         models = self.scale.family("llama")
-        return Prices(known.source, {models[size]: known.models[name] for size, name in priced.items()})
+        found = {models[size]: known.models[name] for size, name in priced.items()}
+        if (price := self.scale.api.price) is not None:
+            found[API] = (price.input, price.output)
+        return Prices(known.source, found)
 
     def row(
         self, label: str, family: str = "llama", task: str | None = None, thresholds: Thresholds | None = BOTH

@@ -10,9 +10,12 @@ import hashlib
 import io
 import json
 from dataclasses import dataclass
+from itertools import combinations
 
 from cascade.models.local import LocalModel
+from cascade.plan import plan_cascade
 from cascade.run import run
+from cascade.runtime.config import CascadeConfig, Member
 from cascade.runtime.costs import measured_seconds
 from cascade.runtime.engine import Cascade, prompt_of
 from cascade.runtime.results import Run
@@ -84,6 +87,26 @@ def live_times(lab: Lab, family: str, labels: list[str]) -> dict[str, Timed]:
             with contextlib.redirect_stderr(io.StringIO()):
                 found[label].append(run(cascade, scale.mmlu, "test", lab.limit or None, lab.runs, folder))
     return {label: _timed(runs, label, list(sizes)) for label, runs in found.items()}
+
+
+def live_plan(lab: Lab, family: str) -> str:
+    """What running a family live would cost at the most, in words: every model of a chain asked every question."""
+    scale = lab.scale
+    sizes = {size: model for size, model in scale.family(family).items() if size != API}
+    chains = [places for n in range(1, len(sizes) + 1) for places in combinations(sizes, n)]
+    asked = lab.questions(scale.mmlu)
+    hours = {}
+    for size, model in sizes.items():
+        member = Member(model=model, probe="none", dtype=scale.dtype, revision=scale.revisions.get(model))
+        plan = plan_cascade(CascadeConfig(models=[member]), asked, scale.mmlu, lab.out / "live" / "none.jsonl")
+        hours[size] = sum(work.gpu_hours for work in plan.work)
+    whole = scale.repeats * sum(hours[size] for chain in chains for size in chain)
+    passes = scale.repeats * len(asked) * sum(map(len, chains))
+    shown = "less than 0.01" if whole < 0.01 else f"{whole:.2g}"
+    return (
+        f"The time of {', '.join(sizes)} and their {len(chains) - len(sizes)} chains is measured on top, by what is "
+        f"run live: up to {passes:,} passes, {shown} GPU hours."
+    )
 
 
 def _warm_up(models: list[LocalModel], task: str) -> None:

@@ -14,7 +14,7 @@ import yaml
 
 from cascade.models.chain import ChainModels
 from cascade.models.huggingface import HuggingFaceModel
-from cascade.models.openai_format import Kind
+from cascade.runtime.config import Member
 from cascade.tasks.base import PromptStyle
 from experiments.paper.numbers import paper
 
@@ -32,10 +32,9 @@ class Scale:
     Attributes:
         name: On the command line.
         llama, qwen: From the paper's sizes to models.
-        api: What the provider calls the model behind the OpenAI-compatible endpoint.
+        api: The OpenAI-compatible endpoint. Without a price it has that of the paper's Table 12.
         mmlu, gpqa, popqa: Tasks.
-        api_kind: How it is asked.
-        served: Configuration of a server to start for it; ``None`` where a provider runs one.
+        served: Configuration of a server to start for it; ``None`` where there is one.
         layer: Of the probes; ``None`` is three quarters of the way up.
         revisions: Commits of models on the Hub.
         dtype: Of the weights.
@@ -51,11 +50,10 @@ class Scale:
     name: str
     llama: Mapping[str, str]
     qwen: Mapping[str, str]
-    api: str
+    api: Member
     mmlu: str
     gpqa: str
     popqa: str
-    api_kind: Kind
     served: Path | None
     layer: int | None
     revisions: Mapping[str, str]
@@ -72,7 +70,7 @@ class Scale:
         """Which models and tasks are ours, in a line."""
         pairs = [f"{size} is {model}" for size, model in (*self.llama.items(), *self.qwen.items())]
         tasks = f"MMLU is {self.mmlu}, GPQA {self.gpqa}, PopQA {self.popqa}"
-        return f"Ours, scale {self.name}: {', '.join(pairs)}, {API} is {self.api} over HTTP; {tasks}."
+        return f"Ours, scale {self.name}: {', '.join(pairs)}, {API} is {self.api.name} over HTTP; {tasks}."
 
     def style(self, task: str) -> PromptStyle:
         """How a task is asked."""
@@ -109,11 +107,10 @@ MINIATURE = Scale(
     name="miniature",
     llama=MappingProxyType(dict(zip(LLAMA, [f"mini-llama-{s}" for s in ("small", "medium", "large")], strict=True))),
     qwen=MappingProxyType(dict(zip(QWEN, [f"mini-qwen3-{s}" for s in ("small", "medium", "large")], strict=True))),
-    api="mini-qwen3-large",
+    api=Member(endpoint="mini-qwen3-large", kind="completions"),
     mmlu="mini-mmlu",
     gpqa="mini-gpqa",
     popqa="mini-popqa",
-    api_kind="completions",
     served=SERVED,
     layer=None,
     revisions=MappingProxyType({}),
@@ -129,11 +126,10 @@ PAPER = Scale(
     name="paper",
     llama=MappingProxyType(_IDS),
     qwen=MappingProxyType({size: f"Qwen/Qwen3-{size}" for size in QWEN}),
-    api="gpt-4o",
+    api=Member(endpoint="gpt-4o", spending_cap=5.0),  # more than the paper's run cost, five times over
     mmlu="mmlu",
     gpqa="gpqa",
     popqa="popqa",
-    api_kind="chat",
     served=None,
     layer=24,
     revisions=_PINNED,
