@@ -23,6 +23,7 @@ from rich.table import Table
 from tqdm import tqdm
 
 from cascade.errors import CascadeError, one_line_errors
+from cascade.models.local import LocalModel
 from cascade.plan import plan_cascade
 from cascade.report.plan_table import PLAN_HELP, print_plan
 from cascade.runtime.config import CascadeConfig
@@ -62,10 +63,12 @@ def run(
         out: Folder of this one; by default one under RUNS/live.
 
     Raises:
-        CascadeError: If questions or configuration are not what they have to be, or ``out`` holds another run.
+        CascadeError: If questions or configuration are not what they have to be, a model cannot tell the questions'
+            option letters apart, or ``out`` holds another run.
     """
     asked, label = _questions(questions, split, limit)
     cascade = cascade if isinstance(cascade, Cascade) else Cascade.from_config(cascade)
+    _check_letters(cascade, asked)
     folder = out or _folder(runs, cascade.names, label)
     started = time.perf_counter()
     journal = Journal(folder / "journal.jsonl", _identity(cascade, asked))
@@ -85,6 +88,16 @@ def run(
     result = Run(cascade, asked, tuple(answers), answer_costs(cascade, answers), time.perf_counter() - started, folder)
     write_run(result, label)
     return result
+
+
+def _check_letters(cascade: Cascade, questions: Sequence[Question]) -> None:
+    """Refuses a model that fails on every question of some letters: later ones would answer all, at their price."""
+    letters = dict.fromkeys(question.letters for question in questions if question.choices)
+    for place in cascade.policy.places:
+        model = cascade.models[place]
+        if isinstance(model, LocalModel):
+            for some in letters:
+                model.check_letters(some)
 
 
 def _folder(runs: Path, names: Sequence[str], label: str) -> Path:

@@ -130,6 +130,44 @@ def test_letters_that_cannot_be_told_apart_are_one_line(tiny, nasty, tmp_path, c
     assert "'A' is '▁' + 'A', 'B' is '▁B', 'C' is '▁' + 'C'" in said and "letters=bare asks for that" in said
 
 
+def test_a_live_model_that_cannot_tell_letters_apart_is_refused_before_anything_is_answered(tiny, tmp_path, capsys):
+    """It would fail on every question, and the large model behind it would answer all of them."""
+    chain = ["--chain", f"{tiny},mini-llama-large"]
+    said = refused(run, [*chain, "--limit", "3", "--out", str(tmp_path / "run")], capsys)
+    assert "'A' is '▁' + 'A', 'B' is '▁B', 'C' is '▁' + 'C'" in said and "letters=bare asks for that" in said
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_letters_that_are_resolved_are_those_of_the_questions(tmp_path, capsys):
+    """The miniatures were never shown an E or F; questions of up to four options are asked without them."""
+    six = LINE | {"choices": [str(n) for n in range(6)]}
+    few, some = write(tmp_path / "few.jsonl", [LINE]), write(tmp_path / "some.jsonl", [LINE, six])
+    run(["--questions", few, "--out", str(tmp_path / "few")])
+    said = refused(run, ["--questions", some, "--out", str(tmp_path / "some")], capsys)
+    assert "'mini-llama-small'" in said and "'D' is ' D', 'E' is '<unk>', 'F' is '<unk>'" in said
+    assert not (tmp_path / "some").exists()
+
+
+def test_open_ended_questions_are_asked_of_a_model_that_cannot_tell_letters_apart(tiny, tmp_path):
+    rows = [{"question": "Who?", "answers": ["Nobody"]}]
+    flags = ["--questions", write(tmp_path / "open.jsonl", rows), "--p_t", "0", "--out", str(tmp_path / "run")]
+    run(["--chain", f"{tiny},mini-llama-large", *flags])
+    assert pq.read_table(tmp_path / "run" / "answers.parquet")["model"].to_pylist() == [tiny]
+
+
+def test_a_question_that_is_too_long_for_one_model_goes_to_the_next_and_no_other_does(tmp_path):
+    rows = [LINE, LINE | {"id": "long", "question": "What is 1 plus 2? " * 300}]
+    flags = ["--questions", write(tmp_path / "own.jsonl", rows), "--p_t", "0", "--p_ik", "0"]
+    with pytest.raises(SystemExit):
+        run([*flags, "--chain", "mini-llama-small,mini-llama-large", "--out", str(tmp_path / "run")])
+    steps = pq.read_table(tmp_path / "run" / "steps.parquet").to_pylist()
+    assert [(step["question_id"], step["model"], bool(step["failure"])) for step in steps] == [
+        ("1", "mini-llama-small", False),
+        ("long", "mini-llama-small", True),
+        ("long", "mini-llama-large", True),
+    ]
+
+
 def test_a_prompt_longer_than_the_context_is_one_line_and_what_was_done_stays(tiny, tmp_path, capsys):
     stores = tmp_path / "stores"
     short = write(tmp_path / "short.jsonl", [LINE | {"id": f"q{i}"} for i in range(3)])
