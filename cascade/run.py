@@ -193,6 +193,10 @@ def print_run(result: Run) -> None:
         counts = (f"{stage['tried']:,}", f"{stage['answered']:,}", right, *(f"{n:,}" for n in low))
         table.add_row(stage["model"], *counts, f"{stage['seconds']:.2f}")
     console.print(table)
+    for stage in values["stages"]:
+        if first := stage["first_failure"]:
+            which = f"{stage['failed']:,}, such as {first['question_id']!r}"
+            print(f"{stage['model']} failed on {which}: {first['reason']}")
     if values["accuracy"] is not None:
         console.print(f"accuracy {values['accuracy']:.2%}")
     alone = values["flops_of_last_model_alone"]

@@ -155,7 +155,7 @@ def test_open_ended_questions_are_asked_of_a_model_that_cannot_tell_letters_apar
     assert pq.read_table(tmp_path / "run" / "answers.parquet")["model"].to_pylist() == [tiny]
 
 
-def test_a_question_that_is_too_long_for_one_model_goes_to_the_next_and_no_other_does(tmp_path):
+def test_a_question_that_is_too_long_for_one_model_goes_to_the_next_and_that_is_said(tmp_path, capsys):
     rows = [LINE, LINE | {"id": "long", "question": "What is 1 plus 2? " * 300}]
     flags = ["--questions", write(tmp_path / "own.jsonl", rows), "--p_t", "0", "--p_ik", "0"]
     with pytest.raises(SystemExit):
@@ -166,6 +166,9 @@ def test_a_question_that_is_too_long_for_one_model_goes_to_the_next_and_no_other
         ("long", "mini-llama-small", True),
         ("long", "mini-llama-large", True),
     ]
+    said = capsys.readouterr().out.splitlines()
+    small = "mini-llama-small failed on 1, such as 'long': Expected a prompt of at most 128 tokens for "
+    assert [line for line in said if line.startswith(small)]
 
 
 def test_a_prompt_longer_than_the_context_is_one_line_and_what_was_done_stays(tiny, tmp_path, capsys):

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from cascade.errors import CascadeError
 from cascade.models.base import Failure, Reply
-from cascade.run import _all_questions, main, run
+from cascade.run import _all_questions, main, print_run, run
 from cascade.runtime import Cascade
 from cascade.runtime.journal import Journal, answered_in
 from cascade.simulation.policy import Outcome, ThresholdPolicy, Thresholds
@@ -185,6 +185,15 @@ def test_a_run_in_which_every_model_fails_is_written_and_gone_on_with(tmp_path):
     assert not (tmp_path / "run" / "scores.parquet").exists()
     answered = sketched(tmp_path, None, Reply("Nobody", 3, 2, 0.1))
     assert answered.answers[0].text == "Nobody"
+
+
+def test_why_a_stage_failed_is_said_even_where_a_later_one_answered(tmp_path, capsys):
+    result = sketched(tmp_path, None, Reply("Nobody", 3, 2, 0.1))
+    print_run(result)
+    assert "m0 failed on 1, such as 'q': m0 is down" in capsys.readouterr().out.splitlines()
+    stages = json.loads((tmp_path / "run" / "summary.json").read_text())["stages"]
+    first = {"question_id": "q", "reason": "m0 is down"}
+    assert [(stage["failed"], stage["first_failure"]) for stage in stages] == [(1, first), (0, None)]
 
 
 HEAD = '{"run": {}}\n'
