@@ -117,16 +117,17 @@ def test_real_questions_go_from_a_file_to_p_ik_and_are_the_same_live(nasty, tiny
 def refused(entry, args: list[str], capsys) -> str:
     with pytest.raises(SystemExit) as end:
         entry(args)
-    *before, said = capsys.readouterr().err.splitlines()
+    (said,) = capsys.readouterr().err.splitlines()
     assert end.value.code == 2 and said.startswith("error: ")
-    assert all(line.startswith("Scoring ") for line in before)
     return said
 
 
 def test_letters_that_cannot_be_told_apart_are_one_line(tiny, nasty, tmp_path, capsys):
     """After "Answer:" this model puts 22 % on a space of its own, of which A, C and D would be the rest, and 2 % on
     " B", which is one token: no two of these probabilities mean the same."""
-    said = refused(main, [f"--data.model={tiny}", f"--data.task={nasty}", f"--data.stores={tmp_path}"], capsys)
+    stores = tmp_path / "stores"
+    said = refused(main, [f"--data.model={tiny}", f"--data.task={nasty}", f"--data.stores={stores}"], capsys)
+    assert not stores.exists()
     assert "'A' is '▁' + 'A', 'B' is '▁B', 'C' is '▁' + 'C'" in said and "letters=bare asks for that" in said
 
 
@@ -182,9 +183,10 @@ def test_a_prompt_longer_than_the_context_is_one_line_and_what_was_done_stays(ti
         capture_output=True,
         text=True,
     )
-    *_, last = process.stderr.splitlines()
-    assert process.returncode == 2 and "Traceback" not in process.stderr and "[transformers]" not in process.stderr
+    (last,) = process.stderr.splitlines()
+    assert process.returncode == 2
     assert last.startswith("error: Expected prompts of at most 512 tokens") and "prompt 'the-long-one' has " in last
+    assert list(stores.iterdir()) == [done.store.folder]
     assert score(HuggingFaceModel(tiny, letters="bare"), short, stores).reused and done.store.rows == 3
 
 

@@ -282,6 +282,24 @@ def test_questions_of_ones_own_and_an_endpoint_that_fails_at_first(tmp_path, cap
     assert "Resuming: 8 of 8" in capsys.readouterr().err
 
 
+def test_a_run_that_fails_before_its_first_step_leaves_nothing_and_a_later_one_keeps_what_was_done(
+    tmp_path, capsys, monkeypatch
+):
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    endpoint = {"endpoint": "m", "base_url": "https://endpoint.invalid/v1", "cache": str(tmp_path / "cache.sqlite")}
+    (tmp_path / "c.yaml").write_text(yaml.safe_dump({"models": [endpoint, {"model": "mini-llama-large"}]}))
+    (tmp_path / "back.yaml").write_text(yaml.safe_dump({"models": [{"model": "mini-llama-small"}, endpoint]}))
+    flags = ["--questions", "mini-mmlu", "--limit", "20", "--p_t", "1.0"]
+    (tmp_path / "mine").mkdir()
+    for config, left in (("c.yaml", []), ("back.yaml", ["run"])):
+        with pytest.raises(SystemExit):
+            main(["--config", str(tmp_path / config), *flags, "--out", str(tmp_path / "mine" / "run" / "first")])
+        (said,) = capsys.readouterr().err.splitlines()
+        assert "variable OPENAI_API_KEY to hold the key" in said
+        assert [path.name for path in (tmp_path / "mine").iterdir()] == left
+    assert len(journal_of(tmp_path / "mine" / "run" / "first")) == 20
+
+
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
