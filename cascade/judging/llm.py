@@ -161,7 +161,8 @@ class LLMJudge:
             first = lost[0]
             raise CascadeError(
                 f"Expected a verdict on every answer, but {len(lost):,} of {len(cases):,} have none, such as the one "
-                f"to question {cases[first].question.id!r}: {wrong[first]}; what was judged is stored"
+                f"to question {cases[first].question.id!r}: {wrong[first]}"
+                + ("; what was judged is stored" if found else "")
             )
         return [found[i] for i in range(len(cases))]
 

@@ -309,7 +309,7 @@ class Endpoint:
             if error.no_logprobs and not self._logprobs_seen:
                 raise CascadeError(
                     f"Expected {self.name!r} at {self.base_url} to give log-probabilities, but it gives none; "
-                    f"make it the chain's last model, with needs_confidence=false"
+                    f"name an endpoint that does, or make it the last of a chain's models, which needs no confidence"
                 ) from error
             raise QuestionError(f"{tried} attempts, the last of which: {error}") from error
         response = job.cache.get(job.key)

@@ -15,7 +15,7 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
-from cascade.errors import CascadeError
+from cascade.errors import CascadeError, json_fault
 from cascade.models.base import Reply
 from cascade.report.strict_json import finite
 from cascade.runtime.engine import Journey, Step
@@ -139,7 +139,8 @@ def _read(path: Path) -> tuple[list[dict[str, Any]], int]:
             else:
                 _steps(line)
         except (ValueError, KeyError, TypeError) as error:
-            raise CascadeError(f"Expected the journal of a run in {path}, but line {number}: {error!r}") from error
+            fault = json_fault(error) if isinstance(error, json.JSONDecodeError) else repr(error)
+            raise CascadeError(f"Expected the journal of a run in {path}, but line {number}: {fault}") from error
         lines.append(line)
     return lines, len(content)
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from cascade.errors import CascadeError
+from cascade.errors import CascadeError, json_fault
 from cascade.tasks.base import Question
 
 ENDINGS = (".jsonl", ".ndjson", ".csv")
@@ -72,7 +72,7 @@ def _rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
                 try:
                     values = json.loads(text)
                 except ValueError as error:
-                    raise CascadeError(f"Expected JSON in {path}, line {line}, but {error}") from error
+                    raise CascadeError(f"Expected JSON in {path}, line {line}, but {json_fault(error)}") from error
                 if not isinstance(values, dict):
                     raise CascadeError(f"Expected a JSON object in {path}, line {line}, but got {text.strip()[:40]}")
                 yield line, values
@@ -113,7 +113,7 @@ def _texts(value: Any, name: str, where: str) -> tuple[str, ...]:
         try:
             value = json.loads(value)
         except ValueError as error:
-            raise CascadeError(f"Expected `{name}` in {where} to be a JSON list, but {error}") from error
+            raise CascadeError(f"Expected `{name}` in {where} to be a JSON list, but {json_fault(error)}") from error
     if not isinstance(value, list | tuple) or not all(isinstance(item, str) for item in value):
         raise CascadeError(f"Expected `{name}` in {where} to be a list of texts, but got {value!r}")
     if name == "choices" and len(value) == 1:

@@ -212,9 +212,11 @@ def test_a_judge_that_never_says_a_verdict_is_an_error_that_names_the_question(t
         return reply("Hm.") if "number 2?" in request["messages"][0]["content"] else honest(request)
 
     with FaultyServer(body=stubborn).running() as server:
-        with pytest.raises(CascadeError, match=r"1 of 4 have none.*'q2'.*but got 'Hm.'"):
+        with pytest.raises(CascadeError, match=r"1 of 4 have none.*'q2'.*but got 'Hm.'; what was judged is stored$"):
             llm_judge(server, tmp_path, asks=2).judge(cases(4))
         assert len(server.requests) == 5  # the others once, that one twice
+        with pytest.raises(CascadeError, match=r"1 of 1 have none.*'q2'.*but got 'Hm.'$"):
+            llm_judge(server, tmp_path, asks=2).judge(cases(3)[2:])
 
 
 def test_the_spending_cap_holds_for_the_judge_too(tmp_path):
@@ -244,7 +246,7 @@ def test_evidence_reaches_the_judge(tmp_path):
 def test_wrong_evidence_is_named_by_its_line(tmp_path, line):
     path = tmp_path / "evidence.jsonl"
     path.write_text('{"id": "q0", "evidence": "x"}\n' + line)
-    with pytest.raises(CascadeError, match="evidence.jsonl, line 2"):
+    with pytest.raises(CascadeError, match="evidence.jsonl, line 2, but (got|column 2: )"):
         EvidenceFile(path)
 
 

@@ -127,7 +127,7 @@ def test_letters_that_cannot_be_told_apart_are_one_line(tiny, nasty, tmp_path, c
     " B", which is one token: no two of these probabilities mean the same."""
     stores = tmp_path / "stores"
     said = refused(main, [f"--data.model={tiny}", f"--data.task={nasty}", f"--data.stores={stores}"], capsys)
-    assert not stores.exists()
+    assert "give each option letter, with a space before it, one token of its own" in said and not stores.exists()
     assert "'A' is '▁' + 'A', 'B' is '▁B', 'C' is '▁' + 'C'" in said and "letters=bare asks for that" in said
 
 

@@ -227,7 +227,7 @@ def test_a_plan_beside_a_corrupt_journal_ends_with_one_line(config, tmp_path, ca
         main(["--config", config, "--limit", "5", "--plan", "--out", str(tmp_path / "run")])
     assert ended.value.code
     (line,) = capsys.readouterr().err.splitlines()
-    assert "journal.jsonl, but line 2" in line
+    assert line.endswith("journal.jsonl, but line 2: column 26: Expecting ':' delimiter")
 
 
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -282,6 +282,21 @@ def test_questions_of_ones_own_and_an_endpoint_that_fails_at_first(tmp_path, cap
     assert "Resuming: 8 of 8" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("member", [{"probe": "PROBE"}, {"reader": {"model": "mini-llama-small", "probe": "PROBE"}}])
+def test_a_probe_that_is_not_trained_yet_is_a_line_that_says_what_trains_it(member, tmp_path, capsys):
+    folder = tmp_path / "probes" / "layer-2" / "probe"
+    first = json.loads(json.dumps({"model": "mini-llama-small"} | member).replace("PROBE", str(folder)))
+    (tmp_path / "c.yaml").write_text(yaml.safe_dump({"models": [first, {"model": "mini-llama-large"}]}))
+    with pytest.raises(SystemExit):
+        main(["--config", str(tmp_path / "c.yaml"), "--out", str(tmp_path / "run")])
+    (said,) = capsys.readouterr().err.splitlines()
+    assert f"there is no folder '{folder}'" in said and said.endswith("is trained by `python -m cascade.train`")
+    folder.mkdir(parents=True)  # what is there, and no probe, is not to be trained, but to be looked at
+    with pytest.raises(SystemExit):
+        main(["--config", str(tmp_path / "c.yaml"), "--out", str(tmp_path / "run")])
+    assert capsys.readouterr().err.endswith(f"in {folder}, but there is no config.json\n")
+
+
 def test_a_run_that_fails_before_its_first_step_leaves_nothing_and_a_later_one_keeps_what_was_done(
     tmp_path, capsys, monkeypatch
 ):
@@ -303,14 +318,16 @@ def test_a_run_that_fails_before_its_first_step_leaves_nothing_and_a_later_one_k
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("a.jsonl", '{"question": "x"}\n{"question": ', "line 2"),
+        ("a.jsonl", '{"question": "x"}\n{"question": ', "a.jsonl, line 2, but column 14: Expecting value$"),
+        ("a.jsonl", '\n\n{"question": "x" "id": 1}', "a.jsonl, line 3, but column 18: Expecting ',' delimiter$"),
+        ("a.jsonl", '{"question": "x", "answer": ' + "9" * 5000 + "}", "a.jsonl, line 1, but Exceeds the limit"),
         ("a.jsonl", '{"question": "x"}\n\n[1]', "JSON object in .*line 3"),
         ("a.jsonl", '{"question": ""}', "text `question` in .*line 1"),
         ("a.jsonl", '{"question": "x", "chioces": []}', "got chioces"),
         ("a.jsonl", '{"question": "x", "choices": ["y"]}', "two or more `choices`"),
         ("a.jsonl", '{"question": "x", "choices": ["y", "z"], "answer": "C"}', "line 1: .*one of A, B, but got 'C'"),
         ("a.jsonl", '{"id": 1, "question": "x"}\n{"id": 1, "question": "y"}', "'1' in .*line 2 was there in line 1"),
-        ("a.csv", "question,choices\nx,nothing\n", "JSON list"),
+        ("a.csv", "question,choices\nx,nothing\n", "`choices` in .*line 2 to be a JSON list, but column 1: Expecting"),
         ("a.csv", "question,answer\nx\n", "as many cells as columns in .*line 2"),
         ("a.jsonl", "", "holds none"),
         ("a.txt", "x", "jsonl"),
