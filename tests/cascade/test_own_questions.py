@@ -244,6 +244,49 @@ def test_an_unknown_task_and_a_missing_file_are_one_line(tmp_path, capsys):
         assert "there is no such file" in refused(entry, [flag, str(tmp_path / "none.csv")], capsys)
 
 
+@pytest.mark.parametrize(
+    ("answer", "choices", "letter"),
+    [
+        ("C", ["x", "y", "z"], "C"),
+        ("z", ["x", "y", "z "], "C"),
+        (2, ["x", "y", "z"], "C"),
+        (0, ["2", "1", "0"], "A"),  # a number is a place, a text a text
+        ("2", ["2", "1", "7"], None),  # the text of A, or the place of C
+        ("2", ["0", "1", "2"], "C"),
+        ("7", ["2", "1", "7"], "C"),
+        ("A", ["O", "A", "B"], "A"),  # a letter is always one
+        ("x", ["x", "y", "x"], None),
+        ("[1, 2]", ["[2, 1]", "[1, 2]"], "B"),
+        (3, ["x", "y", "z"], None),
+        (-1, ["x", "y", "z"], None),
+        (True, ["x", "y", "z"], None),
+        (1.0, ["x", "y", "z"], None),
+        ("w", ["x", "y", "z"], None),
+        ("1", ["x", "y", "z"], None),  # places are JSON's numbers
+        ("", ["x", "y", "z"], None),
+    ],
+)
+def test_a_choice_is_named_by_its_letter_its_text_or_its_place(answer, choices, letter, tmp_path):
+    path = tmp_path / "own.jsonl"
+    write(path, [LINE, {"question": "?", "choices": choices, "answer": answer}])
+    if letter is None:
+        named = r"(`answers?` in \S*own.jsonl, line 2|own.jsonl, line 2: Question '2': expected the answer) .*but got|"
+        with pytest.raises(CascadeError, match=named + r"`answers?` in \S*own.jsonl, line 2(,| to name one choice)"):
+            read_questions(path)
+    else:
+        assert read_questions(path)[1].answers == (letter,)
+
+
+def test_digits_in_csv_are_the_text_of_a_choice_and_no_place(tmp_path):
+    path = tmp_path / "own.csv"
+    path.write_text('question,choices,answer\n?,"[""8"", ""9""]",9\n')
+    assert read_questions(path)[0].answers == ("B",)
+    for choices, said in (('[""x"", ""y""]', "one of A, B, but got '1'"), ('[""1"", ""0""]', "'1' may be A or B")):
+        path.write_text(f'question,choices,answer\n?,"{choices}",1\n')
+        with pytest.raises(CascadeError, match=f"own.csv, line 2.*{said}"):
+            read_questions(path)
+
+
 def test_null_in_json_lines_is_not_known(tmp_path):
     path = tmp_path / "own.jsonl"
     write(path, [{"id": None, "question": "a?", "subject": None, "choices": None, "answer": "b", "popularity": None}])
