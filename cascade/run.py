@@ -23,6 +23,7 @@ from rich.table import Table
 from tqdm import tqdm
 
 from cascade.errors import CascadeError, one_line_errors
+from cascade.miniature.families import MODEL_NAMES
 from cascade.models.local import LocalModel
 from cascade.plan import plan_cascade
 from cascade.report.plan_table import PLAN_HELP, print_plan
@@ -44,7 +45,7 @@ ALL = "all"
 
 def run(
     cascade: CascadeConfig | Cascade,
-    questions: str = "mini-mmlu",
+    questions: str | None = None,
     split: str | None = None,
     limit: int | None = None,
     runs: Path = Path("runs"),
@@ -55,7 +56,7 @@ def run(
     Args:
         cascade: The cascade, or what it is made of.
         questions: Name of a task, or a file (JSON lines, CSV) with ``question`` and, where known, ``id``, ``subject``,
-            ``choices`` and ``answers``.
+            ``choices`` and ``answers``; by default mini-mmlu, where there is a miniature among the models.
         split: Of a task: train, validation or test (as its probes were), or all; by default test where
             probes are the task's own, and all where they are another's (mini-gpqa, mini-popqa, gpqa).
         limit: Only so many questions, from the first on.
@@ -66,7 +67,8 @@ def run(
         CascadeError: If questions or configuration are not what they have to be, a model cannot tell the questions'
             option letters apart, or ``out`` holds another run.
     """
-    asked, label = _questions(questions, split, limit)
+    names = cascade.names if isinstance(cascade, Cascade) else [member.name for member in cascade.members]
+    asked, label = _questions(questions, split, limit, names)
     cascade = cascade if isinstance(cascade, Cascade) else Cascade.from_config(cascade)
     _check_letters(cascade, asked)
     folder = out or _folder(runs, cascade.names, label)
@@ -104,8 +106,17 @@ def _folder(runs: Path, names: Sequence[str], label: str) -> Path:
     return runs / "live" / f"{'+'.join(map(file_name, names))}--{label}"
 
 
-def _questions(questions: str, split: str | None, limit: int | None) -> tuple[tuple[Question, ...], str]:
+def _questions(
+    questions: str | None, split: str | None, limit: int | None, models: Sequence[str]
+) -> tuple[tuple[Question, ...], str]:
     """What is asked, and what it is called."""
+    if questions is None:
+        if not set(models) & set(MODEL_NAMES):
+            raise CascadeError(
+                f"Expected `questions`, a task or a file, for {', '.join(models)}, but got none; mini-mmlu, which is "
+                f"asked by default, is about the miniatures' own world"
+            )
+        questions = "mini-mmlu"
     asked = _all_questions(questions, split)[: limit if limit is None else max(limit, 0)]
     if not asked:
         raise CascadeError(f"Expected at least one question, but got limit={limit} of {questions}")
@@ -230,8 +241,9 @@ def main(args: list[str] | None = None) -> None:
     own = {name: values.pop(name) for name in ("questions", "split", "limit", "runs", "out")}
     if values.pop("plan"):
         config = CascadeConfig(**values)
-        asked, label = _questions(own["questions"], own["split"], own["limit"])
-        folder = own["out"] or _folder(own["runs"], [member.name for member in config.members], label)
+        names = [member.name for member in config.members]
+        asked, label = _questions(own["questions"], own["split"], own["limit"], names)
+        folder = own["out"] or _folder(own["runs"], names, label)
         print_plan(plan_cascade(config, asked, label, folder / "journal.jsonl"))
         return
     result = run(CascadeConfig(**values), **own)

@@ -270,8 +270,7 @@ def test_a_choice_is_named_by_its_letter_its_text_or_its_place(answer, choices, 
     path = tmp_path / "own.jsonl"
     write(path, [LINE, {"question": "?", "choices": choices, "answer": answer}])
     if letter is None:
-        named = r"(`answers?` in \S*own.jsonl, line 2|own.jsonl, line 2: Question '2': expected the answer) .*but got|"
-        with pytest.raises(CascadeError, match=named + r"`answers?` in \S*own.jsonl, line 2(,| to name one choice)"):
+        with pytest.raises(CascadeError, match=r"`answers?` in \S*own.jsonl, line 2|line 2: .* expected the answer to"):
             read_questions(path)
     else:
         assert read_questions(path)[1].answers == (letter,)

@@ -282,6 +282,16 @@ def test_questions_of_ones_own_and_an_endpoint_that_fails_at_first(tmp_path, cap
     assert "Resuming: 8 of 8" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("name", ["llama3", "qwen3"])
+@pytest.mark.parametrize("plan", [["--plan"], []])
+def test_real_models_are_not_asked_about_the_miniatures_world_unless_that_is_said(name, plan, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["--config", str(Path(__file__).parents[2] / "configs" / "cascades" / f"{name}.yaml"), *plan])
+    assert ended.value.code == 2
+    (said,) = capsys.readouterr().err.splitlines()
+    assert said.startswith("error: Expected `questions`, a task or a file, for ") and "mini-mmlu" in said
+
+
 @pytest.mark.parametrize("member", [{"probe": "PROBE"}, {"reader": {"model": "mini-llama-small", "probe": "PROBE"}}])
 def test_a_probe_that_is_not_trained_yet_is_a_line_that_says_what_trains_it(member, tmp_path, capsys):
     folder = tmp_path / "probes" / "layer-2" / "probe"
