@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 import sys
 from argparse import ArgumentError
 from collections.abc import Callable
@@ -14,6 +15,14 @@ R = TypeVar("R")
 
 class CascadeError(ValueError):
     """Something given to `cascade` is not what it has to be. The message is one line and says what was expected."""
+
+
+def json_fault(error: ValueError) -> str:
+    """What is wrong with a text that was meant as JSON, for an error that has said where the text is.
+
+    A decoder counts lines from the text's first one, which is line 7 of a file, say.
+    """
+    return f"column {error.colno}: {error.msg}" if isinstance(error, json.JSONDecodeError) else str(error)
 
 
 def one_line_errors(*kinds: type[Exception]) -> Callable[[Callable[P, R]], Callable[P, R]]:

@@ -1,8 +1,9 @@
-"""Judges the answers in score tables anew, with a language model: `python -m cascade.judge`.
+"""Judges the answers in score tables anew: `python -m cascade.judge`.
 
-Takes the predictions of open-ended questions, asks the judge of `--judge` (YAML, see `configs/judges`) about each, and
-writes a score table with the columns `correct` and `attempted` by its verdicts, whole or not at all. A run that was
-cut off goes on where it was, from the judge's cache. Prints how far the verdicts agree with the former `correct`.
+Takes the predictions of open-ended questions, asks the judge of `--judge` about each (a language model as YAML, see
+`configs/judges`, or `exact`, which needs none), and writes a score table with the columns `correct` and `attempted` by
+its verdicts, whole or not at all. A run that was cut off goes on where it was, from the language model's cache. Prints
+how far the verdicts agree with the former `correct`.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from tqdm import tqdm
 
 from cascade.errors import CascadeError, one_line_errors
 from cascade.judging.agreement import Agreement
-from cascade.judging.base import Case, Judge
+from cascade.judging.base import Case, ExactMatchJudge, Judge
 from cascade.judging.llm import JudgeConfig, LLMJudge
 from cascade.simulation.metrics import hallucination_rate
 from cascade.simulation.schema import SCHEMA, parquet_bytes, read_scores, validate_scores
@@ -31,6 +32,8 @@ from cascade.tasks.files import ENDINGS, read_questions
 from cascade.tasks.judging import Verdict
 from cascade.tasks.load import load_task
 from probes.files import write_atomically
+
+EXACT = Path("exact")
 
 
 @dataclass(frozen=True)
@@ -53,7 +56,7 @@ def judge(scores: list[Path], judge: Path | Judge, out: Path, questions: str | N
 
     Args:
         scores: Score tables with the columns prediction and, unless QUESTIONS is given, task.
-        judge: A judge, or YAML of an LLM judge.
+        judge: A judge, or YAML of an LLM judge, or ``exact`` for normalised exact match.
         out: Parquet file for the new score table.
         questions: Name of a task, or a file of questions with their accepted answers, by whose ids the rows go; by
             default the tasks that the tables name.
@@ -66,13 +69,17 @@ def judge(scores: list[Path], judge: Path | Judge, out: Path, questions: str | N
         raise CascadeError(f"Expected `out` to end in .parquet, but got {out}")
     table = read_scores(scores)
     cases = _cases(table, questions)
-    asked = LLMJudge.from_config(JudgeConfig.read(judge)) if isinstance(judge, Path) else judge
+    asked = _named(judge) if isinstance(judge, Path) else judge
     with tqdm(total=len(cases), desc="judging", unit="answer", disable=None, leave=False) as bar:
         verdicts = tuple(asked.judge(cases, lambda: bar.update() and None))
     judged = Judged(_with_verdicts(table, verdicts), table, verdicts)
     out.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(out, parquet_bytes(judged.table))
     return judged
+
+
+def _named(judge: Path) -> Judge:
+    return ExactMatchJudge() if judge == EXACT else LLMJudge.from_config(JudgeConfig.read(judge))
 
 
 def _cases(table: pa.Table, questions: str | None) -> list[Case]:
@@ -134,12 +141,15 @@ def print_judged(judged: Judged) -> None:
     console.print(shown)
 
 
+_JUDGE_HELP = "YAML of an LLM judge, such as configs/judges/*.yaml, or exact for normalised exact match"
+
+
 def build_parser() -> ArgumentParser:
     """The command line: the signature of `judge`."""
     parser = ArgumentParser(prog="python -m cascade.judge", description=__doc__, exit_on_error=False)
     parser.add_argument("--config", action="config", help="YAML file of these flags")
     parser.add_argument("--scores", nargs="+", type=Path, required=True, help="score tables with predictions")
-    parser.add_argument("--judge", type=Path, required=True, help="YAML of an LLM judge, such as configs/judges/*.yaml")
+    parser.add_argument("--judge", type=Path, required=True, help=_JUDGE_HELP)
     parser.add_function_arguments(judge, skip={"scores", "judge"})
     return parser
 

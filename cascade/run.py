@@ -23,6 +23,8 @@ from rich.table import Table
 from tqdm import tqdm
 
 from cascade.errors import CascadeError, one_line_errors
+from cascade.miniature.families import MODEL_NAMES
+from cascade.models.local import LocalModel
 from cascade.plan import plan_cascade
 from cascade.report.plan_table import PLAN_HELP, print_plan
 from cascade.runtime.config import CascadeConfig
@@ -43,7 +45,7 @@ ALL = "all"
 
 def run(
     cascade: CascadeConfig | Cascade,
-    questions: str = "mini-mmlu",
+    questions: str | None = None,
     split: str | None = None,
     limit: int | None = None,
     runs: Path = Path("runs"),
@@ -54,7 +56,7 @@ def run(
     Args:
         cascade: The cascade, or what it is made of.
         questions: Name of a task, or a file (JSON lines, CSV) with ``question`` and, where known, ``id``, ``subject``,
-            ``choices`` and ``answers``.
+            ``choices`` and ``answers``; by default mini-mmlu, where there is a miniature among the models.
         split: Of a task: train, validation or test (as its probes were), or all; by default test where
             probes are the task's own, and all where they are another's (mini-gpqa, mini-popqa, gpqa).
         limit: Only so many questions, from the first on.
@@ -62,10 +64,13 @@ def run(
         out: Folder of this one; by default one under RUNS/live.
 
     Raises:
-        CascadeError: If questions or configuration are not what they have to be, or ``out`` holds another run.
+        CascadeError: If questions or configuration are not what they have to be, a model cannot tell the questions'
+            option letters apart, or ``out`` holds another run.
     """
-    asked, label = _questions(questions, split, limit)
+    names = cascade.names if isinstance(cascade, Cascade) else [member.name for member in cascade.members]
+    asked, label = _questions(questions, split, limit, names)
     cascade = cascade if isinstance(cascade, Cascade) else Cascade.from_config(cascade)
+    _check_letters(cascade, asked)
     folder = out or _folder(runs, cascade.names, label)
     started = time.perf_counter()
     journal = Journal(folder / "journal.jsonl", _identity(cascade, asked))
@@ -87,12 +92,31 @@ def run(
     return result
 
 
+def _check_letters(cascade: Cascade, questions: Sequence[Question]) -> None:
+    """Refuses a model that fails on every question of some letters: later ones would answer all, at their price."""
+    letters = dict.fromkeys(question.letters for question in questions if question.choices)
+    for place in cascade.policy.places:
+        model = cascade.models[place]
+        if isinstance(model, LocalModel):
+            for some in letters:
+                model.check_letters(some)
+
+
 def _folder(runs: Path, names: Sequence[str], label: str) -> Path:
     return runs / "live" / f"{'+'.join(map(file_name, names))}--{label}"
 
 
-def _questions(questions: str, split: str | None, limit: int | None) -> tuple[tuple[Question, ...], str]:
+def _questions(
+    questions: str | None, split: str | None, limit: int | None, models: Sequence[str]
+) -> tuple[tuple[Question, ...], str]:
     """What is asked, and what it is called."""
+    if questions is None:
+        if not set(models) & set(MODEL_NAMES):
+            raise CascadeError(
+                f"Expected `questions`, a task or a file, for {', '.join(models)}, but got none; mini-mmlu, which is "
+                f"asked by default, is about the miniatures' own world"
+            )
+        questions = "mini-mmlu"
     asked = _all_questions(questions, split)[: limit if limit is None else max(limit, 0)]
     if not asked:
         raise CascadeError(f"Expected at least one question, but got limit={limit} of {questions}")
@@ -180,6 +204,10 @@ def print_run(result: Run) -> None:
         counts = (f"{stage['tried']:,}", f"{stage['answered']:,}", right, *(f"{n:,}" for n in low))
         table.add_row(stage["model"], *counts, f"{stage['seconds']:.2f}")
     console.print(table)
+    for stage in values["stages"]:
+        if first := stage["first_failure"]:
+            which = f"{stage['failed']:,}, such as {first['question_id']!r}"
+            print(f"{stage['model']} failed on {which}: {first['reason']}")
     if values["accuracy"] is not None:
         console.print(f"accuracy {values['accuracy']:.2%}")
     alone = values["flops_of_last_model_alone"]
@@ -213,8 +241,9 @@ def main(args: list[str] | None = None) -> None:
     own = {name: values.pop(name) for name in ("questions", "split", "limit", "runs", "out")}
     if values.pop("plan"):
         config = CascadeConfig(**values)
-        asked, label = _questions(own["questions"], own["split"], own["limit"])
-        folder = own["out"] or _folder(own["runs"], [member.name for member in config.members], label)
+        names = [member.name for member in config.members]
+        asked, label = _questions(own["questions"], own["split"], own["limit"], names)
+        folder = own["out"] or _folder(own["runs"], names, label)
         print_plan(plan_cascade(config, asked, label, folder / "journal.jsonl"))
         return
     result = run(CascadeConfig(**values), **own)

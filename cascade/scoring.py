@@ -162,15 +162,19 @@ def score_share(
     if not 0 <= rank < ranks:
         raise CascadeError(f"Expected `rank` to be in 0 … {ranks - 1}, but got {rank}")
     key = store_key(model, task, layers)
+    layout = StoreLayout(root, key, len(task.questions), model.hidden_size, shard_rows)
+    missing = missing_shards(layout)
+    if not missing and (layout.folder / MANIFEST).exists():
+        return Scored(HiddenStateStore(layout.folder, expect=key), True, model.prompts.template_hashes)
+    own = range(rank, len(layout.shards), ranks)
+    pending = [n for n in own if n in missing]
+    # What the model cannot be asked is said before anything is made.
+    asker = _Asker(model, task, key.layers) if pending else None
     writer = StoreWriter(root, key, len(task.questions), model.hidden_size, shard_rows)
-    missing = missing_shards(writer)
-    if not missing and (writer.folder / MANIFEST).exists():
-        return Scored(HiddenStateStore(writer.folder, expect=key), True, model.prompts.template_hashes)
     if rank == 0:
         writer.pending()  # what is not whole has no manifest; the others leave that to this one
     writer.check_room()
-    own = range(rank, len(writer.shards), ranks)
-    total, pending = sum(len(writer.shards[n]) for n in own), [n for n in own if n in missing]
+    total = sum(len(writer.shards[n]) for n in own)
     done = total - sum(len(writer.shards[n]) for n in pending)
     print(
         f"Scoring {model.name} on {task.name}: {writer.rows:,} rows × {len(key.layers)} layers × {model.hidden_size} "
@@ -181,9 +185,9 @@ def score_share(
         file=sys.stderr,
         flush=True,
     )
-    if pending:
+    if asker is not None:
         label = f"{model.name} · {task.name}" + (f" · rank {rank}" if ranks > 1 else "")
-        asker = _Asker(model, task, [task.prompt(question) for question in task.questions], key.layers)
+        model.model  # noqa: B018 - loads the weights, which must not count as time of the first question
         with tqdm(total=total, initial=done, desc=label, unit="q", disable=None, leave=False, position=rank) as bar:
             for number in pending:
                 states, table = asker.ask(writer.shards[number], batch_size, bar)
@@ -218,14 +222,18 @@ def _wait_for_others(writer: StoreWriter) -> None:
 
 
 class _Asker:
-    """Asks the questions of one shard after another."""
+    """Asks the questions of one shard after another.
 
-    def __init__(self, model: HuggingFaceModel, task: Task, prompts: list[str], layers: tuple[int, ...]) -> None:
-        self.model, self.task, self.prompts, self.layers = model, task, prompts, layers
+    Raises:
+        CascadeError: If a prompt is longer than the context, or the option letters cannot be told apart.
+    """
+
+    def __init__(self, model: HuggingFaceModel, task: Task, layers: tuple[int, ...]) -> None:
+        self.model, self.task, self.layers = model, task, layers
+        self.prompts = prompts = [task.prompt(question) for question in task.questions]
         room = 0 if task.kind == "multiple_choice" else MAX_NEW_TOKENS
         self.lengths = model.lengths(prompts, room, [question.id for question in task.questions])
         self.parameters = model.parameters
-        model.model  # noqa: B018 - loads the weights, which must not count as time of the first question
         self.multiple_choice = task.kind == "multiple_choice"
         if self.multiple_choice:
             widest = max(range(len(prompts)), key=lambda row: len(task.questions[row].choices))

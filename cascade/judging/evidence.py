@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
-from cascade.errors import CascadeError
+from cascade.errors import CascadeError, json_fault
 from cascade.tasks.base import Question
 
 
@@ -52,7 +52,7 @@ def _entry(line: str, where: str) -> tuple[str, list[str]]:
     try:
         values = json.loads(line)
     except ValueError as error:
-        raise CascadeError(f"Expected JSON in {where}, but {error}") from error
+        raise CascadeError(f"Expected JSON in {where}, but {json_fault(error)}") from error
     texts = values.get("evidence") if isinstance(values, dict) else None
     texts = [texts] if isinstance(texts, str) else texts
     if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts) or "id" not in values:

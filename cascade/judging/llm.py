@@ -67,13 +67,13 @@ class JudgeConfig:
                 raise CascadeError(f"Expected `{name}` of the judge to be at least 1, but got {getattr(self, name)}")
 
     @classmethod
-    def read(cls, path: Path) -> JudgeConfig:
+    def read(cls, path: Path | str) -> JudgeConfig:
         """From a YAML file.
 
         Raises:
             CascadeError: If there is no such file, or it is not a judge's configuration.
         """
-        if not path.is_file():
+        if not Path(path).is_file():
             raise CascadeError(f"Expected a judge's configuration at {path}, but there is no such file")
         parser = ArgumentParser(exit_on_error=False)
         parser.add_class_arguments(cls)
@@ -107,9 +107,20 @@ class LLMJudge:
         self.max_tokens, self.asks = max_tokens, asks
 
     @classmethod
-    def from_config(cls, config: JudgeConfig) -> LLMJudge:
-        """The judge that a configuration describes; nothing is sent yet."""
-        evidence = None if config.evidence is None else EvidenceFile(config.evidence)
+    def from_config(cls, config: JudgeConfig, evidence: Evidence | None = None) -> LLMJudge:
+        """The judge that a configuration describes; nothing is sent yet.
+
+        Args:
+            config: As YAML has it.
+            evidence: A search of one's own, say, instead of the configuration's file.
+
+        Raises:
+            CascadeError: If there are two sources of evidence, or a file is not what it has to be.
+        """
+        if evidence is not None and config.evidence is not None:
+            raise CascadeError(f"Expected one source of `evidence`, but got a function and {config.evidence}")
+        if config.evidence is not None:
+            evidence = EvidenceFile(config.evidence)
         endpoint = Endpoint(
             name=config.endpoint,
             cache=config.cache,
@@ -161,7 +172,8 @@ class LLMJudge:
             first = lost[0]
             raise CascadeError(
                 f"Expected a verdict on every answer, but {len(lost):,} of {len(cases):,} have none, such as the one "
-                f"to question {cases[first].question.id!r}: {wrong[first]}; what was judged is stored"
+                f"to question {cases[first].question.id!r}: {wrong[first]}"
+                + ("; what was judged is stored" if found else "")
             )
         return [found[i] for i in range(len(cases))]
 

@@ -34,11 +34,20 @@ class AttemptError(Exception):
         perhaps_billed: Whether the provider may charge for it nonetheless.
         wait: Seconds that it asks to wait.
         no_logprobs: Whether all that was wrong is that there were no log-probabilities.
+        unconnected: Whether there was nobody to connect to.
     """
 
-    def __init__(self, reason: str, perhaps_billed: bool, wait: float = 0.0, no_logprobs: bool = False) -> None:
+    def __init__(
+        self,
+        reason: str,
+        perhaps_billed: bool,
+        wait: float = 0.0,
+        no_logprobs: bool = False,
+        unconnected: bool = False,
+    ) -> None:
         super().__init__(reason)
-        self.perhaps_billed, self.wait, self.no_logprobs = perhaps_billed, wait, no_logprobs
+        self.perhaps_billed, self.wait = perhaps_billed, wait
+        self.no_logprobs, self.unconnected = no_logprobs, unconnected
 
 
 class QuestionError(Exception):
@@ -85,8 +94,9 @@ def send(client: openai.OpenAI, kind: Kind, request: Mapping[str, Any], api_key_
     except openai.APIConnectionError as error:
         cause = error.__cause__
         reason = f"{error.message} ({type(cause).__name__}: {cause})"
-        sent = type(cause).__name__ not in _NEVER_SENT
-        raise AttemptError(scrub(client, reason), perhaps_billed=sent) from error
+        name = type(cause).__name__
+        sent = name not in _NEVER_SENT
+        raise AttemptError(scrub(client, reason), sent, unconnected=name == "ConnectError") from error
 
 
 def _status_error(client: openai.OpenAI, error: openai.APIStatusError, model: str, api_key_env: str) -> Exception:

@@ -84,7 +84,7 @@ class Endpoint:
             requests under way in a process that is killed.
         concurrency: Requests under way at once.
         timeout: Seconds of silence after which an attempt is given up.
-        attempts: For each question, the first one included.
+        attempts: For each question, the first one included; fewer where nothing listens at `base_url` on this machine.
         needs_confidence: Whether P(T) is wanted. A chain's last model needs none, and then log-probabilities are
             asked for only where `Prompt.top_logprobs` does.
         top_logprobs: The most alternatives that the provider shows; by default 20 for chat and 5 for completions.
@@ -141,7 +141,7 @@ class Endpoint:
         self._client_lock = threading.Lock()
         self._settled = threading.Condition()
         self._under_way = 0
-        self._logprobs_seen = False
+        self._logprobs_seen = self._connected = self._found_closed = False
 
     def _check_arguments(self) -> None:
         def expect(holds: bool, argument: str, wanted: str, got: object) -> None:
@@ -297,7 +297,7 @@ class Endpoint:
         pause = tenacity.wait_random_exponential(multiplier=self.backoff, max=MAX_WAIT_SECONDS)
         retrying = tenacity.Retrying(
             retry=tenacity.retry_if_exception_type(AttemptError),
-            stop=lambda state: state.attempt_number >= self.attempts or self._shows_none(state),
+            stop=lambda state: state.attempt_number >= self.attempts or self._shows_none(state) or self._closed(state),
             wait=lambda state: _attempt_error(state).wait + pause(state),
             sleep=tenacity.sleep_using_event(job.halt),
             reraise=True,
@@ -309,7 +309,7 @@ class Endpoint:
             if error.no_logprobs and not self._logprobs_seen:
                 raise CascadeError(
                     f"Expected {self.name!r} at {self.base_url} to give log-probabilities, but it gives none; "
-                    f"make it the chain's last model, with needs_confidence=false"
+                    f"name an endpoint that does, or make it the last of a chain's models, which needs no confidence"
                 ) from error
             raise QuestionError(f"{tried} attempts, the last of which: {error}") from error
         response = job.cache.get(job.key)
@@ -319,6 +319,16 @@ class Endpoint:
     def _shows_none(self, state: tenacity.RetryCallState) -> bool:
         """Whether it is plain by the second reply that log-probabilities never come: every reply is paid for."""
         return state.attempt_number >= 2 and _attempt_error(state).no_logprobs and not self._logprobs_seen
+
+    def _closed(self, state: tenacity.RetryCallState) -> bool:
+        """Whether no server runs on this machine, as far as was ever seen: two attempts find that out for all.
+
+        Another machine may be out of reach for a while, and a server that was there before may be starting again.
+        """
+        if not _attempt_error(state).unconnected or self._connected or not _is_loopback(self.base_url):
+            return False
+        self._found_closed |= state.attempt_number >= 2
+        return self._found_closed
 
     def _attempt(self, job: _Job) -> Completion:
         """Reserves, sends, checks and stores; whatever happens, the reservation is settled."""
@@ -330,7 +340,9 @@ class Endpoint:
             start = time.perf_counter()
             try:
                 body = send(client, self.kind, job.request, self._api_key_env)
+                self._connected = True
             except (AttemptError, QuestionError, RefusedError) as error:
+                self._connected |= not (isinstance(error, AttemptError) and error.unconnected)
                 perhaps_billed = isinstance(error, AttemptError) and error.perhaps_billed
                 raise
             seconds = time.perf_counter() - start

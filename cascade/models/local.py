@@ -24,6 +24,7 @@ from cascade.models.base import OPEN, Failure, Gate, Prompt, Reply, TokenLogprob
 from cascade.models.generation import Continuation, continue_greedily
 from cascade.models.huggingface import HuggingFaceModel, Prefill
 from cascade.models.sampling import Sampler
+from cascade.tasks.base import Question, multiple_choice_prompt
 from probes.probe import Probe, ProbeConfig
 
 POSITION = "last_prompt_token"
@@ -112,6 +113,15 @@ class LocalModel:
         except CascadeError as error:
             return str(error)
         return ""
+
+    def check_letters(self, letters: Sequence[str]) -> None:
+        """Resolves option letters after the paper's prompt; needs the tokenizer, and no weights.
+
+        Raises:
+            CascadeError: If no question that has these letters can be answered, whatever it says.
+        """
+        question = Question("", "text", "subject", choices=("x",) * len(letters))
+        self.decoder.option_tokens(multiple_choice_prompt(question), letters)
 
     def first_tokens(self, prompt: Prompt) -> tuple[int, ...]:
         """The tokens whose probability is P(T): the letters', or all that begin "Answer"; none where any may."""

@@ -139,7 +139,7 @@ class PromptForm:
         if _told_apart(found):
             return tuple(tokens[0] for tokens in found.values())
         shown = ", ".join(f"{letter!r} is {self._spell(tokens)}" for letter, tokens in found.items())
-        where = "" if bare else ", with a space before it"
+        where = "" if bare else ", with a space before it,"
         advice = ""
         if not bare and _told_apart({letter: self._after(text, stem, letter) for letter in letters}):
             advice = "; without the space they have: letters=bare asks for that"

@@ -27,6 +27,7 @@ from cascade.simulation.policy_file import read_policy
 from cascade.simulation.schema import read_scores
 from cascade.simulation.scores import ChainScores, align, check_chain
 from cascade.tasks.base import PromptStyle
+from probes.errors import ProbeError
 from probes.probe import Probe
 
 _OF_DECODERS = "probe dtype revision device_map quantization batch_size prompt_style letters".split()
@@ -323,7 +324,7 @@ def _probe(member: Member, last: bool) -> Probe | None:
     if member.probe == "none":
         return None
     if member.probe is not None:
-        return Probe.from_pretrained(member.probe)
+        return _named_probe(member.probe)
     from cascade.miniature.shipped import shipped_probe
 
     folder = None if last else shipped_probe(member.name)
@@ -336,7 +337,16 @@ def _reader(settings: ReaderSettings) -> Reader:
 
     if (settings.model is None) == (settings.encoder is None):
         raise CascadeError("Expected a reader to have `model` or `encoder`, and not both")
-    return ModelReader(settings.decoder or Encoder(str(settings.encoder)), Probe.from_pretrained(settings.probe))
+    return ModelReader(settings.decoder or Encoder(str(settings.encoder)), _named_probe(settings.probe))
+
+
+def _named_probe(name: str) -> Probe:
+    try:
+        return Probe.from_pretrained(name)
+    except ProbeError as error:
+        if Path(name).is_dir():
+            raise
+        raise CascadeError(f"{error}; a probe that is not there yet is trained by `python -m cascade.train`") from error
 
 
 def _calibration(config: CascadeConfig, names: list[str], normalize: bool) -> ChainScores | None:

@@ -6,6 +6,7 @@ of; another run's is refused.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import os
@@ -14,7 +15,7 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
-from cascade.errors import CascadeError
+from cascade.errors import CascadeError, json_fault
 from cascade.models.base import Reply
 from cascade.report.strict_json import finite
 from cascade.runtime.engine import Journey, Step
@@ -36,6 +37,8 @@ class Journal:
         self.path = path
         self._identity: dict[str, Any] = json.loads(json.dumps(identity))
         self._known: dict[str, dict[str, Any]] = {}
+        self._written = False
+        self._made = [folder for folder in path.parents if not folder.exists()]
         path.parent.mkdir(parents=True, exist_ok=True)
         self._file = path.open("ab")
         try:
@@ -85,6 +88,7 @@ class Journal:
 
     def write(self, journeys: Sequence[Journey]) -> None:
         """Appends what is known of these questions; of a question's lines the last one counts."""
+        self._written = True
         self._append(
             [
                 {"question_id": j.prompt.question_id, "at": j.at, "steps": [_values(step) for step in j.steps]}
@@ -99,7 +103,12 @@ class Journal:
         os.fsync(self._file.fileno())
 
     def close(self) -> None:
-        """Closes the file."""
+        """Closes the file, and removes it, with the folders that were made for it, where no step was ever taken."""
+        if not self._known and not self._written:
+            self.path.unlink()  # while it is locked: nobody else writes to it
+            for folder in self._made:
+                with contextlib.suppress(OSError):  # it holds something else by now
+                    folder.rmdir()
         self._file.close()
 
 
@@ -130,7 +139,8 @@ def _read(path: Path) -> tuple[list[dict[str, Any]], int]:
             else:
                 _steps(line)
         except (ValueError, KeyError, TypeError) as error:
-            raise CascadeError(f"Expected the journal of a run in {path}, but line {number}: {error!r}") from error
+            fault = json_fault(error) if isinstance(error, json.JSONDecodeError) else repr(error)
+            raise CascadeError(f"Expected the journal of a run in {path}, but line {number}: {fault}") from error
         lines.append(line)
     return lines, len(content)
 

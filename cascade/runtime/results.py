@@ -59,6 +59,12 @@ class Run:
         for place, name in enumerate(self.cascade.names):
             mine = [step for step in steps if step.place == place]
             by_it = np.array([answer.model == name for answer in self.answers])
+            failures = [
+                {"question_id": answer.question_id, "reason": step.failure}
+                for answer in self.answers
+                for step in answer.steps
+                if step.place == place and step.failure
+            ]
             stages.append(
                 {
                     "model": name,
@@ -68,7 +74,8 @@ class Run:
                     "rejected_by_p_ik": sum(step.outcome == Outcome.REJECTED_BY_P_IK for step in mine),
                     "rejected_by_p_t": sum(step.outcome == Outcome.REJECTED_BY_P_T for step in mine),
                     "passed_by_reader": sum(step.outcome == Outcome.PASSED_BY_READER for step in mine),
-                    "failed": sum(bool(step.failure) for step in mine),
+                    "failed": len(failures),
+                    "first_failure": failures[0] if failures else None,
                     "seconds": sum(step.reply.seconds for step in mine if step.reply is not None),
                 }
             )

@@ -76,7 +76,7 @@ class Server(uvicorn.Server):
             on_ready: Told the address then.
 
         Raises:
-            CascadeError: If a model cannot be loaded.
+            CascadeError: If a model cannot be loaded, or not answer multiple choice.
         """
         self._loop = asyncio.get_running_loop()
         serving = asyncio.create_task(self.serve(sockets=[self.listener]))

@@ -122,12 +122,14 @@ def warm_up(cascade: Cascade) -> None:
     """Loads the weights of every local model and what it takes to read letters and answers; asks no endpoint.
 
     Raises:
-        CascadeError: If a model cannot be loaded.
+        CascadeError: If a model cannot be loaded, or tell option letters apart: it would fail on every question that
+            has options, and the next model would answer them all.
     """
     asked = (Question("warm-up", "What is 2 plus 2?", "arithmetic", choices=("3", "4")), Question("warm-up", "?", ""))
     prompts: list[Prompt] = [prompt_of(question, max_new_tokens=2) for question in asked]
     for model in cascade.models:
         if isinstance(model, LocalModel):
+            model.check_letters(prompts[0].letters)
             model.answer(prompts)
     for reader in cascade.readers.values():
         reader.p_ik(prompts)

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from cascade.errors import CascadeError
+from cascade.errors import CascadeError, json_fault
 from cascade.tasks.base import LETTERS, Question
 
 GPQA_SHUFFLE_SEED = 0
@@ -89,7 +89,9 @@ def popqa_questions(rows: Iterable[Row]) -> tuple[Question, ...]:
         try:
             answers = json.loads(accepted)
         except ValueError as error:
-            raise CascadeError(f"Expected `possible_answers` in {where} to be a JSON list, but {error}") from error
+            raise CascadeError(
+                f"Expected `possible_answers` in {where} to be a JSON list, but {json_fault(error)}"
+            ) from error
         if not isinstance(answers, list) or not answers or not all(isinstance(a, str) and a for a in answers):
             raise CascadeError(f"Expected `possible_answers` in {where} to be texts, but got {accepted[:80]!r}")
         id, views = _value(row, "id", where), _value(row, "s_pop", where)

@@ -1,19 +1,21 @@
 """Questions of one's own, from JSON lines or CSV.
 
 One question a line: ``question``, and where they are known ``id``, ``subject``, ``choices`` (a list; in CSV a JSON
-list) and ``answers`` (or ``answer``): the letter of the right choice, or accepted texts.
+list) and ``answers`` (or ``answer``): the right choice, or accepted texts. A choice is named by its letter, by its
+text, or in JSON by a number, its place from 0 on. What may be two choices is refused; a letter is always a letter.
+Other fields are refused: one that is misspelt (or called ``options``) would make another question of it.
 """
 
 from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from cascade.errors import CascadeError
-from cascade.tasks.base import Question
+from cascade.errors import CascadeError, json_fault
+from cascade.tasks.base import LETTERS, Question
 
 ENDINGS = (".jsonl", ".ndjson", ".csv")
 _FIELDS = ("id", "question", "subject", "choices", "answer", "answers", "popularity")
@@ -72,7 +74,7 @@ def _rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
                 try:
                     values = json.loads(text)
                 except ValueError as error:
-                    raise CascadeError(f"Expected JSON in {path}, line {line}, but {error}") from error
+                    raise CascadeError(f"Expected JSON in {path}, line {line}, but {json_fault(error)}") from error
                 if not isinstance(values, dict):
                     raise CascadeError(f"Expected a JSON object in {path}, line {line}, but got {text.strip()[:40]}")
                 yield line, values
@@ -89,9 +91,13 @@ def _question(values: dict[str, Any], line: int, where: str) -> Question:
         raise CascadeError(f"Expected `answer` or `answers` in {where}, but got both")
     choices = _texts(values.get("choices", []), "choices", where)
     accepted = values.get("answers", values.get("answer", []))
-    if isinstance(accepted, str) and not accepted.startswith("["):
+    if isinstance(accepted, str) and (accepted in choices or not accepted.startswith("[")):
         accepted = (accepted,)
+    if choices and type(accepted) is int:
+        accepted = (_letter_at(accepted, choices, where),)
     answers = _texts(accepted, "answers", where)
+    if choices:
+        answers = tuple(_letter(answer, choices, where) for answer in answers)
     if not all(answer.strip() for answer in answers):
         raise CascadeError(f"Expected no empty text among `answers` in {where}, as an empty answer would be right")
     popularity = values.get("popularity")
@@ -108,12 +114,35 @@ def _question(values: dict[str, Any], line: int, where: str) -> Question:
         raise CascadeError(f"{where}: {error}") from error
 
 
+def _letter_at(place: int, choices: Sequence[str], where: str) -> str:
+    if not 0 <= place < len(choices):
+        raise CascadeError(f"Expected a number `answer` in {where} to be 0 to {len(choices) - 1}, but got {place}")
+    return LETTERS[place : place + 1]
+
+
+def _letter(answer: str, choices: Sequence[str], where: str) -> str:
+    """The letter of a choice that is named by it or by its text; what is neither stays as it is."""
+    letters = LETTERS[: len(choices)]
+    if len(answer) == 1 and answer in letters:
+        return answer
+    meant = [letter for letter, text in zip(letters, choices, strict=False) if text.strip() == answer.strip()]
+    # Digits may count the choices, in CSV at any rate, where there are no numbers.
+    if meant and answer.isdecimal() and (place := int(answer)) < len(letters) and letters[place] not in meant:
+        meant.append(letters[place])
+    if len(meant) > 1:
+        raise CascadeError(
+            f"Expected `answer` in {where} to name one choice, but {answer!r} may be {' or '.join(meant)}; "
+            f"give the letter"
+        )
+    return meant[0] if meant else answer
+
+
 def _texts(value: Any, name: str, where: str) -> tuple[str, ...]:
     if isinstance(value, str):  # a cell of a CSV file
         try:
             value = json.loads(value)
         except ValueError as error:
-            raise CascadeError(f"Expected `{name}` in {where} to be a JSON list, but {error}") from error
+            raise CascadeError(f"Expected `{name}` in {where} to be a JSON list, but {json_fault(error)}") from error
     if not isinstance(value, list | tuple) or not all(isinstance(item, str) for item in value):
         raise CascadeError(f"Expected `{name}` in {where} to be a list of texts, but got {value!r}")
     if name == "choices" and len(value) == 1:

@@ -163,6 +163,30 @@ def test_a_server_that_is_not_there_is_a_failure_and_costs_nothing(tmp_path, ser
     assert dollars_in(tmp_path) == {"billed": 0, "perhaps billed": 0, "reserved": 0}
 
 
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
+def test_a_server_of_this_machine_that_is_not_running_is_found_out_once_and_not_by_every_question(tmp_path, host):
+    """Six attempts at 200 questions, eight at once, would pause for about three minutes."""
+    model = Endpoint(name="m", base_url=f"http://{host}:9/v1", cache=tmp_path / "cache.sqlite")
+    started = time.monotonic()
+    replies = model.answer(prompts(200))
+    assert time.monotonic() - started < 15
+    assert [reply.question_id for reply in replies] == [f"q{i}" for i in range(200)]
+    assert all("Connect" in reply.reason for reply in replies)
+    tried = Counter(reply.reason.split()[0] for reply in replies)
+    assert set(tried) <= {"1", "2"} and tried["2"] <= 16
+
+
+def test_a_server_that_was_there_before_and_one_elsewhere_are_tried_as_often_as_is_said(tmp_path):
+    with FaultyServer().running() as server:
+        before = endpoint(server, tmp_path)
+        before.answer(prompts(1))
+        before.release()  # of a connection that is open
+    elsewhere = Endpoint(name="m", base_url="http://0.0.0.0:9/v1", cache=tmp_path / "other.sqlite", backoff=0.01)
+    for model in (before, elsewhere):
+        replies = model.answer(prompts(3)[1:])
+        assert [reply.reason.split(",")[0] for reply in replies] == ["6 attempts"] * 2
+
+
 def test_retry_after_is_waited_for(tmp_path):
     server = FaultyServer(fault=lambda question, attempt: "429" if attempt == 1 else "ok", retry_after="0.4")
     with server.running():

@@ -22,6 +22,7 @@ from cascade.judging.prompt import DEFAULT_TEMPLATE, Template, UnreadableVerdict
 from cascade.miniature.questions import ABSTENTION
 from cascade.tasks.base import Question
 from cascade.tasks.judging import Verdict, abstains, exact_match_verdict
+from cascade.tasks.load import load_task
 from tests.cascade.faulty_server import FaultyServer
 
 ASKED = Question("q1", "Who painted it?", "art", ("Ann Bel", "A. Bel"))
@@ -212,9 +213,11 @@ def test_a_judge_that_never_says_a_verdict_is_an_error_that_names_the_question(t
         return reply("Hm.") if "number 2?" in request["messages"][0]["content"] else honest(request)
 
     with FaultyServer(body=stubborn).running() as server:
-        with pytest.raises(CascadeError, match=r"1 of 4 have none.*'q2'.*but got 'Hm.'"):
+        with pytest.raises(CascadeError, match=r"1 of 4 have none.*'q2'.*but got 'Hm.'; what was judged is stored$"):
             llm_judge(server, tmp_path, asks=2).judge(cases(4))
         assert len(server.requests) == 5  # the others once, that one twice
+        with pytest.raises(CascadeError, match=r"1 of 1 have none.*'q2'.*but got 'Hm.'$"):
+            llm_judge(server, tmp_path, asks=2).judge(cases(3)[2:])
 
 
 def test_the_spending_cap_holds_for_the_judge_too(tmp_path):
@@ -244,7 +247,7 @@ def test_evidence_reaches_the_judge(tmp_path):
 def test_wrong_evidence_is_named_by_its_line(tmp_path, line):
     path = tmp_path / "evidence.jsonl"
     path.write_text('{"id": "q0", "evidence": "x"}\n' + line)
-    with pytest.raises(CascadeError, match="evidence.jsonl, line 2"):
+    with pytest.raises(CascadeError, match="evidence.jsonl, line 2, but (got|column 2: )"):
         EvidenceFile(path)
 
 
@@ -282,6 +285,24 @@ def test_the_command_writes_a_new_score_table_and_says_how_it_differs(tmp_path, 
     said = capsys.readouterr().out
     kappa = cohen_kappa_score(former, found["correct"])
     assert f"{kappa:.3f}" in said and "75.0%" in said and "25.0%" in said
+
+
+def test_exact_match_judges_without_a_server(tmp_path, capsys):
+    task = load_task("mini-popqa").questions[:3]
+    predictions = [f"the {task[0].answers[0].upper()}!", "Nobody at all", "I don't know"]
+    scores = {"question_id": [q.id for q in task], "model": ["m"] * 3, "correct": [False, True, True]}
+    pq.write_table(pa.table(scores | {"prediction": predictions, "task": ["mini-popqa"] * 3}), tmp_path / "s.parquet")
+    out = tmp_path / "judged.parquet"
+    main(["--scores", str(tmp_path / "s.parquet"), "--judge", "exact", "--out", str(out)])
+    found = pq.read_table(out).to_pydict()
+    assert (found["correct"], found["attempted"]) == ([True, False, False], [True, True, False])
+    assert "33.3%" in capsys.readouterr().out  # one hallucination of three; nothing else is a third
+
+
+def test_two_sources_of_evidence_are_refused(tmp_path):
+    path = tmp_path / "evidence.jsonl"
+    with pytest.raises(CascadeError, match=f"one source of `evidence`, but got a function and {path}"):
+        LLMJudge.from_config(JudgeConfig("m", evidence=path), evidence=lambda question: [])
 
 
 @pytest.mark.parametrize(

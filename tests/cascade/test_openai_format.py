@@ -136,7 +136,7 @@ def test_the_last_model_is_asked_for_no_logprobs(tmp_path, said, text):
 
 def test_an_endpoint_without_logprobs_is_told_by_the_second_reply(tmp_path):
     with FaultyServer(fault=lambda question, attempt: "no logprobs").running() as server:
-        with pytest.raises(CascadeError, match="'m' at .*needs_confidence=false") as error:
+        with pytest.raises(CascadeError, match="'m' at .*; name an endpoint that does, or .*the last") as error:
             endpoint(server, tmp_path, concurrency=1).answer(prompts(20))
         assert "\n" not in str(error.value)
         assert len(server.requests) == 2

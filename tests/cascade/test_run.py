@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from cascade.errors import CascadeError
 from cascade.models.base import Failure, Reply
-from cascade.run import _all_questions, main, run
+from cascade.run import _all_questions, main, print_run, run
 from cascade.runtime import Cascade
 from cascade.runtime.journal import Journal, answered_in
 from cascade.simulation.policy import Outcome, ThresholdPolicy, Thresholds
@@ -187,6 +187,15 @@ def test_a_run_in_which_every_model_fails_is_written_and_gone_on_with(tmp_path):
     assert answered.answers[0].text == "Nobody"
 
 
+def test_why_a_stage_failed_is_said_even_where_a_later_one_answered(tmp_path, capsys):
+    result = sketched(tmp_path, None, Reply("Nobody", 3, 2, 0.1))
+    print_run(result)
+    assert "m0 failed on 1, such as 'q': m0 is down" in capsys.readouterr().out.splitlines()
+    stages = json.loads((tmp_path / "run" / "summary.json").read_text())["stages"]
+    first = {"question_id": "q", "reason": "m0 is down"}
+    assert [(stage["failed"], stage["first_failure"]) for stage in stages] == [(1, first), (0, None)]
+
+
 HEAD = '{"run": {}}\n'
 
 
@@ -218,7 +227,7 @@ def test_a_plan_beside_a_corrupt_journal_ends_with_one_line(config, tmp_path, ca
         main(["--config", config, "--limit", "5", "--plan", "--out", str(tmp_path / "run")])
     assert ended.value.code
     (line,) = capsys.readouterr().err.splitlines()
-    assert "journal.jsonl, but line 2" in line
+    assert line.endswith("journal.jsonl, but line 2: column 26: Expecting ':' delimiter")
 
 
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -273,17 +282,62 @@ def test_questions_of_ones_own_and_an_endpoint_that_fails_at_first(tmp_path, cap
     assert "Resuming: 8 of 8" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("name", ["llama3", "qwen3"])
+@pytest.mark.parametrize("plan", [["--plan"], []])
+def test_real_models_are_not_asked_about_the_miniatures_world_unless_that_is_said(name, plan, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["--config", str(Path(__file__).parents[2] / "configs" / "cascades" / f"{name}.yaml"), *plan])
+    assert ended.value.code == 2
+    (said,) = capsys.readouterr().err.splitlines()
+    assert said.startswith("error: Expected `questions`, a task or a file, for ") and "mini-mmlu" in said
+
+
+@pytest.mark.parametrize("member", [{"probe": "PROBE"}, {"reader": {"model": "mini-llama-small", "probe": "PROBE"}}])
+def test_a_probe_that_is_not_trained_yet_is_a_line_that_says_what_trains_it(member, tmp_path, capsys):
+    folder = tmp_path / "probes" / "layer-2" / "probe"
+    first = json.loads(json.dumps({"model": "mini-llama-small"} | member).replace("PROBE", str(folder)))
+    (tmp_path / "c.yaml").write_text(yaml.safe_dump({"models": [first, {"model": "mini-llama-large"}]}))
+    with pytest.raises(SystemExit):
+        main(["--config", str(tmp_path / "c.yaml"), "--out", str(tmp_path / "run")])
+    (said,) = capsys.readouterr().err.splitlines()
+    assert f"there is no folder '{folder}'" in said and said.endswith("is trained by `python -m cascade.train`")
+    folder.mkdir(parents=True)  # what is there, and no probe, is not to be trained, but to be looked at
+    with pytest.raises(SystemExit):
+        main(["--config", str(tmp_path / "c.yaml"), "--out", str(tmp_path / "run")])
+    assert capsys.readouterr().err.endswith(f"in {folder}, but there is no config.json\n")
+
+
+def test_a_run_that_fails_before_its_first_step_leaves_nothing_and_a_later_one_keeps_what_was_done(
+    tmp_path, capsys, monkeypatch
+):
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    endpoint = {"endpoint": "m", "base_url": "https://endpoint.invalid/v1", "cache": str(tmp_path / "cache.sqlite")}
+    (tmp_path / "c.yaml").write_text(yaml.safe_dump({"models": [endpoint, {"model": "mini-llama-large"}]}))
+    (tmp_path / "back.yaml").write_text(yaml.safe_dump({"models": [{"model": "mini-llama-small"}, endpoint]}))
+    flags = ["--questions", "mini-mmlu", "--limit", "20", "--p_t", "1.0"]
+    (tmp_path / "mine").mkdir()
+    for config, left in (("c.yaml", []), ("back.yaml", ["run"])):
+        with pytest.raises(SystemExit):
+            main(["--config", str(tmp_path / config), *flags, "--out", str(tmp_path / "mine" / "run" / "first")])
+        (said,) = capsys.readouterr().err.splitlines()
+        assert "variable OPENAI_API_KEY to hold the key" in said
+        assert [path.name for path in (tmp_path / "mine").iterdir()] == left
+    assert len(journal_of(tmp_path / "mine" / "run" / "first")) == 20
+
+
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("a.jsonl", '{"question": "x"}\n{"question": ', "line 2"),
+        ("a.jsonl", '{"question": "x"}\n{"question": ', "a.jsonl, line 2, but column 14: Expecting value$"),
+        ("a.jsonl", '\n\n{"question": "x" "id": 1}', "a.jsonl, line 3, but column 18: Expecting ',' delimiter$"),
+        ("a.jsonl", '{"question": "x", "answer": ' + "9" * 5000 + "}", "a.jsonl, line 1, but Exceeds the limit"),
         ("a.jsonl", '{"question": "x"}\n\n[1]', "JSON object in .*line 3"),
         ("a.jsonl", '{"question": ""}', "text `question` in .*line 1"),
         ("a.jsonl", '{"question": "x", "chioces": []}', "got chioces"),
         ("a.jsonl", '{"question": "x", "choices": ["y"]}', "two or more `choices`"),
         ("a.jsonl", '{"question": "x", "choices": ["y", "z"], "answer": "C"}', "line 1: .*one of A, B, but got 'C'"),
         ("a.jsonl", '{"id": 1, "question": "x"}\n{"id": 1, "question": "y"}', "'1' in .*line 2 was there in line 1"),
-        ("a.csv", "question,choices\nx,nothing\n", "JSON list"),
+        ("a.csv", "question,choices\nx,nothing\n", "`choices` in .*line 2 to be a JSON list, but column 1: Expecting"),
         ("a.csv", "question,answer\nx\n", "as many cells as columns in .*line 2"),
         ("a.jsonl", "", "holds none"),
         ("a.txt", "x", "jsonl"),

@@ -128,6 +128,20 @@ def test_wrong_arguments_are_one_line_and_2(args, said, capsys):
     assert said in error and error.count("\n") == 1
 
 
+def test_a_model_that_could_answer_no_multiple_choice_is_refused_before_the_server_is_ready(
+    shared_data, capsys, tmp_path
+):
+    """Its tokenizer has " B" as one token and " A" as two; the models behind it would be asked everything."""
+    tiny = str(shared_data / "stories260k_hf")
+    config = tmp_path / "cascade.yaml"
+    config.write_text(json.dumps({"chain": f"{tiny},mini-llama-large"}))
+    with pytest.raises(SystemExit) as ended:
+        main(["--config", str(config), "--port", "0"])
+    said = capsys.readouterr()
+    assert ended.value.code == 2 and "Serving" not in said.out
+    assert said.err.count("\n") == 1 and "'A' is '▁' + 'A', 'B' is '▁B'" in said.err and "letters=bare" in said.err
+
+
 def test_a_host_that_is_no_name_is_one_line_and_2(capsys):
     with pytest.raises(SystemExit) as ended:
         main(["--host", "a" * 80])
