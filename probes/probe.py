@@ -10,6 +10,7 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,9 @@ class ProbeConfig:
         split_fingerprint: Hash of the question ids it was trained, calibrated and tested on.
         members: Heads whose P(IK) is averaged; ours have one, ensembles of other libraries several.
         metrics: Test metrics, for the reader.
+
+    Raises:
+        ProbeError: If a number is none or out of its range, or a text is none.
     """
 
     hidden_size: int
@@ -78,6 +82,17 @@ class ProbeConfig:
     metrics: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        for name, least in {"hidden_size": 1, "layer": 0, "num_layers": 0, "members": 1}.items():
+            value = getattr(self, name)
+            if not isinstance(value, Integral) or isinstance(value, bool) or value < least:
+                raise ProbeError(f"Expected `{name}` to be a whole number, {least} at least, but got {value!r}")
+            object.__setattr__(self, name, int(value))  # numpy's are none to JSON
+        if not isinstance(self.threshold, Real) or isinstance(self.threshold, bool) or not 0 <= self.threshold <= 1:
+            raise ProbeError(f"Expected `threshold` to be a number in [0, 1], but got {self.threshold!r}")
+        object.__setattr__(self, "threshold", float(self.threshold))
+        for name in (f.name for f in fields(self) if f.type == "str"):
+            if not isinstance(value := getattr(self, name), str):
+                raise ProbeError(f"Expected `{name}` to be a text, but got {value!r}")
         if self.calibrates not in ("logit", "probability"):
             raise ProbeError(f"Expected `calibrates` to be logit or probability, but got {self.calibrates!r}")
 
@@ -100,6 +115,8 @@ class ProbeConfig:
             return cls(**(values | {"head": HeadConfig(**values["head"])}))
         except (TypeError, KeyError) as error:
             raise ProbeError(f"Expected {source} to be a whole probe configuration, but {error}") from error
+        except ProbeError as error:
+            raise ProbeError(f"Probe configuration {source} is corrupt: {error}") from error
 
 
 class Probe(nn.Module, ModelHubMixin):
@@ -240,7 +257,8 @@ def load_strictly(probe: Probe, tensors: Mapping[str, Tensor], path: Path) -> No
     """Loads tensors into a probe; ``path`` names them in errors.
 
     Raises:
-        ProbeError: If one is missing, unexpected, of another shape, of mixed precision, or not finite.
+        ProbeError: If one is missing, unexpected, of another shape, of mixed precision, or not finite, or a state
+            would be divided by zero or less.
     """
     for name, module in probe.named_modules():
         if isinstance(module, Calibrator):
@@ -262,6 +280,10 @@ def load_strictly(probe: Probe, tensors: Mapping[str, Tensor], path: Path) -> No
             )
         if not bool(torch.isfinite(tensors[name]).all()):
             raise ProbeError(f"Expected tensor {name!r} in {path} to be finite, but it holds NaN or infinity")
+        if name.rpartition(".")[2] == "scale" and not bool((tensors[name] > 0).all()):
+            raise ProbeError(
+                f"Expected tensor {name!r} in {path} to be positive, but it goes down to {float(tensors[name].min()):g}"
+            )
     dtypes = {tensor.dtype for tensor in tensors.values()}
     if dtypes not in ({torch.float32}, {torch.float64}):
         raise ProbeError(
