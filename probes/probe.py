@@ -174,12 +174,18 @@ class Probe(nn.Module, ModelHubMixin):
         """Calibrated P(IK) without gradients, as an array ``[...]``, wherever states and probe lie.
 
         Raises:
-            ProbeError: If the width is wrong or a state is NaN or infinite.
+            ProbeError: If the width is wrong, a state is NaN or infinite, or so large that P(IK) is no number.
         """
-        tensor = torch.as_tensor(states)
+        # Torch knows no negative strides, as of an array that is read backwards.
+        tensor = torch.as_tensor(np.ascontiguousarray(states) if isinstance(states, np.ndarray) else states)
         if not bool(torch.isfinite(tensor).all()):
             raise ProbeError("Expected finite hidden states, but `states` holds NaN or infinity")
         result: np.ndarray = self.eval()(tensor.to(self.mean.device)).cpu().numpy()
+        if np.isnan(result).any():
+            raise ProbeError(
+                f"Expected hidden states of a size like those that the probe was trained on, but `states` goes up to "
+                f"{float(tensor.abs().max()):g}, of which P(IK) is NaN"
+            )
         return result
 
     def save_pretrained(self, save_directory: str | Path, **_: Any) -> Path:  # type: ignore[override]

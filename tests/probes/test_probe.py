@@ -134,6 +134,24 @@ def test_wrong_width_and_states_that_are_not_numbers_are_refused():
         probe().predict(torch.full((8,), float("inf")))
 
 
+@pytest.mark.parametrize("view", [lambda a: a[::-1], lambda a: a[:, ::-1], lambda a: a[::2, ::-1].T.copy().T])
+def test_any_view_of_an_array_is_read_as_its_copy(view):
+    states = np.random.default_rng(0).normal(size=(6, 8)).astype(np.float32)
+    assert np.array_equal(probe().predict(view(states)), probe().predict(view(states).copy()))
+    assert probe().predict(states[0][::-1]).shape == ()
+
+
+@pytest.mark.parametrize("depth", [0, 1])
+@pytest.mark.parametrize("calibration", ["none", "isotonic", "beta"])
+def test_states_too_large_for_a_number_are_no_p_ik_of_nan(depth, calibration):
+    made = probe(replace(CONFIG, head=HeadConfig(width=5, depth=depth), calibration=calibration))
+    made.scale.fill_(0.1)
+    states = np.stack([np.ones(8), np.tile([3e38, -3e38], 4)]).astype(np.float32)
+    assert np.isfinite(made.predict(states[0]))
+    with pytest.raises(ProbeError, match="goes up to 3e\\+38, of which P\\(IK\\) is NaN"):
+        made.predict(states)
+
+
 def test_a_folder_that_is_not_there_is_named(tmp_path):
     with pytest.raises(ProbeError, match="no-such-folder"):
         Probe.from_pretrained("no-such-folder")
