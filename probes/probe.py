@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from huggingface_hub import ModelHubMixin, snapshot_download
+from huggingface_hub import HfApi, ModelHubMixin, snapshot_download
 from huggingface_hub.utils import httpx
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
@@ -26,7 +26,7 @@ from probes.calibration import Calibrator, build_calibrator
 from probes.errors import ProbeError
 from probes.files import write_atomically
 from probes.heads import HeadConfig, build_head
-from probes.hub import locate, refusal
+from probes.hub import locate, push_refusal, refusal
 
 FORMAT = 1
 WEIGHTS, CONFIG, CARD, PICTURE = _FILES = ["model.safetensors", "config.json", "README.md", "reliability.png"]
@@ -188,13 +188,29 @@ class Probe(nn.Module, ModelHubMixin):
             )
         return result
 
-    def save_pretrained(self, save_directory: str | Path, **_: Any) -> Path:  # type: ignore[override]
+    def save_pretrained(  # type: ignore[override]
+        self,
+        save_directory: str | Path,
+        *,
+        push_to_hub: bool = False,
+        config: Any = None,
+        model_card_kwargs: Any = None,
+        **push: Any,
+    ) -> Path:
         """Writes the checkpoint folder: weights, model card, picture, and the configuration last.
 
         Args:
             save_directory: The folder; it is made.
-            _: What the mixin's `push_to_hub` hands on; the configuration and the card are the probe's own.
+            push_to_hub: Whether to push the probe to the Hub too.
+            config: Not used, as the next one: the configuration and the card are the probe's own.
+            model_card_kwargs: Not used.
+            push: ``repo_id``, by default the folder's name, and the other options of `push_to_hub`.
+
+        Raises:
+            ProbeError: If there are options of a push that is not asked for, or it fails; the folder is there then.
         """
+        if push and not push_to_hub:
+            raise ProbeError(f"Expected {', '.join(sorted(push))} with push_to_hub=True alone, but it is not set")
         folder = Path(save_directory)
         folder.mkdir(parents=True, exist_ok=True)
         (folder / CONFIG).unlink(missing_ok=True)  # until all of it is there, there is no checkpoint
@@ -203,14 +219,35 @@ class Probe(nn.Module, ModelHubMixin):
         if self.picture is not None:
             write_atomically(folder / PICTURE, self.picture)
         write_atomically(folder / CARD, model_card(self.config, self._hub_id, self.picture is not None).encode())
-        config = json.dumps(self.config.to_json(), indent=2, sort_keys=True) + "\n"
-        write_atomically(folder / CONFIG, config.encode())
+        text = json.dumps(self.config.to_json(), indent=2, sort_keys=True) + "\n"
+        write_atomically(folder / CONFIG, text.encode())
+        if push_to_hub:
+            self.push_to_hub(push.pop("repo_id", None) or folder.name, **push)
         return folder
 
     def push_to_hub(self, repo_id: str, **options: Any) -> str:
-        """Uploads the checkpoint; its card's code sample loads it from there. Options are those of the mixin."""
-        self._hub_id = repo_id
-        return str(super().push_to_hub(repo_id, **options))
+        """Uploads the checkpoint; its card's code sample loads it from there.
+
+        Args:
+            repo_id: ``owner/name``, or a name of your own.
+            options: Those of the mixin, such as ``private``, ``token``, ``branch`` or ``commit_message``.
+
+        Returns:
+            Where the commit is.
+
+        Raises:
+            ProbeError: If the Hub is out of reach or does not take it.
+        """
+        former = self._hub_id
+        try:
+            api = HfApi(token=options.get("token"))
+            self._hub_id = api.create_repo(repo_id, private=options.get("private"), exist_ok=True).repo_id  # in full
+            return str(super().push_to_hub(self._hub_id, **options))
+        except BaseException as error:
+            self._hub_id = former
+            if isinstance(error, (httpx.HTTPError, OSError, ValueError)):
+                raise ProbeError(push_refusal(error, repo_id)) from error
+            raise
 
     @classmethod
     def from_pretrained(  # type: ignore[override]
