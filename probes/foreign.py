@@ -177,7 +177,8 @@ def _build(members: Sequence[_Member], activation: str, source: str, origin: Map
             f"Expected layer and base_model to be told of {source}, but {', '.join(sorted(missing))} missing"
         )
     try:
-        config = ProbeConfig(hidden_size=first.pairs[0][0].shape[1], **origin)
+        # Unlike our own heads, one that does not say the dtype of its states may have been trained on any.
+        config = ProbeConfig(hidden_size=first.pairs[0][0].shape[1], **{"dtype": "", **origin})
     except TypeError as error:
         raise ProbeError(f"Expected settings of {source} to be fields of ProbeConfig, but {error}") from error
     head = HeadConfig(width=widths, depth=len(widths), dropout=0.0, activation=activation)

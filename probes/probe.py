@@ -41,7 +41,8 @@ class ProbeConfig:
         hidden_size: Width of the states it reads.
         layer: Layer it reads (0 = embeddings, ℓ = raw output of block ℓ).
         base_model: Name of the model whose states it reads.
-        base_revision: Commit on the Hub, or hash of the local weights.
+        base_revision: Commit on the Hub, or hash of the local weights; empty where it is not known, as the dtype and
+            the hashes below may be.
         num_layers: Decoder blocks of the base model.
         head: Shape of the head.
         calibration: Kind of calibrator.
@@ -349,6 +350,9 @@ def model_card(config: ProbeConfig, hub_id: str | None = None, picture: bool = F
     diagram = (
         f"\n![Reliability on the test part: P(IK) against the share of right answers]({PICTURE})\n" if picture else ""
     )
+    names = ("base_revision", "task", "task_revision", "split_fingerprint", "template_hash")
+    known = {name: f"`{text}`" if (text := getattr(config, name)) else "unknown" for name in names}
+    depth = f" of {config.num_layers}" if config.num_layers else ""
     # Metadata of the Hub knows only models that are on it.
     base = f"base_model: {config.base_model}\n" if re.fullmatch(r"[\w.-]+/[\w.-]+", config.base_model) else ""
     return f"""---
@@ -357,10 +361,10 @@ tags: [p-ik, probe, calibration, uncertainty]
 
 # P(IK) probe for {config.base_model}, layer {config.layer}
 
-Reads the hidden state of `{config.base_model}` (revision `{config.base_revision}`) after decoder block
-{config.layer} of {config.num_layers} at the {config.position.replace("_", " ")}, and gives P(IK): the probability
-that {config.label}. Trained on `{config.task}` (revision `{config.task_revision}`, split
-`{config.split_fingerprint}`, prompt `{config.template_hash}`); calibration: {config.calibration}; threshold
+Reads the hidden state of `{config.base_model}` (revision {known["base_revision"]}) after decoder block
+{config.layer}{depth} at the {config.position.replace("_", " ")}, and gives P(IK): the probability
+that {config.label}. Trained on {known["task"]} (revision {known["task_revision"]}, split
+{known["split_fingerprint"]}, prompt {known["template_hash"]}); calibration: {config.calibration}; threshold
 {config.threshold}.
 {table}{diagram}
 ```python
