@@ -279,7 +279,7 @@ def check_base(probe: Probe, scored: Scored, allow_base_mismatch: bool = False) 
     """
     store, key = scored.store, scored.store.key
     templates = scored.templates | {key.template_hash}
-    found = States(key.position, store.hidden_size, key.model_revision, key.precision, templates)
+    found = States(key.position, store.hidden_size, key.model, key.model_revision, key.precision, templates)
     check_states(probe.config, found, f"{store.folder} is of {key.model}", allow_base_mismatch)
 
 

@@ -1,33 +1,55 @@
-"""A P(IK) at every forward and `generate` call of a loaded Hugging Face decoder, whose outputs stay as they are."""
+"""A P(IK) at every forward and `generate` call of a loaded Hugging Face decoder, whose outputs stay as they are.
+
+Nothing that the model is asked is refused here: where a call does not show which token of a prompt is its last, it has
+no P(IK).
+"""
 
 from __future__ import annotations
 
+import functools
+import inspect
+import warnings
+import weakref
 from pathlib import PurePath
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from probes.capture import HiddenStateCapture, last_token_positions
+from probes.capture import HiddenStateCapture
 from probes.errors import ProbeError
 from probes.probe import Probe
 
 _READ = "last_prompt_token"
+_UNKNOWN = -1
 
 
 class AttachedProbe:
     """A probe listening to a model; see `attach`.
 
+    The prompt of a `generate` call is what it was given, with whatever cache and in however many passes that is read.
+    The prompt of a call of the model itself is what it brings; but a single token that follows what was read just
+    before is taken for a generated one.
+
     Attributes:
         p_ik: Of the prompts of the last forward or `generate` call, ``[batch]``, on the device of the probe's layer;
-            ``None`` before the first. With several beams or sequences a prompt, one for each of them.
+            ``None`` before the first, and where that call does not show the last token of each prompt, of which a
+            warning tells once. With several beams or sequences a prompt, one for each of them.
     """
 
     def __init__(self, model: nn.Module, probe: Probe) -> None:
         self.p_ik: Tensor | None = None
-        self._model, self._probe = model, probe
+        self._model: Any = model
+        self._probe = probe
         self._capture = HiddenStateCapture(model, [probe.config.layer])
+        self._arguments = list(inspect.signature(model.forward).parameters)
         self._handles: list[Any] = []
+        self._prompt: int | None = None  # tokens a row of the prompt, cached ones included, during a `generate` call
+        self._drafting = self._warned = False
+        self._read = 0  # tokens a row that were read, or were in the cache before them
+        self._cache: weakref.ref[Any] | None = None  # where they are, if the model said so
+        self._found: Tensor | None = None  # rows of a pass with a token of their prompt
+        self._rows: Tensor | None = None  # P(IK) by the last token of each prompt so far; NaN where there was none
 
     def __enter__(self) -> AttachedProbe:
         self._capture.__enter__()
@@ -35,39 +57,141 @@ class AttachedProbe:
             self._model.register_forward_pre_hook(self._before, with_kwargs=True),
             self._model.register_forward_hook(self._after),
         ]
+        self._own_generate = self._model.__dict__.get("generate")
+        if hasattr(self._model, "generate"):
+            self._model.generate = self._listening(self._model.generate)
         return self
 
     def __exit__(self, *error: object) -> None:
         for handle in self._handles:
             handle.remove()
         self._capture.__exit__(*error)
+        self._model.__dict__.pop("generate", None)
+        if self._own_generate is not None:
+            self._model.generate = self._own_generate
+
+    def _listening(self, generate: Any) -> Any:
+        """`generate` that says where its prompt ends: hooks alone cannot tell that from the passes."""
+
+        @functools.wraps(generate)
+        def listening(*args: Any, **kwargs: Any) -> Any:
+            if self._prompt is not None:  # a model that drafts for itself, by fewer layers
+                self._drafting = True
+                try:
+                    return generate(*args, **kwargs)
+                finally:
+                    self._drafting = False
+            self._prompt, self._read = _prompt_length(*args, **kwargs), 0
+            self._rows = self.p_ik = None
+            try:
+                result = generate(*args, **kwargs)
+            finally:
+                self._prompt, self._read = None, _UNKNOWN
+            if self.p_ik is None:
+                self._warn()
+            return result
+
+        return listening
 
     def _before(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        self._armed = False
-        cache = kwargs.get("past_key_values")
-        if cache is not None and cache.get_seq_length() > 0:
-            return  # a token that is being generated: the prompt was read before it
-        tokens = args[0] if args else kwargs.get("input_ids")
-        tokens = kwargs.get("inputs_embeds") if tokens is None else tokens
-        if tokens is None:
-            raise ProbeError("Expected `input_ids` or `inputs_embeds` in a call of the model, but got neither")
-        mask = args[1] if len(args) > 1 else kwargs.get("attention_mask")
-        mask = torch.ones(tokens.shape[:2], dtype=torch.long, device=tokens.device) if mask is None else mask
-        if mask.ndim != 2 or mask.shape[1] != tokens.shape[1]:
-            raise ProbeError(
-                f"Expected `attention_mask` to be {tuple(tokens.shape[:2])} to find the last token of each prompt, but "
-                f"got {tuple(mask.shape)}"
-            )
-        self._capture.arm(last_token_positions(mask))
-        self._armed = True
+        self._found = None
+        self._capture.disarm()
+        if self._drafting or (self._prompt is not None and self._read >= self._prompt):
+            return  # the prompt was read before
+        call = dict(zip(self._arguments, args, strict=False)) | kwargs
+        tokens: Any = call.get("input_ids") if call.get("inputs_embeds") is None else call["inputs_embeds"]
+        brought = tokens.shape[1] if isinstance(tokens, Tensor) and tokens.ndim > 1 else 0
+        cache = call.get("past_key_values")
+        cached = _length(cache)
+        if self._prompt is not None:
+            cached = self._read if cached == _UNKNOWN else cached
+        else:
+            follows = cached == self._read > 0 and (self._cache is None or self._cache() is cache)
+            if follows and brought == 1:
+                self._read += 1
+                return  # a token that is being generated
+            if not follows:
+                self._rows = None
+        self.p_ik, self._read = None, _UNKNOWN if cached == _UNKNOWN else cached + brought
+        # Of one token behind those of an unknown cache there is no telling whether it is a prompt's or generated.
+        told = brought > 1 or (brought == 1 and (self._prompt is not None or cached == 0))
+        real = _real_tokens(call.get("attention_mask"), max(cached, 0), tokens) if told else None
+        if real is None:
+            self._rows = None
+        else:
+            if self._prompt is not None:  # not the candidates for what follows it
+                real = real & (torch.arange(brought, device=real.device) < self._prompt - cached)
+            self._found = real.any(1)
+            self._capture.arm(brought - 1 - real.flip(1).int().argmax(1))
 
-    def _after(self, *_: object) -> None:
-        if not self._armed:
-            return
-        (state,) = self._capture.states.values()
-        probe = self._probe.to(state.device).eval()
-        with torch.no_grad():
-            self.p_ik = probe(state)
+    def _after(self, _: nn.Module, __: tuple[Any, ...], output: Any) -> None:
+        cache = getattr(output, "past_key_values", None)
+        self._cache = weakref.ref(cache) if hasattr(cache, "get_seq_length") else None
+        if self._found is not None and self._capture.states:
+            (state,) = self._capture.states.values()
+            with torch.no_grad():
+                p_ik = self._probe.to(state.device).eval()(state)
+            if self._rows is None or self._rows.shape != p_ik.shape:
+                self._rows = torch.full_like(p_ik, torch.nan)
+            self._rows = torch.where(self._found.to(p_ik.device), p_ik, self._rows)
+            self.p_ik = None if bool(self._rows.isnan().any()) else self._rows
+        if self._prompt is None and self.p_ik is None:
+            self._warn()
+
+    def _warn(self) -> None:
+        if not self._warned:
+            warnings.warn(
+                "Expected the last token of each prompt and a finite state there, but a call of the model does not "
+                "show them: p_ik is None",
+                stacklevel=3,
+            )
+        self._warned = True
+
+
+def _prompt_length(inputs: Tensor | None = None, *_: Any, **call: Any) -> int:
+    """Tokens a row of the prompt of a `generate` call, those in its cache included."""
+    mask = call.get("attention_mask")
+    if isinstance(mask, Tensor) and mask.ndim == 2:  # always of the whole prompt; ids may be of what is not cached
+        return mask.shape[1]
+    given = next((call[name] for name in ("inputs_embeds", "input_ids") if call.get(name) is not None), inputs)
+    # Without any, the model's own first token is the prompt.
+    return given.shape[1] if isinstance(given, Tensor) and given.ndim > 1 else 1
+
+
+def _length(cache: Any) -> int:
+    """Tokens a row in a cache; `_UNKNOWN` where it does not count them, as those of recurrent models do not."""
+    if cache is None:
+        return 0
+    try:
+        return int(cache.get_seq_length())
+    except (AttributeError, TypeError, ValueError):
+        return _UNKNOWN
+
+
+def _real_tokens(mask: Any, cached: int, tokens: Tensor) -> Tensor | None:
+    """Which tokens of a pass are no padding, ``[batch, brought]``; ``None`` where the mask does not say.
+
+    Args:
+        mask: Of the call: ``[batch, keys]``, ``[batch, 1, brought, keys]`` (bool, or 0 where it is open), a dict of
+            these by the kind of layer, or none.
+        cached: Tokens in the cache.
+        tokens: ``[batch, brought]``, or embeddings ``[batch, brought, hidden]``.
+    """
+    batch, brought = tokens.shape[:2]
+    if isinstance(mask, dict):
+        mask = next((one for one in mask.values() if one is not None), None)
+    if mask is None:
+        return torch.ones(batch, brought, dtype=torch.bool, device=tokens.device)
+    if not isinstance(mask, Tensor) or mask.ndim not in (2, 4) or mask.shape[-1] < brought:
+        return None
+    # Keys begin with the cache's first, and may go on behind the new ones; those of a sliding window end with these.
+    start = min(cached, mask.shape[-1] - brought)
+    if mask.ndim == 2:
+        real = mask[:, start : start + brought] != 0
+    else:  # padding is what no token attends to, not even itself
+        itself = mask[:, 0].diagonal(start, 1, 2)
+        real = itself > torch.finfo(itself.dtype).min / 2 if itself.is_floating_point() else itself != 0
+    return real.expand(batch, brought) if real.shape in ((1, brought), (batch, brought)) else None
 
 
 def attach(model: nn.Module, probe: Probe, allow_base_mismatch: bool = False) -> AttachedProbe:

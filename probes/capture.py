@@ -124,6 +124,10 @@ class HiddenStateCapture:
         """Captures the next forward pass at ``positions`` (``[batch]``, int64), forgetting earlier states."""
         self.states, self._positions, self._weights = {}, positions, None
 
+    def disarm(self) -> None:
+        """Captures nothing until it is armed again, forgetting earlier states."""
+        self.states, self._positions, self._weights = {}, None, None
+
     def arm_mean(self, attention_mask: Tensor) -> None:
         """Captures the mean over each row's tokens in the next forward pass, as encoders are read.
 

@@ -6,6 +6,7 @@ The numbers of the original are kept, in its own precision. Nothing is ever unpi
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -24,6 +25,10 @@ from probes.heads import HeadConfig
 from probes.probe import Probe, ProbeConfig, load_strictly
 
 _PICKLES = (".pkl", ".pickle", ".joblib")
+_CONVERT = (
+    "which can run any code; where you trust it, load it and write skops.io.dump(estimator, 'probe.skops') or "
+    "safetensors.torch.save_file(module.state_dict(), 'probe.safetensors')"
+)
 # Parts of the estimators below that skops does not know by itself; all are scikit-learn's and hold numbers alone.
 _TRUSTED = (
     "sklearn.calibration._CalibratedClassifier",
@@ -55,15 +60,20 @@ def probe_from_file(path: str | Path, mapping: str | Path | None = None, **origi
         except (OSError, ValueError, TypeError) as error:
             raise ProbeError(f"Expected {mapping} to be a JSON object of probe settings, but {error}") from error
     if path.suffix in _PICKLES:
-        raise ProbeError(
-            f"Expected a file that holds data alone, but {path} is a pickle, which can run any code; where you trust "
-            f"it, load it and write skops.io.dump(estimator, 'probe.skops') or safetensors.torch.save_file(state, ...)"
-        )
+        raise ProbeError(f"Expected a file that holds data alone, but {path} is a pickle, {_CONVERT}")
     if path.suffix == ".skops":
         return probe_from_sklearn(_read_skops(path), **origin)
     try:
-        tensors = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of a pickle's protocol, before the refusal of its contents
+            tensors = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
     except (SafetensorError, UnpicklingError, RuntimeError, OSError, ValueError, KeyError, EOFError) as error:
+        # Torch's own words here advise to unpickle the file all the same.
+        if isinstance(error, UnpicklingError) or "weights_only" in str(error):
+            raise ProbeError(
+                f"Expected {path} to hold a plain state dict of tensors, but it does not; if it is a pickle, that is "
+                f"one {_CONVERT}"
+            ) from None
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ProbeError(
             f"Expected {path} to hold a plain state dict of tensors, but it cannot be read: {reason}"
@@ -167,7 +177,8 @@ def _build(members: Sequence[_Member], activation: str, source: str, origin: Map
             f"Expected layer and base_model to be told of {source}, but {', '.join(sorted(missing))} missing"
         )
     try:
-        config = ProbeConfig(hidden_size=first.pairs[0][0].shape[1], **origin)
+        # Unlike our own heads, one that does not say the dtype of its states may have been trained on any.
+        config = ProbeConfig(hidden_size=first.pairs[0][0].shape[1], **{"dtype": "", **origin})
     except TypeError as error:
         raise ProbeError(f"Expected settings of {source} to be fields of ProbeConfig, but {error}") from error
     head = HeadConfig(width=widths, depth=len(widths), dropout=0.0, activation=activation)
@@ -208,14 +219,17 @@ def probe_from_sklearn(estimator: Any, **origin: Any) -> Probe:
         origin: Fields of `ProbeConfig`, ``layer`` and ``base_model`` at least.
 
     Raises:
-        ProbeError: If it is of another kind, has other than two classes, or is calibrated by other methods.
+        ProbeError: If it is of another kind, not fitted, has other than two classes, or is calibrated by other methods.
     """
     kind = type(estimator).__name__
     folds = getattr(estimator, "calibrated_classifiers_", [])
     for fitted in (estimator, *(one.estimator for one in folds)):
         if len(getattr(fitted, "classes_", ())) != 2:
             raise ProbeError(f"Expected a fitted classifier of two classes, but got {type(fitted).__name__}")
-    made = [_calibrated(one) for one in folds] or [_head_of(estimator)]
+    try:
+        made = [_calibrated(one) for one in folds] or [_head_of(estimator)]
+    except AttributeError as error:  # what fitting gives an estimator is not there
+        raise ProbeError(f"Expected every part of {kind} to be fitted, but {error}") from error
     activations = {activation for _, activation in made}
     if (
         len({(m.calibration, m.calibrates, *(w.shape for w, _ in m.pairs)) for m, _ in made}) > 1

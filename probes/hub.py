@@ -134,3 +134,17 @@ def refusal(
     if isinstance(error, httpx.TransportError):
         return f"Expected to reach {endpoint} for {whole}, but {reason}; what was loaded once needs no network"
     return f"Expected to load {whole} from {endpoint}, but {reason}"
+
+
+def push_refusal(error: Exception, repo: str) -> str:
+    """Why the Hub did not take something and what to do about it, in a line; see `refusal`."""
+    reason = " ".join(str(error).split()) or type(error).__name__
+    if isinstance(error, HFValidationError):
+        return f"Expected a Hub id such as someone/some-probe, but got {repo!r}"
+    if isinstance(error, OfflineModeIsEnabled):
+        return f"Expected to push to {repo}, but offline mode is on (HF_HUB_OFFLINE)"
+    if isinstance(error, HfHubHTTPError) and error.response.status_code in (401, 403):
+        return f"Expected the right to write to {repo} at {constants.ENDPOINT}, but the Hub says {reason!r}: {LOG_IN}"
+    if isinstance(error, httpx.TransportError):
+        return f"Expected to reach {constants.ENDPOINT} to push to {repo}, but {reason}"
+    return f"Expected to push to {repo} at {constants.ENDPOINT}, but {reason}"

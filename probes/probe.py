@@ -10,12 +10,13 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from huggingface_hub import ModelHubMixin, snapshot_download
+from huggingface_hub import HfApi, ModelHubMixin, snapshot_download
 from huggingface_hub.utils import httpx
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
@@ -25,7 +26,7 @@ from probes.calibration import Calibrator, build_calibrator
 from probes.errors import ProbeError
 from probes.files import write_atomically
 from probes.heads import HeadConfig, build_head
-from probes.hub import locate, refusal
+from probes.hub import locate, push_refusal, refusal
 
 FORMAT = 1
 WEIGHTS, CONFIG, CARD, PICTURE = _FILES = ["model.safetensors", "config.json", "README.md", "reliability.png"]
@@ -40,7 +41,8 @@ class ProbeConfig:
         hidden_size: Width of the states it reads.
         layer: Layer it reads (0 = embeddings, ℓ = raw output of block ℓ).
         base_model: Name of the model whose states it reads.
-        base_revision: Commit on the Hub, or hash of the local weights.
+        base_revision: Commit on the Hub, or hash of the local weights; empty where it is not known, as the dtype and
+            the hashes below may be.
         num_layers: Decoder blocks of the base model.
         head: Shape of the head.
         calibration: Kind of calibrator.
@@ -56,6 +58,9 @@ class ProbeConfig:
         split_fingerprint: Hash of the question ids it was trained, calibrated and tested on.
         members: Heads whose P(IK) is averaged; ours have one, ensembles of other libraries several.
         metrics: Test metrics, for the reader.
+
+    Raises:
+        ProbeError: If a number is none or out of its range, or a text is none.
     """
 
     hidden_size: int
@@ -78,6 +83,17 @@ class ProbeConfig:
     metrics: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        for name, least in {"hidden_size": 1, "layer": 0, "num_layers": 0, "members": 1}.items():
+            value = getattr(self, name)
+            if not isinstance(value, Integral) or isinstance(value, bool) or value < least:
+                raise ProbeError(f"Expected `{name}` to be a whole number, {least} at least, but got {value!r}")
+            object.__setattr__(self, name, int(value))  # numpy's are none to JSON
+        if not isinstance(self.threshold, Real) or isinstance(self.threshold, bool) or not 0 <= self.threshold <= 1:
+            raise ProbeError(f"Expected `threshold` to be a number in [0, 1], but got {self.threshold!r}")
+        object.__setattr__(self, "threshold", float(self.threshold))
+        for name in (f.name for f in fields(self) if f.type == "str"):
+            if not isinstance(value := getattr(self, name), str):
+                raise ProbeError(f"Expected `{name}` to be a text, but got {value!r}")
         if self.calibrates not in ("logit", "probability"):
             raise ProbeError(f"Expected `calibrates` to be logit or probability, but got {self.calibrates!r}")
 
@@ -100,6 +116,8 @@ class ProbeConfig:
             return cls(**(values | {"head": HeadConfig(**values["head"])}))
         except (TypeError, KeyError) as error:
             raise ProbeError(f"Expected {source} to be a whole probe configuration, but {error}") from error
+        except ProbeError as error:
+            raise ProbeError(f"Probe configuration {source} is corrupt: {error}") from error
 
 
 class Probe(nn.Module, ModelHubMixin):
@@ -157,21 +175,43 @@ class Probe(nn.Module, ModelHubMixin):
         """Calibrated P(IK) without gradients, as an array ``[...]``, wherever states and probe lie.
 
         Raises:
-            ProbeError: If the width is wrong or a state is NaN or infinite.
+            ProbeError: If the width is wrong, a state is NaN or infinite, or so large that P(IK) is no number.
         """
-        tensor = torch.as_tensor(states)
+        # Torch knows no negative strides, as of an array that is read backwards.
+        tensor = torch.as_tensor(np.ascontiguousarray(states) if isinstance(states, np.ndarray) else states)
         if not bool(torch.isfinite(tensor).all()):
             raise ProbeError("Expected finite hidden states, but `states` holds NaN or infinity")
         result: np.ndarray = self.eval()(tensor.to(self.mean.device)).cpu().numpy()
+        if np.isnan(result).any():
+            raise ProbeError(
+                f"Expected hidden states of a size like those that the probe was trained on, but `states` goes up to "
+                f"{float(tensor.abs().max()):g}, of which P(IK) is NaN"
+            )
         return result
 
-    def save_pretrained(self, save_directory: str | Path, **_: Any) -> Path:  # type: ignore[override]
+    def save_pretrained(  # type: ignore[override]
+        self,
+        save_directory: str | Path,
+        *,
+        push_to_hub: bool = False,
+        config: Any = None,
+        model_card_kwargs: Any = None,
+        **push: Any,
+    ) -> Path:
         """Writes the checkpoint folder: weights, model card, picture, and the configuration last.
 
         Args:
             save_directory: The folder; it is made.
-            _: What the mixin's `push_to_hub` hands on; the configuration and the card are the probe's own.
+            push_to_hub: Whether to push the probe to the Hub too.
+            config: Not used, as the next one: the configuration and the card are the probe's own.
+            model_card_kwargs: Not used.
+            push: ``repo_id``, by default the folder's name, and the other options of `push_to_hub`.
+
+        Raises:
+            ProbeError: If there are options of a push that is not asked for, or it fails; the folder is there then.
         """
+        if push and not push_to_hub:
+            raise ProbeError(f"Expected {', '.join(sorted(push))} with push_to_hub=True alone, but it is not set")
         folder = Path(save_directory)
         folder.mkdir(parents=True, exist_ok=True)
         (folder / CONFIG).unlink(missing_ok=True)  # until all of it is there, there is no checkpoint
@@ -180,14 +220,35 @@ class Probe(nn.Module, ModelHubMixin):
         if self.picture is not None:
             write_atomically(folder / PICTURE, self.picture)
         write_atomically(folder / CARD, model_card(self.config, self._hub_id, self.picture is not None).encode())
-        config = json.dumps(self.config.to_json(), indent=2, sort_keys=True) + "\n"
-        write_atomically(folder / CONFIG, config.encode())
+        text = json.dumps(self.config.to_json(), indent=2, sort_keys=True) + "\n"
+        write_atomically(folder / CONFIG, text.encode())
+        if push_to_hub:
+            self.push_to_hub(push.pop("repo_id", None) or folder.name, **push)
         return folder
 
     def push_to_hub(self, repo_id: str, **options: Any) -> str:
-        """Uploads the checkpoint; its card's code sample loads it from there. Options are those of the mixin."""
-        self._hub_id = repo_id
-        return str(super().push_to_hub(repo_id, **options))
+        """Uploads the checkpoint; its card's code sample loads it from there.
+
+        Args:
+            repo_id: ``owner/name``, or a name of your own.
+            options: Those of the mixin, such as ``private``, ``token``, ``branch`` or ``commit_message``.
+
+        Returns:
+            Where the commit is.
+
+        Raises:
+            ProbeError: If the Hub is out of reach or does not take it.
+        """
+        former = self._hub_id
+        try:
+            api = HfApi(token=options.get("token"))
+            self._hub_id = api.create_repo(repo_id, private=options.get("private"), exist_ok=True).repo_id  # in full
+            return str(super().push_to_hub(self._hub_id, **options))
+        except BaseException as error:
+            self._hub_id = former
+            if isinstance(error, (httpx.HTTPError, OSError, ValueError)):
+                raise ProbeError(push_refusal(error, repo_id)) from error
+            raise
 
     @classmethod
     def from_pretrained(  # type: ignore[override]
@@ -240,7 +301,8 @@ def load_strictly(probe: Probe, tensors: Mapping[str, Tensor], path: Path) -> No
     """Loads tensors into a probe; ``path`` names them in errors.
 
     Raises:
-        ProbeError: If one is missing, unexpected, of another shape, of mixed precision, or not finite.
+        ProbeError: If one is missing, unexpected, of another shape, of mixed precision, or not finite, or a state
+            would be divided by zero or less.
     """
     for name, module in probe.named_modules():
         if isinstance(module, Calibrator):
@@ -262,6 +324,10 @@ def load_strictly(probe: Probe, tensors: Mapping[str, Tensor], path: Path) -> No
             )
         if not bool(torch.isfinite(tensors[name]).all()):
             raise ProbeError(f"Expected tensor {name!r} in {path} to be finite, but it holds NaN or infinity")
+        if name.rpartition(".")[2] == "scale" and not bool((tensors[name] > 0).all()):
+            raise ProbeError(
+                f"Expected tensor {name!r} in {path} to be positive, but it goes down to {float(tensors[name].min()):g}"
+            )
     dtypes = {tensor.dtype for tensor in tensors.values()}
     if dtypes not in ({torch.float32}, {torch.float64}):
         raise ProbeError(
@@ -284,6 +350,9 @@ def model_card(config: ProbeConfig, hub_id: str | None = None, picture: bool = F
     diagram = (
         f"\n![Reliability on the test part: P(IK) against the share of right answers]({PICTURE})\n" if picture else ""
     )
+    names = ("base_revision", "task", "task_revision", "split_fingerprint", "template_hash")
+    known = {name: f"`{text}`" if (text := getattr(config, name)) else "unknown" for name in names}
+    depth = f" of {config.num_layers}" if config.num_layers else ""
     # Metadata of the Hub knows only models that are on it.
     base = f"base_model: {config.base_model}\n" if re.fullmatch(r"[\w.-]+/[\w.-]+", config.base_model) else ""
     return f"""---
@@ -292,10 +361,10 @@ tags: [p-ik, probe, calibration, uncertainty]
 
 # P(IK) probe for {config.base_model}, layer {config.layer}
 
-Reads the hidden state of `{config.base_model}` (revision `{config.base_revision}`) after decoder block
-{config.layer} of {config.num_layers} at the {config.position.replace("_", " ")}, and gives P(IK): the probability
-that {config.label}. Trained on `{config.task}` (revision `{config.task_revision}`, split
-`{config.split_fingerprint}`, prompt `{config.template_hash}`); calibration: {config.calibration}; threshold
+Reads the hidden state of `{config.base_model}` (revision {known["base_revision"]}) after decoder block
+{config.layer}{depth} at the {config.position.replace("_", " ")}, and gives P(IK): the probability
+that {config.label}. Trained on {known["task"]} (revision {known["task_revision"]}, split
+{known["split_fingerprint"]}, prompt {known["template_hash"]}); calibration: {config.calibration}; threshold
 {config.threshold}.
 {table}{diagram}
 ```python

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from pathlib import PurePath
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -347,12 +348,13 @@ class States(NamedTuple):
     """What hidden states are of, as far as a probe minds.
 
     Attributes:
-        position, hidden_size, base_revision, dtype: As in `ProbeConfig`.
+        position, hidden_size, base_model, base_revision, dtype: As in `ProbeConfig`.
         templates: Template hashes of prompts in their form; see `PromptForm.template_hashes`.
     """
 
     position: str
     hidden_size: int
+    base_model: str
     base_revision: str
     dtype: str
     templates: frozenset[str]
@@ -362,7 +364,8 @@ def check_states(config: ProbeConfig, found: States, whose: str, allow_base_mism
     """Refuses hidden states that a probe was not trained on.
 
     Args:
-        config: The probe's; one without a template hash, which is somebody else's, is taken at any.
+        config: The probe's. What somebody else's does not say (a dtype, a template hash) is taken at any; without a
+            revision the base is known by its name, of a folder the last part.
         found: What the states are of.
         whose: In words, for the error.
         allow_base_mismatch: Take another model's states, or those of another prompt template, all the same, where width
@@ -371,9 +374,12 @@ def check_states(config: ProbeConfig, found: States, whose: str, allow_base_mism
     Raises:
         CascadeError: Naming what differs.
     """
-    for name in ("position", "hidden_size", *(() if allow_base_mismatch else ("base_revision", "dtype"))):
+    base = "base_revision" if config.base_revision else "base_model"
+    of_base = () if allow_base_mismatch else (base, "dtype") if config.dtype else (base,)
+    for name in ("position", "hidden_size", *of_base):
         wanted, here = getattr(config, name), getattr(found, name)
-        if wanted != here:
+        same = PurePath(wanted).name == PurePath(here).name if name == "base_model" else wanted == here
+        if not same:
             raise CascadeError(
                 f"Expected hidden states of the probe's base {config.base_model} ({name}={wanted}), but {whose} "
                 f"({name}={here})"
@@ -393,5 +399,6 @@ def check_probe(probe: Probe, decoder: HuggingFaceModel, allow_base_mismatch: bo
         CascadeError: Naming what differs.
     """
     prompts = decoder.prompts
-    found = States(POSITION, decoder.hidden_size, decoder.revision, decoder.precision, prompts.template_hashes)
+    known = (decoder.hidden_size, decoder.name, decoder.revision, decoder.precision)
+    found = States(POSITION, *known, prompts.template_hashes)
     check_states(probe.config, found, f"this is {decoder.name} with {prompts.style} prompts", allow_base_mismatch)

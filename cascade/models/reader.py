@@ -36,7 +36,8 @@ class ModelReader:
         if isinstance(model, HuggingFaceModel):
             check_probe(probe, model)
         else:
-            found = States(MEAN, model.hidden_size, model.revision, "float32", frozenset([model.template_hash]))
+            known = (model.hidden_size, model.name, model.revision, "float32")
+            found = States(MEAN, *known, frozenset([model.template_hash]))
             check_states(probe.config, found, f"this is {model.name}")
 
     @property

@@ -5,18 +5,22 @@ from __future__ import annotations
 import numpy as np
 import pyarrow as pa
 import pytest
+import torch
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from skops import io as skops
 
+from cascade.errors import CascadeError
+from cascade.models.huggingface import HuggingFaceModel
+from cascade.models.local import LocalModel
 from cascade.probing import with_p_ik
 from cascade.scoring import score
 from cascade.simulation.policy import Thresholds
 from cascade.simulation.scores import align
 from cascade.simulation.simulator import report
-from probes import probe_from_file
+from probes import probe_from_file, probe_from_tensors
 
 SMALL, LARGE, LAYER = "mini-llama-small", "mini-qwen3-small", 3
 
@@ -50,3 +54,33 @@ def test_a_probe_trained_with_scikit_learn_alone_decides_in_a_cascade(scored, tm
     other = scored[LARGE].table()["correct"].to_numpy()
     assert row.answered == (int(kept.sum()), int((~kept).sum()))
     assert row.accuracy == pytest.approx(np.where(kept, right, other).mean())
+
+
+def head(store) -> dict[str, torch.Tensor]:
+    return {"weight": torch.ones(1, store.hidden_size), "bias": torch.zeros(1)}
+
+
+def test_a_probe_that_does_not_say_its_bases_revision_is_taken_by_that_name_live_and_on_stores(scored):
+    for base in (SMALL, f"/somewhere/else/{SMALL}"):
+        probe = probe_from_tensors(head(scored[SMALL].store), layer=LAYER, base_model=base)
+        p_ik = probe.predict(scored[SMALL].store.layer(LAYER))
+        assert with_p_ik(scored[SMALL], probe)["p_ik"].to_pylist() == pytest.approx(p_ik.tolist())
+        assert LocalModel(HuggingFaceModel(SMALL), probe).probe_layer == LAYER
+
+
+@pytest.mark.parametrize(
+    ("said", "refusal"),
+    [
+        ({"base_model": LARGE}, f"base_model={LARGE}.*base_model={SMALL}"),
+        ({"base_revision": "0" * 40}, f"base_revision={'0' * 40}"),
+        ({"dtype": "float16"}, "dtype=float16.*dtype=float32"),
+        ({"template_hash": "0123"}, "template_hash=0123"),
+        ({"position": "mean"}, "position=mean"),
+    ],
+)
+def test_what_a_probe_says_of_its_base_has_to_hold(scored, said, refusal):
+    probe = probe_from_tensors(head(scored[SMALL].store), **{"layer": LAYER, "base_model": SMALL} | said)
+    with pytest.raises(CascadeError, match=refusal):
+        with_p_ik(scored[SMALL], probe)
+    with pytest.raises(CascadeError, match=refusal):
+        LocalModel(HuggingFaceModel(SMALL), probe)

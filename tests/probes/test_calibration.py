@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 import torch
 from scipy.optimize import minimize_scalar
+from sklearn.calibration import CalibratedClassifierCV
+from sklearn.frozen import FrozenEstimator
 from sklearn.isotonic import IsotonicRegression
 from sklearn.linear_model import LogisticRegression
 
@@ -35,6 +37,18 @@ def test_temperature_minimises_the_negative_log_likelihood():
     best = minimize_scalar(nll, bounds=(-5, 5), method="bounded", options={"xatol": 1e-9}).x
     fitted = build_calibrator("temperature").fit(logits, labels)
     assert float(fitted.log_temperature) == pytest.approx(best, abs=1e-4)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_temperature_is_scikit_learns(seed):
+    pytest.importorskip("sklearn", minversion="1.8", reason="scikit-learn has temperature scaling from 1.8 on")
+    logits, labels = data(seed)
+    columns, right = logits.double().numpy()[:, None], labels.numpy()
+    head = LogisticRegression().fit(columns, right)
+    head.coef_, head.intercept_ = np.ones((1, 1)), np.zeros(1)  # its decision is the logit itself
+    reference = CalibratedClassifierCV(FrozenEstimator(head), method="temperature").fit(columns, right)
+    ours = torch.sigmoid(build_calibrator("temperature").fit(logits, labels)(logits))
+    np.testing.assert_allclose(ours, reference.predict_proba(columns)[:, 1], rtol=0, atol=3e-5)
 
 
 @pytest.mark.parametrize("ties", [False, True])

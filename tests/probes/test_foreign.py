@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import pickle
+import warnings
 
 import joblib
 import numpy as np
@@ -235,15 +237,47 @@ def test_a_pickle_is_refused_with_the_way_to_convert_it(tmp_path, name):
         probe_from_file(tmp_path / name, **ORIGIN)
 
 
-def test_a_pickle_by_another_name_is_not_unpickled(tmp_path):
-    torch.save({"0.weight": Trap()}, tmp_path / "head.pt")
-    with pytest.raises(ProbeError, match="cannot be read"):
-        probe_from_file(tmp_path / "head.pt", **ORIGIN)
-    (tmp_path / "raw.pt").write_bytes(pickle.dumps(Trap()))
-    with pytest.raises(ProbeError, match="cannot be read"):
-        probe_from_file(tmp_path / "raw.pt", **ORIGIN)
+def write_pickle(path, how: str) -> None:
+    if how == "joblib":
+        joblib.dump(Trap(), path)
+    elif how == "compressed":
+        path.write_bytes(gzip.compress(pickle.dumps(Trap())))
+    elif how == "module":
+        torch.save(head(), path)
+    elif how == "torchscript":
+        torch.jit.save(torch.jit.script(head()), path)
+    elif how.startswith("protocol"):
+        path.write_bytes(pickle.dumps(Trap(), protocol=int(how[-1])))
+    else:
+        torch.save({"0.weight": Trap()}, path, _use_new_zipfile_serialization=how == "in a zip")
+
+
+HOWS = ["joblib", "compressed", "module", "protocol 0", "protocol 5", "in a zip", "as torch did", "torchscript"]
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*")
+@pytest.mark.parametrize("name", ["head.pt", "head.bin", "head.sav", "head.gz", "head"])
+@pytest.mark.parametrize("how", HOWS)
+def test_a_pickle_by_another_name_is_not_unpickled_and_said_in_our_words(tmp_path, how, name):
+    write_pickle(tmp_path / name, how)
+    refusal = pytest.raises(ProbeError, match=f"{name} to hold a plain state .* if it is a pickle, .*skops.io.dump")
+    with refusal as said, warnings.catch_warnings():
+        warnings.simplefilter("error")
+        probe_from_file(tmp_path / name, **ORIGIN)
+    assert "weights_only" not in str(said.value) and str(said.value).isprintable()
+
+
+def test_a_file_of_skops_that_names_other_code_is_refused(tmp_path):
     skops.dump(Trap, tmp_path / "head.skops")
     with pytest.raises(ProbeError, match="own types alone"):
+        probe_from_file(tmp_path / "head.skops", **ORIGIN)
+
+
+def test_an_estimator_that_was_fitted_in_part_is_named(tmp_path):
+    half = make_pipeline(StandardScaler(), LogisticRegression())
+    half[-1].fit(*data())
+    skops.dump(half, tmp_path / "head.skops")
+    with pytest.raises(ProbeError, match="every part of Pipeline to be fitted, but 'StandardScaler'"):
         probe_from_file(tmp_path / "head.skops", **ORIGIN)
 
 

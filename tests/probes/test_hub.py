@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import threading
 from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from huggingface_hub import HfApi, RepoUrl, constants
 from safetensors.torch import load, save
 
-from probes import HeadConfig, Probe
+from probes import HeadConfig, Probe, ProbeError
 from tests.cascade.fake_hub import NOWHERE, FakeHub, ask, commit_of
 from tests.probes.test_export import sample
 from tests.probes.test_probe import CONFIG, ISOLATED, probe
@@ -124,3 +127,85 @@ def test_a_probe_that_is_in_no_cache_is_said_at_once_without_the_hub(offline, tm
             if offline
             else f"Expected to reach {url} for someone/p-ik"
         )
+
+
+@pytest.fixture
+def pushed(monkeypatch):
+    """A Hub that takes what it is given: the files by the repository's whole id, and the options."""
+    taken = {}
+
+    def create(self, repo_id, **options):
+        return RepoUrl(f"{self.endpoint}/{repo_id if '/' in repo_id else 'someone/' + repo_id}", endpoint=self.endpoint)
+
+    def upload(self, repo_id, folder_path, **options):
+        taken[repo_id] = {path.name: path.read_text("latin-1") for path in Path(folder_path).iterdir()}, options
+        return f"{self.endpoint}/{repo_id}/commit/1"
+
+    monkeypatch.setattr(HfApi, "create_repo", create)
+    monkeypatch.setattr(HfApi, "upload_folder", upload)
+    return taken
+
+
+@pytest.mark.parametrize("repo_id", ["someone/p-ik", "p-ik", None])
+def test_saving_pushes_where_it_is_asked_to(pushed, tmp_path, repo_id):
+    given = {} if repo_id is None else {"repo_id": repo_id}
+    folder = probe().save_pretrained(tmp_path / "p-ik", push_to_hub=True, branch="v1", **given)
+    (where, (held, options)), *_ = pushed.items()
+    assert (where, options["revision"]) == ("someone/p-ik", "v1")
+    assert sorted(held) == sorted(path.name for path in folder.iterdir())
+    assert 'Probe.from_pretrained("someone/p-ik")' in held["README.md"]
+    assert 'Probe.from_pretrained(".")' in (folder / "README.md").read_text()
+
+
+def test_options_of_a_push_that_is_not_asked_for_are_refused(pushed, tmp_path):
+    with pytest.raises(ProbeError, match="Expected branch, repo_id with push_to_hub=True"):
+        probe().save_pretrained(tmp_path / "p-ik", repo_id="someone/p-ik", branch="v1")
+    assert not pushed and not (tmp_path / "p-ik").exists()
+
+
+class Refusing(BaseHTTPRequestHandler):
+    """A Hub that answers everything with the status that the repository's owner is named after."""
+
+    def do_POST(self):
+        asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        self.answer(int(asked["organization"]))
+
+    def do_GET(self):
+        self.answer(404)
+
+    def answer(self, status: int) -> None:
+        self.send_response(status)
+        self.end_headers()
+        self.wfile.write(b'{"error": "says the\\nHub"}')
+
+    def log_message(self, *args):
+        pass
+
+
+@pytest.fixture(scope="module")
+def refusing():
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Refusing)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.mark.parametrize(
+    ("repo_id", "said"),
+    [
+        ("401/p-ik", "Expected the right to write to 401/p-ik at http://127.0.0.1:.*: `hf auth login`"),
+        ("403/p-ik", "Expected the right to write to 403/p-ik at http://127.0.0.1:.*: `hf auth login`"),
+        ("400/p-ik", "Expected to push to 400/p-ik at http://127.0.0.1:.* says the Hub"),
+        ("some one/p-ik", "Expected a Hub id such as someone/some-probe, but got 'some one/p-ik'"),
+        ("nobody/p-ik", "Expected to reach http://127.0.0.1:9 to push to nobody/p-ik, but "),
+    ],
+)
+def test_a_push_that_fails_is_one_line_and_leaves_the_card_as_it_was(monkeypatch, refusing, tmp_path, repo_id, said):
+    monkeypatch.setattr(constants, "ENDPOINT", NOWHERE if repo_id.startswith("nobody") else refusing)
+    made = probe()
+    with pytest.raises(ProbeError, match=f"^{said}") as raised:
+        made.save_pretrained(tmp_path / "before", push_to_hub=True, repo_id=repo_id)
+    assert "\n" not in str(raised.value)
+    for folder in (tmp_path / "before", made.save_pretrained(tmp_path / "after")):
+        assert 'Probe.from_pretrained(".")' in (folder / "README.md").read_text()

@@ -88,11 +88,68 @@ def test_a_config_of_a_newer_format_or_with_unknown_fields_is_refused(tmp_path):
         Probe.from_pretrained(folder)
 
 
+WRONG = {
+    "layer": ("3", -3, 1.5, True, None),
+    "hidden_size": ("48", 0, 8.0),
+    "num_layers": (-1, "3"),
+    "members": (0, "two"),
+    "threshold": (7, -0.1, "x", float("nan"), None, True),
+    "base_model": (5, None),
+    "template_hash": (None,),
+    "calibrates": ("the logit",),
+}
+
+
+@pytest.mark.parametrize(("name", "value"), [(name, value) for name, values in WRONG.items() for value in values])
+def test_a_setting_that_is_out_of_its_range_is_named_made_or_read(tmp_path, name, value):
+    with pytest.raises(ProbeError, match=f"^Expected `{name}` to be .*, but got {value!r}$"):
+        replace(CONFIG, **{name: value})
+    folder = probe().save_pretrained(tmp_path)
+    values = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(values | {name: value}))
+    with pytest.raises(ProbeError, match=f"config.json is corrupt: Expected `{name}` to be .*, but got {value!r}$"):
+        Probe.from_pretrained(folder)
+
+
+def test_numbers_of_numpy_are_settings_that_can_be_saved(tmp_path):
+    config = replace(CONFIG, hidden_size=np.int64(8), layer=np.int32(2), threshold=np.float32(0.25))
+    assert Probe.from_pretrained(probe(config).save_pretrained(tmp_path)).config == replace(CONFIG, threshold=0.25)
+
+
+@pytest.mark.parametrize("value", [0.0, -1.0])
+@pytest.mark.parametrize("name", ["scale", "others.0.scale"])
+def test_states_are_not_divided_by_zero_or_less(tmp_path, name, value):
+    folder = probe(replace(CONFIG, members=2)).save_pretrained(tmp_path)
+    tensors = load_file(folder / "model.safetensors")
+    tensors[name][3] = value
+    save_file(tensors, folder / "model.safetensors")
+    with pytest.raises(ProbeError, match=rf"tensor '{name}' in .* to be positive, but it goes down to {value:g}"):
+        Probe.from_pretrained(folder)
+
+
 def test_wrong_width_and_states_that_are_not_numbers_are_refused():
     with pytest.raises(ProbeError, match=r"\[..., 8\], but got \(2, 7\)"):
         probe().predict(torch.zeros(2, 7))
     with pytest.raises(ProbeError, match="finite"):
         probe().predict(torch.full((8,), float("inf")))
+
+
+@pytest.mark.parametrize("view", [lambda a: a[::-1], lambda a: a[:, ::-1], lambda a: a[::2, ::-1].T.copy().T])
+def test_any_view_of_an_array_is_read_as_its_copy(view):
+    states = np.random.default_rng(0).normal(size=(6, 8)).astype(np.float32)
+    assert np.array_equal(probe().predict(view(states)), probe().predict(view(states).copy()))
+    assert probe().predict(states[0][::-1]).shape == ()
+
+
+@pytest.mark.parametrize("depth", [0, 1])
+@pytest.mark.parametrize("calibration", ["none", "isotonic", "beta"])
+def test_states_too_large_for_a_number_are_no_p_ik_of_nan(depth, calibration):
+    made = probe(replace(CONFIG, head=HeadConfig(width=5, depth=depth), calibration=calibration))
+    made.scale.fill_(0.1)
+    states = np.stack([np.ones(8), np.tile([3e38, -3e38], 4)]).astype(np.float32)
+    assert np.isfinite(made.predict(states[0]))
+    with pytest.raises(ProbeError, match="goes up to 3e\\+38, of which P\\(IK\\) is NaN"):
+        made.predict(states)
 
 
 def test_a_folder_that_is_not_there_is_named(tmp_path):
