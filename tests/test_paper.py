@@ -1,10 +1,14 @@
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import shutil
 import subprocess
+import threading
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib import import_module
 
 import numpy as np
@@ -171,6 +175,67 @@ def test_the_live_and_the_served_tables_run_and_what_is_on_disk_is_not_run_again
     assert len(journals) == 8 and written.items() < journals.items()
 
 
+@contextlib.contextmanager
+def provider(refuses: Callable[[str], bool]) -> Iterator[tuple[str, list[dict]]]:
+    """A provider that answers A, or not at all, and shows no log-probabilities; its address, and what it was asked."""
+    asked: list[dict] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self):
+            request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            asked.append(request)
+            silent = refuses(request["messages"][-1]["content"])
+            message = {"role": "assistant", "content": None if silent else "A", "refusal": "No." if silent else None}
+            choice = {"index": 0, "message": message, "finish_reason": "stop"}
+            usage = {"prompt_tokens": 7, "completion_tokens": 3, "total_tokens": 10}
+            kind = {"id": "x", "object": "chat.completion", "created": 0, "model": request["model"]}
+            body = json.dumps(kind | {"choices": [choice], "usage": usage}).encode()
+            self.send_response(200)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *args):
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}/v1", asked
+    server.shutdown()
+    server.server_close()
+
+
+def test_any_endpoint_stands_for_the_api_and_is_asked_each_question_once(lab, tmp_path):
+    questions = {multiple_choice_prompt(question): question for question in lab.questions("mini-mmlu")[:20]}
+    refused = {text for n, text in enumerate(questions) if n % 5 == 0}
+    with provider(refused.__contains__) as (url, asked):
+        (tmp_path / "api.yaml").write_text(f"endpoint: theirs\nbase_url: {url}\nprice: {{input: 3.0, output: 9.0}}\n")
+        flags = [f"--runs={lab.runs}", f"--out={tmp_path}", f"--api={tmp_path / 'api.yaml'}"]
+        table = import_module("experiments.table_04").main([*flags, "--limit=20"])
+        dollars = import_module("experiments.table_13").main([*flags, "--limit=20"])
+        assert sorted(request["messages"][-1]["content"] for request in asked) == sorted(questions)
+        assert not any("logprobs" in request for request in asked)  # of the last model nobody asks a confidence
+        right = sum(q.answers == ("A",) and text not in refused for text, q in questions.items())
+        assert table.ours[API]["accuracy"] == pytest.approx(100 * right / 20)
+        assert table.ours[API]["tokens"] == 3 * (20 - len(refused))
+        assert "refused 4 of 20 questions" in table.markdown and "2.4 tokens a question" in table.markdown
+        assert dollars.ours[API]["cost"] == pytest.approx((7 * 3 + 3 * 9) * (20 - len(refused)) / 1e6)
+        import_module("experiments.table_04").main([*flags, "--limit=24"])
+        assert len(asked) == 24
+
+
+@pytest.mark.parametrize("text", ["model: mini-llama-small\n", "endpoint: x\n", "endpoint: [\n", None])
+def test_an_endpoint_that_is_none_is_one_line(text, tmp_path, capsys):
+    if text is not None:
+        (tmp_path / "api.yaml").write_text(text)
+    with pytest.raises(SystemExit) as stop:
+        import_module("experiments.table_04").main([f"--api={tmp_path / 'api.yaml'}", f"--runs={tmp_path}"])
+    assert stop.value.code == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert line.startswith("error: Expected") and "api.yaml" in line
+
+
 def test_a_server_that_does_not_start_is_one_line(lab, tmp_path):
     from cascade.errors import CascadeError
     from experiments.paper.api import served
@@ -259,7 +324,7 @@ def test_the_papers_scale_is_the_papers_models():
     scale = SCALES["paper"]
     assert dict(scale.llama) == {size: model.id for size, model in PAPER.models.items()}
     assert scale.layer == 24 and scale.served is None
-    assert scale.scoring_batch_size == scale.settings("mmlu").batch_size <= scale.batch_size
+    assert scale.scoring_batch_size == scale.settings("mmlu", []).batch_size <= scale.batch_size
     assert [scale.style(task) for task in ("mmlu", "gpqa", "popqa")] == ["raw", "raw", "chat"]
     assert {SCALES["miniature"].style(task) for task in ("mini-mmlu", "mini-gpqa", "mini-popqa")} == {"raw"}
 
@@ -276,7 +341,10 @@ def test_open_ended_questions_have_roles_where_the_scale_says_so(tmp_path):
     assert open_ended.prompts.render(asked["mini-popqa"]).startswith("[system] ")
     assert "[user] Question:" in open_ended.prompts.render(asked["mini-popqa"])
     assert lettered.prompts.render(asked["mini-mmlu"]) == asked["mini-mmlu"]
-    assert (scale.settings("mini-popqa").prompt_style, scale.settings("mini-mmlu").prompt_style) == ("chat", "raw")
+    assert (scale.settings("mini-popqa", []).prompt_style, scale.settings("mini-mmlu", []).prompt_style) == (
+        "chat",
+        "raw",
+    )
 
 
 def test_the_committed_page_holds_every_table_and_command():
