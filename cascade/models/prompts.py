@@ -130,23 +130,27 @@ class PromptForm:
         """The token that stands for each option letter right after a prompt.
 
         Raises:
-            CascadeError: If they have not all one token of their own, in one form.
+            CascadeError: If they have not all one token of their own, in one form; that of the unknown is none's own.
         """
         text = self.render(prompt)
         stem = self._ids(text)
         bare = self.letters == "bare" or bool(self._gap)
         found = {letter: self._after(text, stem, letter if bare else f" {letter}") for letter in letters}
-        if _told_apart(found):
+        if self._told_apart(found):
             return tuple(tokens[0] for tokens in found.values())
         shown = ", ".join(f"{letter!r} is {self._spell(tokens)}" for letter, tokens in found.items())
         where = "" if bare else ", with a space before it,"
         advice = ""
-        if not bare and _told_apart({letter: self._after(text, stem, letter) for letter in letters}):
+        if not bare and self._told_apart({letter: self._after(text, stem, letter) for letter in letters}):
             advice = "; without the space they have: letters=bare asks for that"
         raise CascadeError(
             f"Expected the tokenizer of {self.name!r} to give each option letter{where} one token of its own after the "
             f"prompt, but {shown}{advice}"
         )
+
+    def _told_apart(self, found: dict[str, list[int]]) -> bool:
+        firsts = {tokens[0] for tokens in found.values() if len(tokens) == 1}
+        return len(firsts) == len(found) and self.tokenizer.unk_token_id not in firsts
 
     def _spell(self, tokens: list[int]) -> str:
         return " + ".join(map(repr, self.tokenizer.convert_ids_to_tokens(tokens))) or "merged with the prompt"
@@ -185,7 +189,3 @@ class PromptForm:
             for kind, sample in samples.items()
             if form.render(sample) == self.render(sample)
         )
-
-
-def _told_apart(found: dict[str, list[int]]) -> bool:
-    return all(len(tokens) == 1 for tokens in found.values()) and len({t[0] for t in found.values()}) == len(found)

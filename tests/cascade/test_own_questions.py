@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +16,7 @@ import torch
 import yaml
 
 from cascade.errors import CascadeError
+from cascade.miniature.families import ASSETS
 from cascade.models.huggingface import HuggingFaceModel
 from cascade.probing import with_p_ik
 from cascade.run import main as run
@@ -190,18 +192,33 @@ def test_a_prompt_longer_than_the_context_is_one_line_and_what_was_done_stays(ti
     assert score(HuggingFaceModel(tiny, letters="bare"), short, stores).reused and done.store.rows == 3
 
 
+@pytest.fixture(scope="module")
+def seven_letters(tmp_path_factory) -> str:
+    """A miniature that knows the letters E, F and G: three of its words are called so."""
+    folder = shutil.copytree(ASSETS / "mini-llama-small", tmp_path_factory.mktemp("letters") / "model")
+    tokenizer = json.loads((folder / "tokenizer.json").read_text())
+    vocabulary = tokenizer["model"]["vocab"]
+    for number, letter in zip((15, 16, 17), "EFG", strict=True):
+        old = next(word for word, place in vocabulary.items() if place == number)
+        vocabulary[f" {letter}"] = vocabulary.pop(old)
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
+    return str(folder)
+
+
+def test_an_option_letter_that_is_an_unknown_word_is_refused(tmp_path):
+    row = LINE | {"choices": [str(n) for n in range(5)], "answer": "E"}
+    with pytest.raises(CascadeError, match="one token of its own .* 'E' is '<unk>'"):
+        score(HuggingFaceModel("mini-llama-small"), load_task(write(tmp_path / "own.jsonl", [row])), tmp_path)
+
+
 @pytest.mark.parametrize("count", [2, 3, 5, 7])
-def test_more_and_fewer_than_four_choices_are_asked_and_judged(count, tmp_path):
+def test_more_and_fewer_than_four_choices_are_asked_and_judged(count, seven_letters, tmp_path):
     letters = "ABCDEFG"[:count]
     rows = [LINE | {"id": str(i), "choices": [str(n) for n in range(count)], "answer": letters[-1]} for i in range(6)]
     rows[0] |= {"choices": ["yes", "no"], "answer": "A"}  # beside questions with more
     path = write(tmp_path / "own.jsonl", rows)
-    model = HuggingFaceModel("mini-llama-small")
+    model = HuggingFaceModel(seven_letters)
     task = load_task(path)
-    if count > 6:  # the miniature's vocabulary ends there
-        with pytest.raises(CascadeError, match="one token of its own"):
-            score(model, task, tmp_path)
-        return
     rows = score(model, task, tmp_path).table().to_pylist()
     for question, row in zip(task.questions, rows, strict=True):
         ids = model.tokenizer(task.prompt(question), return_tensors="pt").input_ids
