@@ -30,6 +30,7 @@ from probes.states import open_states
 
 RUNS = Path("runs")
 DEFAULT = ChainModels()
+OWN_LABEL = ProbeConfig.label
 
 
 def default_layer(depth: int) -> int:
@@ -127,7 +128,7 @@ class ScoredTaskDataModule(HiddenStateDataModule):
             table = _read_parquet(self.labels)
         labels, meaning = read_labels(table, ids, "correct", source)
         if self.labels is None:
-            meaning = origin.label
+            meaning = OWN_LABEL
         targets = None
         if self.targets != "correct":
             targets, _ = read_labels(table, ids, self.targets, source)
@@ -198,17 +199,33 @@ class ProbeRun:
         """The probe's checkpoint folder."""
         return self.folder / "probe"
 
+    @property
+    def name(self) -> str:
+        """What is predicted of what, whatever the layer."""
+        return self.folder.name.rpartition("--layer")[0]
+
     @classmethod
     def of(
-        cls, root: Path, model: str, task: str, layer: int | Sequence[int], prompts: PromptForm | None = None
+        cls,
+        root: Path,
+        model: str,
+        task: str,
+        layer: int | Sequence[int],
+        prompts: PromptForm | None = None,
+        labels: Path | None = None,
+        targets: str = "correct",
     ) -> ProbeRun:
-        """The run of one model, task and layer, or of several layers, under a folder of runs."""
+        """The run of one model, task and layer, or of several layers, under a folder of runs.
+
+        What predicts something else than the model's own verdicts is another run, by the name of the labels' file and
+        by the targets.
+        """
         task = "-".join([task, *(prompts.settings.values() if prompts is not None else ())])
-        if not isinstance(layer, int) and len(layer) == 1:
-            (layer,) = layer
-        if isinstance(layer, int):
-            return cls(root / f"{file_name(model)}--{task}--layer-{layer}")
-        return cls(root / f"{file_name(model)}--{task}--layers-{_ranges(layer)}")
+        numbers = [layer] if isinstance(layer, int) else layer
+        parts = [file_name(model), task]
+        parts += [] if labels is None else [f"labels-{file_name(labels.stem)}"]
+        parts += [] if targets == "correct" else [targets]
+        return cls(root / "--".join([*parts, f"layer{'s' if len(numbers) > 1 else ''}-{_ranges(numbers)}"]))
 
 
 def _ranges(numbers: Sequence[int]) -> str:
@@ -226,6 +243,9 @@ def probe_for(
     model: HuggingFaceModel, task: str, scored: Scored, runs: Path, layer: int | None = None, seed: int = 0
 ) -> Probe:
     """The probe of a scored model at a layer, from the folder of runs; trained where missing or outdated.
+
+    With which settings of the head the one that is there was trained is its own affair, as long as it predicts the
+    model's own verdicts: that is how a better one is brought to a cascade.
 
     Args:
         model: The model.
@@ -250,9 +270,13 @@ def probe_for(
             config.template_hash,
             config.dtype,
             config.split_fingerprint,
+            config.label,
         )
-        wanted = (key.model_revision, key.task_revision, key.template_hash, key.precision, split.fingerprint)
+        wanted = (key.model_revision, key.task_revision, key.template_hash, key.precision, split.fingerprint, OWN_LABEL)
         if found == wanted:
+            # Whoever tried other settings has it from that trial.
+            worth = f", AUROC {config.metrics['auroc']:.3f} on its test part" if "auroc" in config.metrics else ""
+            print(f"Reusing the probe in {run.folder}{worth}", file=sys.stderr)
             return probe
         print(f"The probe in {run.folder} was trained on something else; training it anew", file=sys.stderr)
     else:

@@ -138,7 +138,7 @@ def _run(cli: TrainCLI) -> Trained:
     out = cli.config.out
     if "WANDB_SWEEP_ID" in os.environ:  # runs of a sweep differ in more than model, task and layer
         out = out / f"sweep-{os.environ['WANDB_SWEEP_ID']}" / os.environ.get("WANDB_RUN_ID", "local")
-    run = ProbeRun.of(out, data.model.name, data.task.name, data.layers, data.model.prompts)
+    run = ProbeRun.of(out, data.model.name, data.task.name, data.layers, data.model.prompts, data.labels, data.targets)
     run.folder.mkdir(parents=True, exist_ok=True)
     if cli.config.logger != "none":
         trainer.logger = _logger(cli.config.logger, run.folder, cli.config.as_dict())
@@ -170,7 +170,7 @@ def _run(cli: TrainCLI) -> Trained:
             run.folder / "layers.png", {data.model.name: layers}, f"P(IK) of {data.model.name} on {data.task.name} test"
         )
     if isinstance(trainer.logger, WandbLogger):
-        finish_tracking(trainer.logger, run.folder, layers, best.probe.config)
+        finish_tracking(trainer.logger, run.folder, run.name, layers, best.probe.config)
     return Trained(run, best.probe, best.metrics, layers)
 
 

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 from lightning.pytorch.loggers import WandbLogger
 
-from probes.files import file_name, write_atomically
+from probes.files import write_atomically
 from probes.layers import LayerRow
 from probes.probe import ProbeConfig
 
@@ -43,7 +43,7 @@ def start_tracking(folder: Path, config: dict[str, Any]) -> WandbLogger:
     return logger
 
 
-def finish_tracking(logger: WandbLogger, folder: Path, rows: Sequence[LayerRow], probe: ProbeConfig) -> None:
+def finish_tracking(logger: WandbLogger, folder: Path, name: str, rows: Sequence[LayerRow], probe: ProbeConfig) -> None:
     """Logs what a run has left in its folder, and ends it.
 
     The artifact holds the best probe's checkpoint and the run's ``config.yaml``. Its aliases are ``best`` and the
@@ -52,6 +52,7 @@ def finish_tracking(logger: WandbLogger, folder: Path, rows: Sequence[LayerRow],
     Args:
         logger: From `start_tracking`.
         folder: The run's folder, with everything in it.
+        name: Of the artifact, after ``p-ik--``.
         rows: One a layer.
         probe: The best probe's configuration.
     """
@@ -70,9 +71,7 @@ def finish_tracking(logger: WandbLogger, folder: Path, rows: Sequence[LayerRow],
     run.log({"layer_table": wandb.Table(columns=columns, data=cells), **plots})
     best = next(row for row in rows if row.layer == probe.layer)
     run.summary.update({"best_layer": probe.layer, "best_val_loss": best.val_loss})
-    artifact = wandb.Artifact(
-        f"p-ik--{file_name(probe.base_model)}--{probe.task}", type="probe", metadata=probe.to_json()
-    )
+    artifact = wandb.Artifact(f"p-ik--{name}", type="probe", metadata=probe.to_json())
     artifact.add_dir(str(folder / "probe"), name="probe")
     artifact.add_file(str(folder / "config.yaml"), name="config.yaml")
     run.log_artifact(artifact, aliases=["best", f"layer-{probe.layer}"])

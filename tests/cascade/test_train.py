@@ -19,7 +19,7 @@ from wandb.proto.wandb_internal_pb2 import Record
 
 from cascade.errors import CascadeError
 from cascade.models.huggingface import HuggingFaceModel
-from cascade.probing import ScoredTaskDataModule, with_p_ik
+from cascade.probing import ScoredTaskDataModule, probe_for, with_p_ik
 from cascade.scoring import score
 from cascade.train import main, train
 from probes import Probe, stratified_split
@@ -217,6 +217,28 @@ def test_a_probe_reads_one_model_and_predicts_another(trained, runs, tmp_path):
     p_ik = done.probe.predict(own.store.layer(done.probe.config.layer)[list(rows)])
     labels = np.array([right[table["question_id"][row].as_py()] for row in rows], float)
     assert done.metrics["after"]["brier"] == pytest.approx(np.mean((p_ik - labels) ** 2), abs=1e-5)
+
+
+def test_what_predicts_something_else_is_never_taken_for_the_models_own_p_ik(trained, runs, tmp_path, capsys):
+    """Another model's answers have a folder of their own, and a probe that lies in the wrong one is not used."""
+    other = score("mini-qwen3-small", "mini-mmlu", runs / "stores").table()
+    pq.write_table(other, tmp_path / "other.parquet")
+    own = (trained.run.checkpoint / "model.safetensors").read_bytes()
+    wrong = flags(runs, f"--data.labels={tmp_path / 'other.parquet'}", "--trainer.max_epochs=1")
+    done = {targets: train([*wrong, f"--data.targets={targets}"]) for targets in ("correct", "p_right")}
+    assert done["correct"].run.folder.name == f"{MODEL}--mini-mmlu--labels-other--layer-2"
+    assert done["p_right"].run.folder.name == f"{MODEL}--mini-mmlu--labels-other--p_right--layer-2"
+    assert (trained.run.checkpoint / "model.safetensors").read_bytes() == own
+
+    model = HuggingFaceModel(MODEL)
+    scored = score(model, "mini-mmlu", runs / "stores")
+    assert probe_for(model, "mini-mmlu", scored, runs).config == trained.probe.config
+    said = f"Reusing the probe in {trained.run.folder}, AUROC {trained.metrics['after']['auroc']:.3f}"
+    assert said in capsys.readouterr().err
+    (tmp_path / "stores").symlink_to(runs / "stores")
+    done["correct"].probe.save_pretrained(tmp_path / "probes" / trained.run.folder.name / "probe")
+    assert probe_for(model, "mini-mmlu", scored, tmp_path).config.label == trained.probe.config.label
+    assert "trained on something else" in capsys.readouterr().err
 
 
 def test_heads_are_trained_towards_the_probability_of_the_right_option(trained, runs, tmp_path, capsys):
