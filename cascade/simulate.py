@@ -26,6 +26,7 @@ from cascade.report.plan_table import PLAN_HELP, print_plan
 from cascade.report.strict_json import strict_json
 from cascade.report.study_tables import print_study
 from cascade.report.tables import print_report
+from cascade.report.tracking import sweep_folder
 from cascade.simulation.ledgers import Prices, available_units, read_prices
 from cascade.simulation.policy import Thresholds
 from cascade.simulation.schema import join_scores, other_confidence, read_scores, read_table, write_scores
@@ -349,6 +350,9 @@ def main(args: list[str] | None = None) -> None:
     if planned:
         _print_plan(settings)
         return
+    base = settings["out"] or settings["runs"] / "simulations"
+    if (own := sweep_folder(base)) != base:
+        settings["out"] = own
     result = simulate(**settings)
     if stands_in := other_confidence(values["columns"] or {}):
         print(f"{stands_in} stands in P(T)'s place, and what it took is charged")

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import sys
 import warnings
 from dataclasses import dataclass
@@ -27,7 +26,7 @@ from cascade.report.confidence_figures import plot_reliability
 from cascade.report.plan_table import PLAN_HELP, print_plan
 from cascade.report.probe_plots import METRICS, plot_layers
 from cascade.report.strict_json import strict_json
-from cascade.report.tracking import finish_tracking, start_tracking
+from cascade.report.tracking import finish_tracking, start_tracking, sweep_folder
 from probes import Probe, ProbeError
 from probes.files import write_atomically
 from probes.layers import LayerRow, layer_table
@@ -103,7 +102,8 @@ def _quiet_lightning() -> Any:
 def train(args: list[str] | None = None) -> Trained:
     """Runs `cascade.train` with a list of flags (``None`` reads the command line) and returns what it made."""
     with _quiet_lightning():
-        return _run(_command_line(args))
+        cli = _command_line(args)
+        return _run(cli, cli.config.out)
 
 
 def _command_line(args: list[str] | None) -> TrainCLI:
@@ -130,14 +130,11 @@ def _command_line(args: list[str] | None) -> TrainCLI:
     )
 
 
-def _run(cli: TrainCLI) -> Trained:
+def _run(cli: TrainCLI, out: Path) -> Trained:
     trainer: Trainer = cli.trainer
     data, module = cli.datamodule, cli.model
     if cli.config.plan:
         raise CascadeError("Expected `plan` on the command line alone, where it prints what training would cost")
-    out = cli.config.out
-    if "WANDB_SWEEP_ID" in os.environ:  # runs of a sweep differ in more than model, task and layer
-        out = out / f"sweep-{os.environ['WANDB_SWEEP_ID']}" / os.environ.get("WANDB_RUN_ID", "local")
     run = ProbeRun.of(out, data.model.name, data.task.name, data.layers, data.model.prompts, data.labels, data.targets)
     run.folder.mkdir(parents=True, exist_ok=True)
     if cli.config.logger != "none":
@@ -215,7 +212,7 @@ def main(args: list[str] | None = None) -> None:
         if cli.config.plan:
             print_plan(plan_training(cli.datamodule))
             return
-        trained = _run(cli)
+        trained = _run(cli, sweep_folder(cli.config.out))
     if len(trained.layers) > 1:
         print_layers(trained)
     print_metrics(trained)

@@ -1,6 +1,6 @@
 """A training run in Weights & Biases: configuration, curves, the layer table, plots, and the probe as an artifact.
 
-Works offline without an account. A run that was killed goes on under its own id.
+Works offline without an account. A run that was killed goes on under its own id. Importing this loads no torch.
 """
 
 from __future__ import annotations
@@ -10,17 +10,30 @@ import secrets
 from collections.abc import Sequence
 from netrc import netrc
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from lightning.pytorch.loggers import WandbLogger
-
 from probes.files import write_atomically
-from probes.layers import LayerRow
-from probes.probe import ProbeConfig
+
+if TYPE_CHECKING:
+    from lightning.pytorch.loggers import WandbLogger
+
+    from probes.layers import LayerRow
+    from probes.probe import ProbeConfig
 
 PROJECT = "cascade-probes"
 _RUN_ID = "wandb-run-id"
+
+
+def sweep_folder(root: Path) -> Path:
+    """Where a command leaves its results: below ``root`` each run of a sweep has a folder of its own.
+
+    Runs of a sweep differ in more than the names of folders tell. Only an entry point is such a run, and not what it
+    calls.
+    """
+    if "WANDB_SWEEP_ID" not in os.environ:
+        return root
+    return root / f"sweep-{os.environ['WANDB_SWEEP_ID']}" / os.environ.get("WANDB_RUN_ID", "local")
 
 
 def start_tracking(folder: Path, config: dict[str, Any]) -> WandbLogger:
@@ -30,6 +43,8 @@ def start_tracking(folder: Path, config: dict[str, Any]) -> WandbLogger:
         folder: The run's folder.
         config: All settings; they become the run's configuration.
     """
+    from lightning.pytorch.loggers import WandbLogger
+
     kept = folder / _RUN_ID
     # An agent of a sweep says which run this is.
     run_id = os.environ.get("WANDB_RUN_ID") or (kept.read_text().strip() if kept.exists() else secrets.token_hex(4))
