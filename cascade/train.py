@@ -29,7 +29,7 @@ from cascade.report.strict_json import strict_json
 from cascade.report.tracking import finish_tracking, start_tracking, sweep_folder
 from probes import Probe, ProbeError
 from probes.files import write_atomically
-from probes.layers import LayerRow, layer_table
+from probes.layers import LayerRow, best_head, layer_table
 from probes.training import ProbeModule
 
 _HEADINGS = {"ece": "ECE", "ece_mass": "ECE mass", "brier": "Brier", "auroc": "AUROC", "nll": "NLL", "f1": "F1"}
@@ -143,6 +143,8 @@ def _run(cli: TrainCLI, out: Path) -> Trained:
     if data.scored.reused:
         print(f"Reusing {data.scored.store.rows:,} scored rows in {data.scored.store.folder}", file=sys.stderr)
     trainer.fit(module, datamodule=data)
+    for head in module.diverged:
+        print(f"Left out: {head}; its validation loss was never finite", file=sys.stderr)
     trainer.test(module, datamodule=data, verbose=False)
     labels = data.data.labels[data.rows("test")]
     best, layers = module.best_head(), layer_table(module.heads, labels)
@@ -155,8 +157,8 @@ def _run(cli: TrainCLI, out: Path) -> Trained:
     best.probe.picture = (run.folder / "reliability.png").read_bytes()
     best.probe.save_pretrained(run.checkpoint)
     if cli.config.keep == "all":
-        for layer in data.layers:
-            head = min((h for h in module.heads if h.layer == layer), key=lambda h: h.val_loss)
+        for layer in sorted({head.layer for head in module.heads}):
+            head = best_head([head for head in module.heads if head.layer == layer])
             head.probe.save_pretrained(run.folder / "probes" / f"layer-{layer}")
     write_atomically(run.folder / "metrics.json", strict_json(best.metrics).encode())
     write_atomically(run.folder / "layers.json", strict_json([row.to_json() for row in layers]).encode())
@@ -172,17 +174,23 @@ def _run(cli: TrainCLI, out: Path) -> Trained:
 
 
 def print_layers(trained: Trained) -> None:
-    """Prints the figures by layer with their 95 % intervals."""
-    config = trained.probe.config
+    """Prints the figures by layer with their 95 % intervals, and how far they differ from seed to seed."""
+    config, seeds = trained.probe.config, max(row.seeds for row in trained.layers)
+    chosen = f"Layer {config.layer} is the best on validation"
     table = Table(
         title=f"P(IK) of {config.base_model} by layer on {config.task} test, with 95 % intervals over questions",
-        caption=f"Layer {config.layer} is the best on validation; its probe was written.",
+        caption=f"{chosen}; its probe was written."
+        if seeds == 1
+        else f"Means over {seeds} seeds, ± their standard deviation. {chosen}; of its probes that of seed "
+        f"{config.trained_with['seed']} was written.",
     )
     table.add_column("layer", justify="right")
     for label in METRICS.values():
         table.add_column(label, justify="right", no_wrap=True)
     for row in trained.layers:
         cells = [f"{row.after[n].value:.3f} [{row.after[n].low:.3f}, {row.after[n].high:.3f}]" for n in METRICS]
+        if row.spread:
+            cells = [f"{cell}\n±{row.spread[n]:.3f}" for cell, n in zip(cells, METRICS, strict=True)]
         table.add_row(f"{row.layer}{' *' if row.layer == config.layer else ''}", *cells)
     Console(width=None if sys.stdout.isatty() else 130).print(table)
 
@@ -191,7 +199,8 @@ def print_metrics(trained: Trained) -> None:
     """Prints accuracy, F1, AUROC, ECE, Brier and NLL before and after calibration."""
     config = trained.probe.config
     table = Table(
-        title=f"P(IK) of {config.base_model}, layer {config.layer} of {config.num_layers}, on {config.task} test"
+        title=f"P(IK) of {config.base_model}, layer {config.layer} of {config.num_layers}, on {config.task} test",
+        caption=f"The probe that was written: {config.told_apart}",
     )
     table.add_column("")
     for name in trained.metrics["after"]:

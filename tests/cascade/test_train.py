@@ -83,6 +83,28 @@ def test_the_table_by_layer_is_printed(runs, capsys):
     assert "layers-1,3" in printed
 
 
+def test_which_of_several_heads_was_written_is_told(runs, tmp_path, capsys):
+    rates = "[1e-30,2e-3,1e30]"  # one learns nothing, one diverges
+    settings = ["--model.seeds=2", f"--model.learning_rate={rates}", "--seed_everything=5", "--data.layers=[2,3]"]
+    main(flags(runs, *settings, f"--out={tmp_path}", "--trainer.max_epochs=3", "--logger=none"))
+    out, err = capsys.readouterr()
+    assert err.count("Left out: the head of layer ") == 4 and "learning_rate 1e+30, " in err
+    (folder,) = tmp_path.iterdir()
+    config = Probe.from_pretrained(folder / "probe").config
+    with_ = config.trained_with
+    assert with_["seed"] in (5, 6) and (with_["learning_rate"], with_["weight_decay"]) == (2e-3, 1e-2)
+    rows = {row["layer"]: row for row in json.loads((folder / "layers.json").read_text())}
+    best = min(rows.values(), key=lambda row: row["val_loss"])
+    assert (best["layer"], best["learning_rate"]) == (config.layer, 2e-3)
+    assert with_["val_loss"] <= best["val_loss"]
+    told = f"seed {with_['seed']}, learning rate 0.002, weight decay 0.01"
+    assert told in (folder / "probe" / "README.md").read_text()
+    said = " ".join(out.split())
+    assert "Means over 2 seeds" in said and f"that of seed {with_['seed']} was written" in said
+    assert f"±{best['spread']['auroc']:.3f}" in out
+    assert told in said
+
+
 def test_the_checkpoint_gives_calibrated_p_ik_from_raw_states(trained, runs):
     """By hand: states from a plain forward pass of one test question, P(IK) from the saved folder."""
     probe = Probe.from_pretrained(trained.run.checkpoint)
