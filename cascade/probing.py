@@ -94,6 +94,8 @@ class ScoredTaskDataModule(HiddenStateDataModule):
         one = default_layer(self.model.depth) if layer is None else layer
         self.layers = self.model.layers([one] if layers is None else layers)
         self.memory = None if memory is None else int(memory * 2**30)
+        if memory is not None and not memory >= 0:
+            raise CascadeError(f"Expected `memory` to be at least 0 GiB, but got {memory}")
         self.stores, self.store, self.scoring_batch_size = stores, store, scoring_batch_size
         self.labels, self.targets = labels, targets
         self.scored: Scored | None = None

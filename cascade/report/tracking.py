@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from probes.probe import ProbeConfig
 
 PROJECT = "cascade-probes"
-_RUN_ID = "wandb-run-id"
+RUN_ID = "wandb-run-id"
 
 
 def sweep_folder(root: Path) -> Path:
@@ -37,7 +37,7 @@ def sweep_folder(root: Path) -> Path:
 
 
 def start_tracking(folder: Path, config: dict[str, Any]) -> WandbLogger:
-    """A logger for a training run in ``folder``; one that was cut off there is resumed.
+    """A logger for a training run in ``folder``; one that was cut off there, and left its id, is resumed.
 
     Args:
         folder: The run's folder.
@@ -45,7 +45,7 @@ def start_tracking(folder: Path, config: dict[str, Any]) -> WandbLogger:
     """
     from lightning.pytorch.loggers import WandbLogger
 
-    kept = folder / _RUN_ID
+    kept = folder / RUN_ID
     # An agent of a sweep says which run this is.
     run_id = os.environ.get("WANDB_RUN_ID") or (kept.read_text().strip() if kept.exists() else secrets.token_hex(4))
     write_atomically(kept, f"{run_id}\n".encode())
@@ -91,7 +91,7 @@ def finish_tracking(logger: WandbLogger, folder: Path, name: str, rows: Sequence
     artifact.add_file(str(folder / "config.yaml"), name="config.yaml")
     run.log_artifact(artifact, aliases=["best", f"layer-{probe.layer}"])
     run.finish()
-    (folder / _RUN_ID).unlink()
+    (folder / RUN_ID).unlink()
 
 
 def is_offline() -> bool:

@@ -172,6 +172,38 @@ def test_wandb_logs_offline_without_an_account(runs, tmp_path, monkeypatch):
     assert yaml.safe_load((done.run.folder / "config.yaml").read_text())["data"]["layers"] == [2, 3]
 
 
+def test_a_run_folder_holds_one_run(trained, runs, tmp_path, monkeypatch):
+    """Layers have cards with pictures of their own; a rerun leaves nothing of the run before it, even if killed."""
+    settings = flags(runs, "--data.layers=[2,3]", f"--out={tmp_path}", "--trainer.max_epochs=1")
+    folder = train([*settings, "--keep=all"]).run.folder
+    pictures = [(folder / "probes" / f"layer-{layer}" / "reliability.png").read_bytes() for layer in (2, 3)]
+    assert pictures[0] != pictures[1]
+    assert (folder / "reliability.png").read_bytes() == (folder / "probe" / "reliability.png").read_bytes() in pictures
+    for layer in (2, 3):
+        assert "(reliability.png)" in (folder / "probes" / f"layer-{layer}" / "README.md").read_text()
+    train([*settings, "--logger=none"])
+    names = {path.name for path in folder.iterdir()}
+    assert names == {"probe", "metrics.json", "layers.json", "layers.png", "config.yaml", "reliability.png"}
+    with monkeypatch.context() as patch:
+        patch.setattr("probes.training.ProbeModule.on_fit_end", _cut_off)
+        with pytest.raises((KeyboardInterrupt, SystemExit)):
+            train([*settings, "--model.depth=2", "--logger=none"])
+    assert {path.name for path in folder.iterdir()} == {"config.yaml"}
+    assert yaml.safe_load((folder / "config.yaml").read_text())["model"]["depth"] == 2
+
+
+def test_what_is_wrong_with_the_data_costs_no_earlier_run(trained, runs, tmp_path):
+    settings = flags(runs, f"--data.labels={tmp_path / 'l.parquet'}", f"--out={tmp_path}", "--trainer.max_epochs=1")
+    table = score(MODEL, "mini-mmlu", runs / "stores").table().select(["question_id", "correct"])
+    pq.write_table(table, tmp_path / "l.parquet")
+    folder = train(settings).run.folder
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    pq.write_table(table.slice(1), tmp_path / "l.parquet")
+    with pytest.raises(CascadeError, match="1 have none"):
+        train([*settings, "--model.depth=0"])
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+
+
 def test_a_tracked_run_that_was_cut_off_goes_on_under_its_id(runs, tmp_path, monkeypatch):
     monkeypatch.setenv("WANDB_MODE", "offline")
     settings = [*flags(runs)[:1], f"--out={tmp_path}", "--trainer.max_epochs=1", "--logger=wandb"]
@@ -182,10 +214,23 @@ def test_a_tracked_run_that_was_cut_off_goes_on_under_its_id(runs, tmp_path, mon
             train(settings)
     (first,) = folder.glob("wandb/offline-run-*")
     wandb.finish()
+    assert yaml.safe_load((folder / "config.yaml").read_text())["trainer"]["max_epochs"] == 1
     train(settings)
     ids = {path.name.split("-")[3] for path in folder.glob("wandb/offline-run-*")}
     assert ids == {first.name.split("-")[3]}  # a second run of the same second gets a suffix
     assert not (folder / "wandb-run-id").exists()  # it ended: the next one is another run
+
+
+def test_a_run_with_other_settings_does_not_go_on_under_the_id_of_one_that_was_cut_off(runs, tmp_path, monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    settings = [*flags(runs)[:1], f"--out={tmp_path}", "--trainer.max_epochs=1", "--logger=wandb"]
+    with monkeypatch.context() as patch:
+        patch.setattr("cascade.train.layer_table", _cut_off)
+        with pytest.raises(KeyboardInterrupt):
+            train(settings)
+    wandb.finish()
+    train([*settings, "--model.dropout=0.5"])
+    assert len({path.name.split("-")[3] for path in tmp_path.glob("*/wandb/offline-run-*")}) == 2
 
 
 def records(log: Path) -> Iterator[Record]:
@@ -305,6 +350,13 @@ def test_labels_that_do_not_fit_end_with_one_line(trained, runs, tmp_path, capsy
         (["--data.layers=[1,9]"], r"from 0 \(embeddings\) to 3 \(last block\), but got \[1, 9\]"),
         (["--data.layer=1", "--data.layers=all"], "`layer` or `layers`, but got both"),
         (["--data.nonsense=1"], "nonsense"),
+        (["--data.memory=-1"], "Expected `memory` to be at least 0 GiB, but got -1"),
+        (["--trainer.fast_dev_run=true"], "`trainer.fast_dev_run` to be off, .*validation"),
+        (["--trainer.overfit_batches=2"], "`trainer.overfit_batches` to be off"),
+        (["--trainer.limit_val_batches=1"], "`trainer.limit_val_batches` to be 1.0, .* but got 1;"),
+        (["--trainer.limit_test_batches=0.5"], "`trainer.limit_test_batches` to be 1.0, .* but got 0.5;"),
+        (["--trainer.devices=2", "--trainer.accelerator=cpu"], "Expected one device, .*`trainer.devices` 2 "),
+        (["--trainer.accelerator=bogus"], "`trainer.accelerator` bogus .*invalid accelerator name"),
     ],
 )
 def test_bad_flags_end_with_one_line(runs, capsys, more, message):
@@ -314,6 +366,14 @@ def test_bad_flags_end_with_one_line(runs, capsys, more, message):
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("error: ")
     assert re.search(message, line)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is one")
+def test_a_gpu_that_is_not_there_is_one_line(runs, capsys):
+    with pytest.raises(SystemExit):
+        main(flags(runs, "--trainer.accelerator=gpu"))
+    (line,) = capsys.readouterr().err.splitlines()
+    assert re.match("error: Expected .*`trainer.accelerator` gpu .*gpu", line)
 
 
 def test_the_store_of_another_model_is_refused(trained, runs, capsys):
