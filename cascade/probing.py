@@ -31,6 +31,7 @@ from probes.states import open_states
 RUNS = Path("runs")
 DEFAULT = ChainModels()
 OWN_LABEL = ProbeConfig.label
+BATCH_SIZE = 256
 
 
 def default_layer(depth: int) -> int:
@@ -81,7 +82,7 @@ class ScoredTaskDataModule(HiddenStateDataModule):
         targets: Literal["correct", "p_right"] = "correct",
         memory: float | None = None,
         scoring_batch_size: int = 128,
-        batch_size: int = 256,
+        batch_size: int = BATCH_SIZE,
         split_seed: int = 0,
         prompt_style: PromptStyle = "raw",
         letters: LetterForm = "auto",
@@ -93,9 +94,9 @@ class ScoredTaskDataModule(HiddenStateDataModule):
             raise CascadeError(f"Expected `layer` or `layers`, but got both: {layer} and {layers}")
         one = default_layer(self.model.depth) if layer is None else layer
         self.layers = self.model.layers([one] if layers is None else layers)
-        self.memory = None if memory is None else int(memory * 2**30)
         if memory is not None and not memory >= 0:
             raise CascadeError(f"Expected `memory` to be at least 0 GiB, but got {memory}")
+        self.memory = None if memory is None else int(memory * 2**30)
         self.stores, self.store, self.scoring_batch_size = stores, store, scoring_batch_size
         self.labels, self.targets = labels, targets
         self.scored: Scored | None = None
@@ -283,6 +284,13 @@ def probe_for(
         print(f"The probe in {run.folder} was trained on something else; training it anew", file=sys.stderr)
     else:
         print(f"No probe for {key.model} in {out}; training one", file=sys.stderr)
+    rows = stratified_split(table["question_id"].to_pylist(), table["subject"].to_pylist(), seed).train
+    if len(rows) < BATCH_SIZE:
+        raise CascadeError(
+            f"Expected at least {BATCH_SIZE} questions to train a probe on, but {task} has {len(rows)} (of "
+            f"{table.num_rows}, the others are for validation and test); name a task with more by "
+            f"`--models.probe_task`, or leave P(IK) out by `--p_ik null`"
+        )
     flags = {"data.model": key.model, "data.task": task, "data.layer": layer, "data.stores": runs / "stores"}
     flags |= {"data.dtype": key.dtype, "data.split_seed": seed, "seed_everything": seed, "out": out}
     flags |= {"data.quantization": key.quantization} if key.quantization else {}
@@ -357,7 +365,12 @@ def own_models(names: Sequence[str], settings: ChainModels = DEFAULT) -> list[Hu
 
 
 def own_scores(
-    names: Sequence[str], task: str, runs: Path, depth: float | None = None, settings: ChainModels = DEFAULT
+    names: Sequence[str],
+    task: str,
+    runs: Path,
+    depth: float | None = None,
+    settings: ChainModels = DEFAULT,
+    probes: bool = True,
 ) -> pa.Table:
     """Scores of models we run ourselves, with the P(IK) of their probes, all but the last model's.
 
@@ -367,8 +380,9 @@ def own_scores(
         runs: Folder of stores and probe runs.
         depth: How far up each model its probe reads, in (0, 1]; by default as ``settings`` say.
         settings: How the models are loaded, and what their probes are trained on.
+        probes: Whether there is P(IK) at all; without it nothing is trained.
     """
-    probed = settings.probe_task or PROBED_ON.get(task, task)
+    probed = (settings.probe_task or PROBED_ON.get(task, task)) if probes else task
     # What is unknown is refused before anything is run.
     tasks = {name: load_task(name) for name in dict.fromkeys([task, probed])}
     models = own_models(names, settings)
@@ -376,7 +390,7 @@ def own_scores(
     for place, model in enumerate(models):
         scored = _scored(model, tasks[task], runs, settings.batch_size)
         probe = None
-        if place + 1 < len(models):
+        if probes and place + 1 < len(models):
             layer = settings.layer if depth is None else max(1, round(depth * model.depth))
             own = scored if tasks[task] is tasks[probed] else _scored(model, tasks[probed], runs, settings.batch_size)
             probe = probe_for(model, probed, own, runs, layer)
