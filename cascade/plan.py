@@ -140,7 +140,9 @@ def plan_training(data: ScoredTaskDataModule) -> Plan:
     return Plan((model.weights(),), (model.scoring(data.task, data.stores),), data.stores)
 
 
-def plan_chain(names: Sequence[str], tasks: Sequence[str], runs: Path, settings: ChainModels) -> Plan:
+def plan_chain(
+    names: Sequence[str], tasks: Sequence[str], runs: Path, settings: ChainModels, probes: bool = True
+) -> Plan:
     """Of `cascade.simulate`, where the models are run: all of them on each task, and all but the last on the probes'.
 
     Args:
@@ -148,12 +150,13 @@ def plan_chain(names: Sequence[str], tasks: Sequence[str], runs: Path, settings:
         tasks: Those that are simulated on.
         runs: Folder of stores and probe runs.
         settings: How the models are loaded and probed.
+        probes: Whether they are probed at all.
     """
     models = [Decoder(model) for model in own_models(names, settings)]
     probed = settings.probe_task or PROBED_ON.get(tasks[0], tasks[0])
     work: list[Work] = []
     for place, model in enumerate(models):
-        for task in dict.fromkeys([*tasks, *([probed] if place + 1 < len(models) else [])]):
+        for task in dict.fromkeys([*tasks, *([probed] if probes and place + 1 < len(models) else [])]):
             work.append(model.scoring(load_task(task), runs / "stores"))
     return Plan(tuple(model.weights() for model in models), tuple(work), runs)
 

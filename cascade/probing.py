@@ -30,6 +30,8 @@ from probes.states import open_states
 
 RUNS = Path("runs")
 DEFAULT = ChainModels()
+OWN_LABEL = ProbeConfig.label
+BATCH_SIZE = 256
 
 
 def default_layer(depth: int) -> int:
@@ -80,7 +82,7 @@ class ScoredTaskDataModule(HiddenStateDataModule):
         targets: Literal["correct", "p_right"] = "correct",
         memory: float | None = None,
         scoring_batch_size: int = 128,
-        batch_size: int = 256,
+        batch_size: int = BATCH_SIZE,
         split_seed: int = 0,
         prompt_style: PromptStyle = "raw",
         letters: LetterForm = "auto",
@@ -92,6 +94,8 @@ class ScoredTaskDataModule(HiddenStateDataModule):
             raise CascadeError(f"Expected `layer` or `layers`, but got both: {layer} and {layers}")
         one = default_layer(self.model.depth) if layer is None else layer
         self.layers = self.model.layers([one] if layers is None else layers)
+        if memory is not None and not memory >= 0:
+            raise CascadeError(f"Expected `memory` to be at least 0 GiB, but got {memory}")
         self.memory = None if memory is None else int(memory * 2**30)
         self.stores, self.store, self.scoring_batch_size = stores, store, scoring_batch_size
         self.labels, self.targets = labels, targets
@@ -127,7 +131,7 @@ class ScoredTaskDataModule(HiddenStateDataModule):
             table = _read_parquet(self.labels)
         labels, meaning = read_labels(table, ids, "correct", source)
         if self.labels is None:
-            meaning = origin.label
+            meaning = OWN_LABEL
         targets = None
         if self.targets != "correct":
             targets, _ = read_labels(table, ids, self.targets, source)
@@ -198,17 +202,33 @@ class ProbeRun:
         """The probe's checkpoint folder."""
         return self.folder / "probe"
 
+    @property
+    def name(self) -> str:
+        """What is predicted of what, whatever the layer."""
+        return self.folder.name.rpartition("--layer")[0]
+
     @classmethod
     def of(
-        cls, root: Path, model: str, task: str, layer: int | Sequence[int], prompts: PromptForm | None = None
+        cls,
+        root: Path,
+        model: str,
+        task: str,
+        layer: int | Sequence[int],
+        prompts: PromptForm | None = None,
+        labels: Path | None = None,
+        targets: str = "correct",
     ) -> ProbeRun:
-        """The run of one model, task and layer, or of several layers, under a folder of runs."""
+        """The run of one model, task and layer, or of several layers, under a folder of runs.
+
+        What predicts something else than the model's own verdicts is another run, by the name of the labels' file and
+        by the targets.
+        """
         task = "-".join([task, *(prompts.settings.values() if prompts is not None else ())])
-        if not isinstance(layer, int) and len(layer) == 1:
-            (layer,) = layer
-        if isinstance(layer, int):
-            return cls(root / f"{file_name(model)}--{task}--layer-{layer}")
-        return cls(root / f"{file_name(model)}--{task}--layers-{_ranges(layer)}")
+        numbers = [layer] if isinstance(layer, int) else layer
+        parts = [file_name(model), task]
+        parts += [] if labels is None else [f"labels-{file_name(labels.stem)}"]
+        parts += [] if targets == "correct" else [targets]
+        return cls(root / "--".join([*parts, f"layer{'s' if len(numbers) > 1 else ''}-{_ranges(numbers)}"]))
 
 
 def _ranges(numbers: Sequence[int]) -> str:
@@ -226,6 +246,9 @@ def probe_for(
     model: HuggingFaceModel, task: str, scored: Scored, runs: Path, layer: int | None = None, seed: int = 0
 ) -> Probe:
     """The probe of a scored model at a layer, from the folder of runs; trained where missing or outdated.
+
+    With which settings of the head the one that is there was trained is its own affair, as long as it predicts the
+    model's own verdicts: that is how a better one is brought to a cascade.
 
     Args:
         model: The model.
@@ -250,13 +273,24 @@ def probe_for(
             config.template_hash,
             config.dtype,
             config.split_fingerprint,
+            config.label,
         )
-        wanted = (key.model_revision, key.task_revision, key.template_hash, key.precision, split.fingerprint)
+        wanted = (key.model_revision, key.task_revision, key.template_hash, key.precision, split.fingerprint, OWN_LABEL)
         if found == wanted:
+            # Whoever tried other settings has it from that trial.
+            worth = f", AUROC {config.metrics['auroc']:.3f} on its test part" if "auroc" in config.metrics else ""
+            print(f"Reusing the probe in {run.folder}{worth}", file=sys.stderr)
             return probe
         print(f"The probe in {run.folder} was trained on something else; training it anew", file=sys.stderr)
     else:
         print(f"No probe for {key.model} in {out}; training one", file=sys.stderr)
+    rows = stratified_split(table["question_id"].to_pylist(), table["subject"].to_pylist(), seed).train
+    if len(rows) < BATCH_SIZE:
+        raise CascadeError(
+            f"Expected at least {BATCH_SIZE} questions to train a probe on, but {task} has {len(rows)} (of "
+            f"{table.num_rows}, the others are for validation and test); name a task with more by "
+            f"`--models.probe_task`, or leave P(IK) out by `--p_ik null`"
+        )
     flags = {"data.model": key.model, "data.task": task, "data.layer": layer, "data.stores": runs / "stores"}
     flags |= {"data.dtype": key.dtype, "data.split_seed": seed, "seed_everything": seed, "out": out}
     flags |= {"data.quantization": key.quantization} if key.quantization else {}
@@ -331,7 +365,12 @@ def own_models(names: Sequence[str], settings: ChainModels = DEFAULT) -> list[Hu
 
 
 def own_scores(
-    names: Sequence[str], task: str, runs: Path, depth: float | None = None, settings: ChainModels = DEFAULT
+    names: Sequence[str],
+    task: str,
+    runs: Path,
+    depth: float | None = None,
+    settings: ChainModels = DEFAULT,
+    probes: bool = True,
 ) -> pa.Table:
     """Scores of models we run ourselves, with the P(IK) of their probes, all but the last model's.
 
@@ -341,8 +380,9 @@ def own_scores(
         runs: Folder of stores and probe runs.
         depth: How far up each model its probe reads, in (0, 1]; by default as ``settings`` say.
         settings: How the models are loaded, and what their probes are trained on.
+        probes: Whether there is P(IK) at all; without it nothing is trained.
     """
-    probed = settings.probe_task or PROBED_ON.get(task, task)
+    probed = (settings.probe_task or PROBED_ON.get(task, task)) if probes else task
     # What is unknown is refused before anything is run.
     tasks = {name: load_task(name) for name in dict.fromkeys([task, probed])}
     models = own_models(names, settings)
@@ -350,7 +390,7 @@ def own_scores(
     for place, model in enumerate(models):
         scored = _scored(model, tasks[task], runs, settings.batch_size)
         probe = None
-        if place + 1 < len(models):
+        if probes and place + 1 < len(models):
             layer = settings.layer if depth is None else max(1, round(depth * model.depth))
             own = scored if tasks[task] is tasks[probed] else _scored(model, tasks[probed], runs, settings.batch_size)
             probe = probe_for(model, probed, own, runs, layer)

@@ -26,6 +26,7 @@ from cascade.report.plan_table import PLAN_HELP, print_plan
 from cascade.report.strict_json import strict_json
 from cascade.report.study_tables import print_study
 from cascade.report.tables import print_report
+from cascade.report.tracking import sweep_folder
 from cascade.simulation.ledgers import Prices, available_units, read_prices
 from cascade.simulation.policy import Thresholds
 from cascade.simulation.schema import join_scores, other_confidence, read_scores, read_table, write_scores
@@ -40,6 +41,7 @@ from probes.files import file_name, write_atomically
 
 DEFAULT_CHAIN = "mini-llama-small,mini-llama-medium,mini-llama-large"
 OWN_MODELS = ChainModels()
+_OF_PROBES = ("p_ik", "probe_layer", "probe_parameters")
 ENDINGS = (".parquet", ".csv", ".jsonl", ".ndjson")
 
 
@@ -71,7 +73,7 @@ def simulate(
     task: str = "mini-mmlu",
     evaluate_on: list[str] | None = None,
     p_t: float = 0.9,
-    p_ik: float = 0.5,
+    p_ik: float | None = 0.5,
     normalize: bool = False,
     split: str | None = None,
     objective: str = "cost",
@@ -100,7 +102,8 @@ def simulate(
         evaluate_on: More data for the chosen policy, everything frozen: tasks, score tables, or folders of these.
             Without a column correct they are taken for unlabelled logs.
         p_t: P(T) threshold of the fixed tables; below it a question moves on.
-        p_ik: P(IK) threshold of the fixed tables; below it a question moves on.
+        p_ik: P(IK) threshold of the fixed tables; below it a question moves on. null leaves P(IK) out altogether: no
+            probe is trained or asked.
         normalize: Read P(T) renormalised over the options instead of raw.
         split: Only questions of this split (not of EVALUATE_ON, whose test part is taken where there is one). By
             default thresholds are found on validation and all is reported on test; scores without these splits are
@@ -127,22 +130,27 @@ def simulate(
     scores, task = _own_task(scores, task)
     if layers and scores:
         raise CascadeError("Expected `layers` for models that are run here, but got `scores`, which name one layer")
+    if layers and p_ik is None:
+        raise CascadeError("Expected `p_ik` to be a threshold where `layers` sweeps the probes, but got null")
     # What the policy is carried over to is read by the same probes.
     if not scores:
         models = replace(models, probe_task=models.probe_task or PROBED_ON.get(task, task))
-    table = read_scores(scores, columns) if scores else None
+    probes = p_ik is not None
+    table = _asked(read_scores(scores, columns), probes) if scores else None
     names = _chain(chain, table)
     data = "scores" if scores else file_name(task if task in TASK_NAMES else Path(task).name)
-    marks = () if scores else models.marks
+    marks = (*(() if scores else models.marks), *(() if probes else ("without-p_ik",)))
     out = out or runs / "simulations" / "--".join(["+".join(map(file_name, names)), data, *marks])
     out.mkdir(parents=True, exist_ok=True)
     if table is None:
         # Here and not above, so that somebody else's logs are simulated without loading torch.
         from cascade.probing import own_scores
 
-        table = own_scores(names, task, runs, settings=models)
+        table = own_scores(names, task, runs, settings=models, probes=probes)
+        if not probes and split is None and "split" in table.column_names:
+            table = table.drop_columns(["split"])  # nothing was trained on any of them
     choose_on, report_on, whole = _divide(table, names, split, normalize)
-    others = {name: _other(name, names, runs, normalize, columns, models) for name in evaluate_on or []}
+    others = {name: _other(name, names, runs, normalize, columns, models, probes) for name in evaluate_on or []}
     fixed = report(whole, thresholds, known)
     found = study(choose_on, report_on, goal, known, others)
     swept = _sweep_layers(names, task, runs, split, normalize, goal, known, models) if layers else []
@@ -167,6 +175,13 @@ def _own_task(scores: list[Path] | None, task: str) -> tuple[list[Path] | None, 
             raise CascadeError(f"Expected one task to calibrate on, but got {task}, {', '.join(more)}")
         return None, task
     return scores, task
+
+
+def _asked(table: pa.Table, probes: bool) -> pa.Table:
+    """Scores without the columns of probes where these are not asked."""
+    if probes:
+        return table
+    return table.drop_columns([name for name in _OF_PROBES if name in table.column_names])
 
 
 def _is_task(data: Path) -> bool:
@@ -212,6 +227,7 @@ def _other(
     normalize: bool,
     columns: dict[str, str] | None,
     models: ChainModels,
+    probes: bool,
 ) -> ChainScores:
     """Other data for a frozen policy: a task, a score table, or a folder of them."""
     path = Path(data)
@@ -224,7 +240,7 @@ def _other(
         # Other data may go by the schema's own names, or have no labels.
         mapped = {ours: theirs for ours, theirs in (columns or {}).items() if theirs in held}
         labelled = "correct" in held or "correct" in mapped
-        table = join_scores(read, mapped, labelled)
+        table = _asked(join_scores(read, mapped, labelled), probes)
     else:
         if not _is_task(path):
             raise CascadeError(
@@ -233,7 +249,7 @@ def _other(
             )
         from cascade.probing import own_scores
 
-        table, labelled = own_scores(names, data, runs, settings=models), True
+        table, labelled = own_scores(names, data, runs, settings=models, probes=probes), True
     splits = set(table["split"].to_pylist()) if "split" in table.column_names else set()
     return align(table, names, "test" if "test" in splits else None, normalize, labelled)
 
@@ -314,7 +330,8 @@ def _print_plan(settings: dict[str, Any]) -> None:
         raise CascadeError("Expected `plan` for models that are run here, but got `scores`, from which nothing is run")
     others = [name for name in settings["evaluate_on"] or [] if not Path(name).exists() or _is_task(Path(name))]
     names = _chain(settings["chain"], None)
-    print_plan(plan_chain(names, [task, *others], settings["runs"], settings["models"]))
+    probes = settings["p_ik"] is not None
+    print_plan(plan_chain(names, [task, *others], settings["runs"], settings["models"], probes))
 
 
 def build_parser() -> ArgumentParser:
@@ -349,6 +366,9 @@ def main(args: list[str] | None = None) -> None:
     if planned:
         _print_plan(settings)
         return
+    base = settings["out"] or settings["runs"] / "simulations"
+    if (own := sweep_folder(base)) != base:
+        settings["out"] = own
     result = simulate(**settings)
     if stands_in := other_confidence(values["columns"] or {}):
         print(f"{stands_in} stands in P(T)'s place, and what it took is charged")

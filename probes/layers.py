@@ -37,6 +37,7 @@ class LayerRow:
         seeds: Heads that differ in the seed alone; every figure is their mean.
         val_loss: Before calibration.
         before, after: Test figures without and with calibration.
+        spread: Standard deviation of ``after`` over the seeds; empty where there is one.
     """
 
     layer: int
@@ -46,6 +47,7 @@ class LayerRow:
     val_loss: float
     before: dict[str, Interval]
     after: dict[str, Interval]
+    spread: dict[str, float]
 
     def to_json(self) -> dict[str, object]:
         """Plain values."""
@@ -56,19 +58,17 @@ def layer_table(heads: Sequence[TrainedHead], labels: Tensor, resamples: int = R
     """One row for each layer, in order.
 
     The interval is the bootstrap over questions, percentiles around the value: the same resamples for every layer
-    and seed, so that it says what another draw of questions would do. What another seed would do is in the mean only.
+    and seed, so that it says what another draw of questions would do. What another seed would do, the spread
+    says.
 
     Args:
         heads: All the heads of a run.
         labels: Of the test part, ``[rows]``.
         resamples: How often the questions are drawn again.
     """
-    rivals: dict[int, dict[tuple[float, float], list[TrainedHead]]] = defaultdict(lambda: defaultdict(list))
-    for head in heads:
-        rivals[head.layer][head.learning_rate, head.weight_decay].append(head)
     rows = []
-    for layer, settings in sorted(rivals.items()):
-        chosen = min(settings.values(), key=_mean_loss)
+    for layer in sorted({head.layer for head in heads}):
+        chosen = _best_settings([head for head in heads if head.layer == layer])
         rows.append(
             LayerRow(
                 layer=layer,
@@ -78,9 +78,33 @@ def layer_table(heads: Sequence[TrainedHead], labels: Tensor, resamples: int = R
                 val_loss=_mean_loss(chosen),
                 before=_intervals(chosen, "before", labels, resamples),
                 after=_intervals(chosen, "after", labels, resamples),
+                spread=_spread(chosen),
             )
         )
     return rows
+
+
+def best_head(heads: Sequence[TrainedHead]) -> TrainedHead:
+    """The head to keep; the test part has no say in it.
+
+    Layer, learning rate and weight decay are those with the lowest validation loss, the mean over the seeds, as in
+    `layer_table`: one lucky seed does not choose them. Of their heads it is the one with the lowest.
+    """
+    return min(_best_settings(heads), key=lambda head: head.val_loss)
+
+
+def _best_settings(heads: Sequence[TrainedHead]) -> list[TrainedHead]:
+    rivals: dict[tuple[int, float, float], list[TrainedHead]] = defaultdict(list)
+    for head in heads:
+        rivals[head.layer, head.learning_rate, head.weight_decay].append(head)
+    return min(rivals.values(), key=_mean_loss)
+
+
+def _spread(heads: Sequence[TrainedHead]) -> dict[str, float]:
+    if len(heads) == 1:
+        return {}
+    names = heads[0].metrics["after"]
+    return {name: float(np.std([head.metrics["after"][name] for head in heads], ddof=1)) for name in names}
 
 
 def _mean_loss(heads: Sequence[TrainedHead]) -> float:

@@ -58,6 +58,8 @@ class ProbeConfig:
         split_fingerprint: Hash of the question ids it was trained, calibrated and tested on.
         members: Heads whose P(IK) is averaged; ours have one, ensembles of other libraries several.
         metrics: Test metrics, for the reader.
+        trained_with: What tells the head from those it was trained beside, for the reader: its ``seed``,
+            ``learning_rate``, ``weight_decay`` and ``val_loss``.
 
     Raises:
         ProbeError: If a number is none or out of its range, or a text is none.
@@ -81,6 +83,7 @@ class ProbeConfig:
     split_fingerprint: str = ""
     members: int = 1
     metrics: Mapping[str, float] = field(default_factory=dict)
+    trained_with: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for name, least in {"hidden_size": 1, "layer": 0, "num_layers": 0, "members": 1}.items():
@@ -97,9 +100,15 @@ class ProbeConfig:
         if self.calibrates not in ("logit", "probability"):
             raise ProbeError(f"Expected `calibrates` to be logit or probability, but got {self.calibrates!r}")
 
+    @property
+    def told_apart(self) -> str:
+        """``trained_with`` in words."""
+        said = {name: value if isinstance(value, int) else f"{value:.4g}" for name, value in self.trained_with.items()}
+        return ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in said.items())
+
     def to_json(self) -> dict[str, Any]:
         """The configuration as plain JSON values."""
-        return asdict(self) | {"format": FORMAT, "metrics": dict(self.metrics)}
+        return asdict(self) | {"format": FORMAT, "metrics": dict(self.metrics), "trained_with": dict(self.trained_with)}
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any], source: str) -> ProbeConfig:
@@ -365,7 +374,7 @@ Reads the hidden state of `{config.base_model}` (revision {known["base_revision"
 {config.layer}{depth} at the {config.position.replace("_", " ")}, and gives P(IK): the probability
 that {config.label}. Trained on {known["task"]} (revision {known["task_revision"]}, split
 {known["split_fingerprint"]}, prompt {known["template_hash"]}); calibration: {config.calibration}; threshold
-{config.threshold}.
+{config.threshold}{f" ({config.told_apart})" if config.trained_with else ""}.
 {table}{diagram}
 ```python
 import torch

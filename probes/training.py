@@ -20,6 +20,7 @@ from probes.calibration import build_calibrator
 from probes.data import HiddenStateDataModule
 from probes.errors import ProbeError
 from probes.heads import DropoutMasks, HeadConfig, StackedHeads
+from probes.layers import best_head
 from probes.metrics import probe_metrics
 from probes.probe import Probe
 
@@ -82,6 +83,7 @@ class ProbeModule(LightningModule):
 
     Attributes:
         heads: After testing, every head: by learning rate and weight decay, then layer, then seed.
+        diverged: After fitting, in words, the heads that never had a finite validation loss; `heads` lacks them.
     """
 
     mean: Tensor
@@ -123,6 +125,7 @@ class ProbeModule(LightningModule):
         self.calibration, self.threshold, self.patience = calibration, threshold, patience
         self.groups = nn.ModuleList()
         self.heads: list[TrainedHead] = []
+        self.diverged: list[str] = []
         self._seen: list[Tensor] = []
 
     @property
@@ -269,7 +272,14 @@ class ProbeModule(LightningModule):
             for parameter, best in zip(self.groups.parameters(), self._best, strict=True):
                 parameter.copy_(best)
         labels = self._data.data.labels[self._data.rows("validation")]
-        self._probes = [self._probe(index, labels) for index in range(len(self._best_loss))]
+        finite = torch.isfinite(self._best_loss).tolist()
+        self.diverged = [self._named(index) for index, good in enumerate(finite) if not good]
+        if not any(finite):
+            raise ProbeError(
+                f"Expected a finite validation loss, but {self._named(0)}{', as every other,' * (len(finite) > 1)} had "
+                f"none in {self.current_epoch} epochs"
+            )
+        self._probes = {index: self._probe(index, labels) for index, good in enumerate(finite) if good}
 
     def _place(self, index: int) -> tuple[int, int, int]:
         """Group, layer (a place in the data, not a number) and seed of a head."""
@@ -277,15 +287,18 @@ class ProbeModule(LightningModule):
         group, rest = divmod(index, layers * self.num_seeds)
         return group, *divmod(rest, self.num_seeds)
 
+    def _named(self, index: int) -> str:
+        group, layer, seed = self._place(index)
+        rate, decay = self.rates_and_decays[group]
+        return (
+            f"the head of layer {self._data.data.origins[layer].layer} with learning_rate {rate:g}, weight_decay "
+            f"{decay:g} and seed {self.seed_numbers[seed]}"
+        )
+
     def _probe(self, index: int, validation_labels: Tensor) -> Probe:
         group, layer, seed = self._place(index)
         rate, decay = self.rates_and_decays[group]
         origin = self._data.data.origins[layer]
-        if not bool(torch.isfinite(self._best_loss[index])):
-            raise ProbeError(
-                f"Expected a finite validation loss, but the head of layer {origin.layer} with learning_rate {rate:g} "
-                f"and weight_decay {decay:g} had none in {self.current_epoch} epochs"
-            )
         probe = Probe(
             replace(
                 origin,
@@ -293,6 +306,12 @@ class ProbeModule(LightningModule):
                 threshold=self.threshold,
                 calibration=self.calibration,
                 split_fingerprint=self._data.split.fingerprint,
+                trained_with={
+                    "seed": self.seed_numbers[seed],
+                    "learning_rate": rate,
+                    "weight_decay": decay,
+                    "val_loss": float(self._best_loss[index]),
+                },
             )
         )
         probe.mean.copy_(self.mean[layer, 0])
@@ -305,7 +324,7 @@ class ProbeModule(LightningModule):
         """Metrics of every head on the test part before and after calibration, in `heads` and the checkpoints."""
         logits, labels = self._collected(), self._data.data.labels[self._data.rows("test")]
         self.heads = []
-        for index, probe in enumerate(self._probes):
+        for index, probe in self._probes.items():
             with torch.no_grad():
                 p_ik = {"before": logits[index].sigmoid(), "after": probe.calibrator(logits[index]).sigmoid()}
             metrics = {stage: probe_metrics(p, labels, self.threshold) for stage, p in p_ik.items()}
@@ -317,10 +336,10 @@ class ProbeModule(LightningModule):
         self.log_dict({f"test_{name}": value for name, value in self.best_head().metrics["after"].items()})
 
     def best_head(self) -> TrainedHead:
-        """The head with the lowest validation loss; the test part has no say in it."""
+        """The head to keep, as `probes.layers.best_head` has it."""
         if not self.heads:
             raise ProbeError("Expected trained and tested heads, but `trainer.fit` and `trainer.test` were not called")
-        return min(self.heads, key=lambda head: head.val_loss)
+        return best_head(self.heads)
 
 
 def _several(name: str, value: float | list[float]) -> list[float]:

@@ -75,9 +75,8 @@ def plot_transfer(path: Path, names: Sequence[str], matrices: Mapping[str, np.nd
         for (row, column), value in np.ndenumerate(values):
             if not np.isnan(value):
                 dark = (value < middle) == (label == "AUROC")
-                axis.text(
-                    column, row, f"{value:.2f}"[1:], ha="center", va="center", fontsize=6, color="w" if dark else "k"
-                )
+                shown = f"{value:.2f}".removeprefix("0")  # cells are small
+                axis.text(column, row, shown, ha="center", va="center", fontsize=6, color="w" if dark else "k")
         axis.set(title=label, xlabel="tested on")
         axis.set_xticks(range(len(names)), names, rotation=90, fontsize=7)
         axis.set_yticks(range(len(names)), names, fontsize=7)

@@ -1,6 +1,6 @@
 """A training run in Weights & Biases: configuration, curves, the layer table, plots, and the probe as an artifact.
 
-Works offline without an account. A run that was killed goes on under its own id.
+Works offline without an account. A run that was killed goes on under its own id. Importing this loads no torch.
 """
 
 from __future__ import annotations
@@ -10,27 +10,42 @@ import secrets
 from collections.abc import Sequence
 from netrc import netrc
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from lightning.pytorch.loggers import WandbLogger
+from probes.files import write_atomically
 
-from probes.files import file_name, write_atomically
-from probes.layers import LayerRow
-from probes.probe import ProbeConfig
+if TYPE_CHECKING:
+    from lightning.pytorch.loggers import WandbLogger
+
+    from probes.layers import LayerRow
+    from probes.probe import ProbeConfig
 
 PROJECT = "cascade-probes"
-_RUN_ID = "wandb-run-id"
+RUN_ID = "wandb-run-id"
+
+
+def sweep_folder(root: Path) -> Path:
+    """Where a command leaves its results: below ``root`` each run of a sweep has a folder of its own.
+
+    Runs of a sweep differ in more than the names of folders tell. Only an entry point is such a run, and not what it
+    calls.
+    """
+    if "WANDB_SWEEP_ID" not in os.environ:
+        return root
+    return root / f"sweep-{os.environ['WANDB_SWEEP_ID']}" / os.environ.get("WANDB_RUN_ID", "local")
 
 
 def start_tracking(folder: Path, config: dict[str, Any]) -> WandbLogger:
-    """A logger for a training run in ``folder``; one that was cut off there is resumed.
+    """A logger for a training run in ``folder``; one that was cut off there, and left its id, is resumed.
 
     Args:
         folder: The run's folder.
         config: All settings; they become the run's configuration.
     """
-    kept = folder / _RUN_ID
+    from lightning.pytorch.loggers import WandbLogger
+
+    kept = folder / RUN_ID
     # An agent of a sweep says which run this is.
     run_id = os.environ.get("WANDB_RUN_ID") or (kept.read_text().strip() if kept.exists() else secrets.token_hex(4))
     write_atomically(kept, f"{run_id}\n".encode())
@@ -43,7 +58,7 @@ def start_tracking(folder: Path, config: dict[str, Any]) -> WandbLogger:
     return logger
 
 
-def finish_tracking(logger: WandbLogger, folder: Path, rows: Sequence[LayerRow], probe: ProbeConfig) -> None:
+def finish_tracking(logger: WandbLogger, folder: Path, name: str, rows: Sequence[LayerRow], probe: ProbeConfig) -> None:
     """Logs what a run has left in its folder, and ends it.
 
     The artifact holds the best probe's checkpoint and the run's ``config.yaml``. Its aliases are ``best`` and the
@@ -52,6 +67,7 @@ def finish_tracking(logger: WandbLogger, folder: Path, rows: Sequence[LayerRow],
     Args:
         logger: From `start_tracking`.
         folder: The run's folder, with everything in it.
+        name: Of the artifact, after ``p-ik--``.
         rows: One a layer.
         probe: The best probe's configuration.
     """
@@ -70,14 +86,12 @@ def finish_tracking(logger: WandbLogger, folder: Path, rows: Sequence[LayerRow],
     run.log({"layer_table": wandb.Table(columns=columns, data=cells), **plots})
     best = next(row for row in rows if row.layer == probe.layer)
     run.summary.update({"best_layer": probe.layer, "best_val_loss": best.val_loss})
-    artifact = wandb.Artifact(
-        f"p-ik--{file_name(probe.base_model)}--{probe.task}", type="probe", metadata=probe.to_json()
-    )
+    artifact = wandb.Artifact(f"p-ik--{name}", type="probe", metadata=probe.to_json())
     artifact.add_dir(str(folder / "probe"), name="probe")
     artifact.add_file(str(folder / "config.yaml"), name="config.yaml")
     run.log_artifact(artifact, aliases=["best", f"layer-{probe.layer}"])
     run.finish()
-    (folder / _RUN_ID).unlink()
+    (folder / RUN_ID).unlink()
 
 
 def is_offline() -> bool:

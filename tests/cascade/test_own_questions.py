@@ -303,6 +303,33 @@ def test_digits_in_csv_are_the_text_of_a_choice_and_no_place(tmp_path):
             read_questions(path)
 
 
+def test_too_few_questions_for_a_probe_are_one_line_and_both_ways_out_are_open(tmp_path, capsys):
+    questions = load_task("mini-mmlu").questions[::200]
+    own = write(
+        tmp_path / "own.jsonl", [{"question": q.text, "choices": q.choices, "answer": q.answers[0]} for q in questions]
+    )
+    flags = ["--chain", "mini-llama-small,mini-llama-large", "--runs", str(tmp_path / "runs"), "--task", own]
+    with pytest.raises(SystemExit):
+        simulate(flags)
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert said.startswith("error: Expected at least 256 questions to train a probe on, but ")
+    assert "--models.probe_task" in said and "--p_ik null" in said
+    simulate([*flags, "--p_ik", "null", "--plan"])
+    assert "mini-mmlu" not in capsys.readouterr().out
+    simulate([*flags, "--p_ik", "null"])
+    assert "training" not in capsys.readouterr().err
+    folder = tmp_path / "runs" / "simulations" / "mini-llama-small+mini-llama-large--own.jsonl--without-p_ik"
+    report = json.loads((folder / "report.json").read_text())
+    assert report["thresholds"]["p_ik"] is None and report["without_p_ik"] == []
+    assert {one["confidence"] for one in report["confidences"]} == {"P(T)"}
+    assert report["questions"] == len(questions)  # none of them was trained on
+    simulate([*flags, "--models.probe_task", "mini-gpqa"])
+    scores = pq.read_table(
+        folder.with_name(folder.name.removesuffix("--without-p_ik")) / "scores" / "mini-llama-small.parquet"
+    )
+    assert scores["p_ik"].null_count == 0
+
+
 def test_null_in_json_lines_is_not_known(tmp_path):
     path = tmp_path / "own.jsonl"
     write(path, [{"id": None, "question": "a?", "subject": None, "choices": None, "answer": "b", "popularity": None}])

@@ -276,6 +276,20 @@ def test_other_data_and_unlabelled_logs_are_evaluated_frozen(tmp_path):
     assert own["estimate_error_points"] == pytest.approx(100 * (own["estimate"]["accuracy"] - own["row"]["accuracy"]))
 
 
+def test_p_ik_of_scores_is_left_out_where_it_is_null(tmp_path):
+    files = logs(tmp_path)
+    table = pq.read_table(files[0])
+    rng = np.random.default_rng(1)
+    pq.write_table(table.append_column("p_ik", pa.array(rng.random(len(table)))), files[0])
+    (tmp_path / "without").mkdir()
+    plain = run(tmp_path / "plain", logs(tmp_path / "without"), "--p_ik=null")
+    without = run(tmp_path / "null", files, "--p_ik=null")
+    assert without == plain
+    assert run(tmp_path / "with", files)["chains"] != plain["chains"]
+    with pytest.raises(SystemExit):
+        main(["--layers=true", "--p_ik=null", f"--runs={tmp_path}"])
+
+
 def test_figures_are_logged_to_wandb_without_an_account(tmp_path, monkeypatch):
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_DIR", str(tmp_path))

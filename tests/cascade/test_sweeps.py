@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import warnings
 from pathlib import Path
 
@@ -13,7 +14,9 @@ from wandb.sdk.launch.sweeps.utils import create_sweep_command, create_sweep_com
 
 from cascade.probing import ScoredTaskDataModule
 from cascade.simulate import build_parser
-from cascade.train import TrainCLI, train
+from cascade.simulate import main as simulate
+from cascade.train import TrainCLI
+from cascade.train import main as train
 from probes import Probe
 from probes.training import ProbeModule
 
@@ -105,18 +108,38 @@ def test_every_point_is_a_command_line_of_ours(path):
             assert cli.config.as_dict()[name.split(".")[0]][name.split(".")[1]] == value
 
 
-def test_the_first_and_last_point_of_a_grid_run_offline_each_in_a_folder_of_its_own(tmp_path, monkeypatch):
-    sweep = yaml.safe_load(next(path for path in SWEEPS if path.stem == "heads-grid").read_text())
+GRIDS = [path for path in SWEEPS if yaml.safe_load(path.read_text())["method"] == "grid"]
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("runs")
+
+
+@pytest.mark.parametrize("path", GRIDS, ids=lambda path: path.stem)
+def test_the_first_and_last_point_of_a_grid_run_offline_each_in_a_folder_of_its_own(path, runs, monkeypatch, capsys):
+    """On the small benchmark; a sweep of cascades trains its probes once."""
+    sweep = yaml.safe_load(path.read_text())
+    monkeypatch.chdir(runs)
     monkeypatch.setenv("WANDB_MODE", "offline")
-    monkeypatch.setenv("WANDB_SWEEP_ID", "s1")
+    monkeypatch.setenv("WANDB_SWEEP_ID", path.stem)
     every = points(sweep)
     for run_id, point in (("first", every[0]), ("last", every[-1])):
         wandb.teardown()  # an agent's runs are processes of their own, which read their surroundings anew
         monkeypatch.setenv("WANDB_RUN_ID", run_id)
-        settings = [f"--out={tmp_path}", f"--data.stores={tmp_path / 'stores'}", "--trainer.max_epochs=1"]
-        done = train([*flags(sweep, point), *settings])
-        assert done.run.folder.parent == tmp_path / "sweep-s1" / run_id
-        head = Probe.from_pretrained(done.run.checkpoint).config.head
-        assert (head.depth, head.activation) == (point["model.depth"], point["model.activation"])
-        assert list(done.run.folder.glob(f"wandb/offline-run-*-{run_id}"))
+        if sweep["program"] == "cascade/simulate.py":
+            simulate([*flags(sweep, point), "--task=mini-gpqa", "--models.probe_task=mini-gpqa"])
+            folder = Path("runs/simulations") / f"sweep-{path.stem}" / run_id
+            asked = json.loads((folder / "report.json").read_text())["thresholds"]
+            assert (asked["p_t"], asked["p_ik"]) == (point["p_t"], point["p_ik"])
+            assert list(Path().glob(f"wandb/offline-run-*-{run_id}"))
+            assert capsys.readouterr().err.count("training one") == (2 if run_id == "first" else 0)
+            continue
+        train([*flags(sweep, point), "--data.task=mini-gpqa", "--trainer.max_epochs=1"])
+        (folder,) = (Path("runs/probes") / f"sweep-{path.stem}" / run_id).iterdir()
+        config = Probe.from_pretrained(folder / "probe").config
+        assert config.base_model == point["data.model"]
+        if "model.depth" in point:
+            assert (config.head.depth, config.head.activation) == (point["model.depth"], point["model.activation"])
+        assert list(folder.glob(f"wandb/offline-run-*-{run_id}"))
     wandb.teardown()

@@ -19,7 +19,7 @@ from wandb.proto.wandb_internal_pb2 import Record
 
 from cascade.errors import CascadeError
 from cascade.models.huggingface import HuggingFaceModel
-from cascade.probing import ScoredTaskDataModule, with_p_ik
+from cascade.probing import ScoredTaskDataModule, probe_for, with_p_ik
 from cascade.scoring import score
 from cascade.train import main, train
 from probes import Probe, stratified_split
@@ -81,6 +81,28 @@ def test_the_table_by_layer_is_printed(runs, capsys):
     printed = capsys.readouterr().out
     assert "by layer on mini-mmlu test" in printed
     assert "layers-1,3" in printed
+
+
+def test_which_of_several_heads_was_written_is_told(runs, tmp_path, capsys):
+    rates = "[1e-30,2e-3,1e30]"  # one learns nothing, one diverges
+    settings = ["--model.seeds=2", f"--model.learning_rate={rates}", "--seed_everything=5", "--data.layers=[2,3]"]
+    main(flags(runs, *settings, f"--out={tmp_path}", "--trainer.max_epochs=3", "--logger=none"))
+    out, err = capsys.readouterr()
+    assert err.count("Left out: the head of layer ") == 4 and "learning_rate 1e+30, " in err
+    (folder,) = tmp_path.iterdir()
+    config = Probe.from_pretrained(folder / "probe").config
+    with_ = config.trained_with
+    assert with_["seed"] in (5, 6) and (with_["learning_rate"], with_["weight_decay"]) == (2e-3, 1e-2)
+    rows = {row["layer"]: row for row in json.loads((folder / "layers.json").read_text())}
+    best = min(rows.values(), key=lambda row: row["val_loss"])
+    assert (best["layer"], best["learning_rate"]) == (config.layer, 2e-3)
+    assert with_["val_loss"] <= best["val_loss"]
+    told = f"seed {with_['seed']}, learning rate 0.002, weight decay 0.01"
+    assert told in (folder / "probe" / "README.md").read_text()
+    said = " ".join(out.split())
+    assert "Means over 2 seeds" in said and f"that of seed {with_['seed']} was written" in said
+    assert f"±{best['spread']['auroc']:.3f}" in out
+    assert told in said
 
 
 def test_the_checkpoint_gives_calibrated_p_ik_from_raw_states(trained, runs):
@@ -150,6 +172,38 @@ def test_wandb_logs_offline_without_an_account(runs, tmp_path, monkeypatch):
     assert yaml.safe_load((done.run.folder / "config.yaml").read_text())["data"]["layers"] == [2, 3]
 
 
+def test_a_run_folder_holds_one_run(trained, runs, tmp_path, monkeypatch):
+    """Layers have cards with pictures of their own; a rerun leaves nothing of the run before it, even if killed."""
+    settings = flags(runs, "--data.layers=[2,3]", f"--out={tmp_path}", "--trainer.max_epochs=1")
+    folder = train([*settings, "--keep=all"]).run.folder
+    pictures = [(folder / "probes" / f"layer-{layer}" / "reliability.png").read_bytes() for layer in (2, 3)]
+    assert pictures[0] != pictures[1]
+    assert (folder / "reliability.png").read_bytes() == (folder / "probe" / "reliability.png").read_bytes() in pictures
+    for layer in (2, 3):
+        assert "(reliability.png)" in (folder / "probes" / f"layer-{layer}" / "README.md").read_text()
+    train([*settings, "--logger=none"])
+    names = {path.name for path in folder.iterdir()}
+    assert names == {"probe", "metrics.json", "layers.json", "layers.png", "config.yaml", "reliability.png"}
+    with monkeypatch.context() as patch:
+        patch.setattr("probes.training.ProbeModule.on_fit_end", _cut_off)
+        with pytest.raises((KeyboardInterrupt, SystemExit)):
+            train([*settings, "--model.depth=2", "--logger=none"])
+    assert {path.name for path in folder.iterdir()} == {"config.yaml"}
+    assert yaml.safe_load((folder / "config.yaml").read_text())["model"]["depth"] == 2
+
+
+def test_what_is_wrong_with_the_data_costs_no_earlier_run(trained, runs, tmp_path):
+    settings = flags(runs, f"--data.labels={tmp_path / 'l.parquet'}", f"--out={tmp_path}", "--trainer.max_epochs=1")
+    table = score(MODEL, "mini-mmlu", runs / "stores").table().select(["question_id", "correct"])
+    pq.write_table(table, tmp_path / "l.parquet")
+    folder = train(settings).run.folder
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    pq.write_table(table.slice(1), tmp_path / "l.parquet")
+    with pytest.raises(CascadeError, match="1 have none"):
+        train([*settings, "--model.depth=0"])
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+
+
 def test_a_tracked_run_that_was_cut_off_goes_on_under_its_id(runs, tmp_path, monkeypatch):
     monkeypatch.setenv("WANDB_MODE", "offline")
     settings = [*flags(runs)[:1], f"--out={tmp_path}", "--trainer.max_epochs=1", "--logger=wandb"]
@@ -160,10 +214,23 @@ def test_a_tracked_run_that_was_cut_off_goes_on_under_its_id(runs, tmp_path, mon
             train(settings)
     (first,) = folder.glob("wandb/offline-run-*")
     wandb.finish()
+    assert yaml.safe_load((folder / "config.yaml").read_text())["trainer"]["max_epochs"] == 1
     train(settings)
     ids = {path.name.split("-")[3] for path in folder.glob("wandb/offline-run-*")}
     assert ids == {first.name.split("-")[3]}  # a second run of the same second gets a suffix
     assert not (folder / "wandb-run-id").exists()  # it ended: the next one is another run
+
+
+def test_a_run_with_other_settings_does_not_go_on_under_the_id_of_one_that_was_cut_off(runs, tmp_path, monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    settings = [*flags(runs)[:1], f"--out={tmp_path}", "--trainer.max_epochs=1", "--logger=wandb"]
+    with monkeypatch.context() as patch:
+        patch.setattr("cascade.train.layer_table", _cut_off)
+        with pytest.raises(KeyboardInterrupt):
+            train(settings)
+    wandb.finish()
+    train([*settings, "--model.dropout=0.5"])
+    assert len({path.name.split("-")[3] for path in tmp_path.glob("*/wandb/offline-run-*")}) == 2
 
 
 def records(log: Path) -> Iterator[Record]:
@@ -219,6 +286,28 @@ def test_a_probe_reads_one_model_and_predicts_another(trained, runs, tmp_path):
     assert done.metrics["after"]["brier"] == pytest.approx(np.mean((p_ik - labels) ** 2), abs=1e-5)
 
 
+def test_what_predicts_something_else_is_never_taken_for_the_models_own_p_ik(trained, runs, tmp_path, capsys):
+    """Another model's answers have a folder of their own, and a probe that lies in the wrong one is not used."""
+    other = score("mini-qwen3-small", "mini-mmlu", runs / "stores").table()
+    pq.write_table(other, tmp_path / "other.parquet")
+    own = (trained.run.checkpoint / "model.safetensors").read_bytes()
+    wrong = flags(runs, f"--data.labels={tmp_path / 'other.parquet'}", "--trainer.max_epochs=1")
+    done = {targets: train([*wrong, f"--data.targets={targets}"]) for targets in ("correct", "p_right")}
+    assert done["correct"].run.folder.name == f"{MODEL}--mini-mmlu--labels-other--layer-2"
+    assert done["p_right"].run.folder.name == f"{MODEL}--mini-mmlu--labels-other--p_right--layer-2"
+    assert (trained.run.checkpoint / "model.safetensors").read_bytes() == own
+
+    model = HuggingFaceModel(MODEL)
+    scored = score(model, "mini-mmlu", runs / "stores")
+    assert probe_for(model, "mini-mmlu", scored, runs).config == trained.probe.config
+    said = f"Reusing the probe in {trained.run.folder}, AUROC {trained.metrics['after']['auroc']:.3f}"
+    assert said in capsys.readouterr().err
+    (tmp_path / "stores").symlink_to(runs / "stores")
+    done["correct"].probe.save_pretrained(tmp_path / "probes" / trained.run.folder.name / "probe")
+    assert probe_for(model, "mini-mmlu", scored, tmp_path).config.label == trained.probe.config.label
+    assert "trained on something else" in capsys.readouterr().err
+
+
 def test_heads_are_trained_towards_the_probability_of_the_right_option(trained, runs, tmp_path, capsys):
     table = score(MODEL, "mini-mmlu", runs / "stores").table()
     data = ScoredTaskDataModule(MODEL, stores=runs / "stores", targets="p_right")
@@ -261,6 +350,13 @@ def test_labels_that_do_not_fit_end_with_one_line(trained, runs, tmp_path, capsy
         (["--data.layers=[1,9]"], r"from 0 \(embeddings\) to 3 \(last block\), but got \[1, 9\]"),
         (["--data.layer=1", "--data.layers=all"], "`layer` or `layers`, but got both"),
         (["--data.nonsense=1"], "nonsense"),
+        (["--data.memory=-1"], "Expected `memory` to be at least 0 GiB, but got -1"),
+        (["--trainer.fast_dev_run=true"], "`trainer.fast_dev_run` to be off, .*validation"),
+        (["--trainer.overfit_batches=2"], "`trainer.overfit_batches` to be off"),
+        (["--trainer.limit_val_batches=1"], "`trainer.limit_val_batches` to be 1.0, .* but got 1;"),
+        (["--trainer.limit_test_batches=0.5"], "`trainer.limit_test_batches` to be 1.0, .* but got 0.5;"),
+        (["--trainer.devices=2", "--trainer.accelerator=cpu"], "Expected one device, .*`trainer.devices` 2 "),
+        (["--trainer.accelerator=bogus"], "`trainer.accelerator` bogus .*invalid accelerator name"),
     ],
 )
 def test_bad_flags_end_with_one_line(runs, capsys, more, message):
@@ -270,6 +366,14 @@ def test_bad_flags_end_with_one_line(runs, capsys, more, message):
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("error: ")
     assert re.search(message, line)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is one")
+def test_a_gpu_that_is_not_there_is_one_line(runs, capsys):
+    with pytest.raises(SystemExit):
+        main(flags(runs, "--trainer.accelerator=gpu"))
+    (line,) = capsys.readouterr().err.splitlines()
+    assert re.match("error: Expected .*`trainer.accelerator` gpu .*gpu", line)
 
 
 def test_the_store_of_another_model_is_refused(trained, runs, capsys):

@@ -6,6 +6,7 @@ import copy
 import math
 import subprocess
 import sys
+from dataclasses import replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -221,6 +222,30 @@ def test_the_table_has_a_row_a_layer_and_the_best_is_that_of_the_lowest_validati
         for name, interval in row.after.items():
             assert interval.value == pytest.approx(sum(h.metrics["after"][name] for h in same) / 2)
             assert interval.low <= interval.value <= interval.high
+
+
+def test_one_lucky_seed_chooses_neither_layer_nor_settings():
+    module, heads = fit(Data(), seeds=2, learning_rate=[1e-3, 2e-2]), []
+    for head in module.heads:  # layer 1 at 1e-3 is the best on average; the one best head is of layer 2
+        losses = {(1, 1e-3): (0.40, 0.39), (2, 2e-2): (0.90, 0.10)}.get((head.layer, head.learning_rate), (0.9, 0.9))
+        heads.append(replace(head, val_loss=losses[head.seed]))
+    module.heads, best = heads, 1
+    found, rows = module.best_head(), layer_table(heads, module._data.part("test")[1], resamples=20)
+    assert (found.layer, found.learning_rate, found.seed) == (1, 1e-3, best)
+    row = min(rows, key=lambda row: row.val_loss)
+    assert (row.layer, row.learning_rate) == (found.layer, found.learning_rate)
+    first, second = (h.metrics["after"]["auroc"] for h in heads if (h.layer, h.learning_rate) == (1, 1e-3))
+    assert row.spread["auroc"] == pytest.approx(abs(first - second) / 2**0.5)
+
+
+def test_a_head_that_diverges_is_left_out_and_the_others_are_as_without_it():
+    rates = [2e-2, 1e30]
+    module, alone = fit(Data(), learning_rate=rates, patience=2), fit(Data(), learning_rate=2e-2, patience=2)
+    assert len(module.diverged) == len(LAYERS)
+    assert "layer 2 with learning_rate 1e+30" in " ".join(module.diverged)
+    for head, same in zip(module.heads, alone.heads, strict=True):
+        assert (head.layer, head.learning_rate) == (same.layer, same.learning_rate)
+        np.testing.assert_allclose(head.p_ik["after"], same.p_ik["after"], atol=1e-5)
 
 
 KEY = StoreKey("m", "r", "t", "p", "task", "q", "float32", LAYERS, "last_prompt_token", {})
