@@ -51,8 +51,17 @@ class Judged:
     verdicts: tuple[Verdict, ...]
 
 
+def judge_table(table: pa.Table, judge: Path | Judge, questions: str | None = None) -> Judged:
+    """Judges every row of a score table; see `judge`."""
+    cases = _cases(table, questions)
+    asked = _named(judge) if isinstance(judge, Path) else judge
+    with tqdm(total=len(cases), desc="judging", unit="answer", disable=None, leave=False) as bar:
+        verdicts = tuple(asked.judge(cases, lambda: bar.update() and None))
+    return Judged(_with_verdicts(table, verdicts), table, verdicts)
+
+
 def judge(scores: list[Path], judge: Path | Judge, out: Path, questions: str | None = None) -> Judged:
-    """Judges every row of some score tables.
+    """Judges every row of some score tables, and writes them anew.
 
     Args:
         scores: Score tables with the columns prediction and, unless QUESTIONS is given, task.
@@ -67,12 +76,7 @@ def judge(scores: list[Path], judge: Path | Judge, out: Path, questions: str | N
     """
     if out.suffix != ".parquet":
         raise CascadeError(f"Expected `out` to end in .parquet, but got {out}")
-    table = read_scores(scores)
-    cases = _cases(table, questions)
-    asked = _named(judge) if isinstance(judge, Path) else judge
-    with tqdm(total=len(cases), desc="judging", unit="answer", disable=None, leave=False) as bar:
-        verdicts = tuple(asked.judge(cases, lambda: bar.update() and None))
-    judged = Judged(_with_verdicts(table, verdicts), table, verdicts)
+    judged = judge_table(read_scores(scores), judge, questions)
     out.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(out, parquet_bytes(judged.table))
     return judged

@@ -36,7 +36,13 @@ def build(lab: Lab) -> Comparison:
         }
         if row.hallucination is not None:
             cells[label]["hallucination"] = row.hallucination
-    return compare(11, lab, cells, MORE, (f"{lab.scale.popqa} has probes of its own, as the paper's PopQA has.",))
+    judged = (
+        "Ours are right by the judge's verdicts."
+        if lab.judge is not None
+        else "Ours are right by a normalised match with an accepted answer, where the paper's are by a grounding API."
+    )
+    own = f"{lab.scale.popqa} has probes of its own, as the paper's PopQA has."
+    return compare(11, lab, cells, MORE, (judged, own))
 
 
 main = command(build, tasks=("popqa",))

@@ -19,9 +19,21 @@ from cascade.miniature.families import ASSETS
 from cascade.simulation.ledgers import LEDGERS
 from cascade.simulation.scores import ChainScores
 from cascade.tasks.base import Question, multiple_choice_prompt
+from cascade.tasks.judging import Verdict
 from cascade.tasks.load import load_task
 from experiments import all as everything
-from experiments import deciding_ledger, figure, probe_depth, seeds, table_05, table_08, table_11, table_14, table_15
+from experiments import (
+    deciding_ledger,
+    figure,
+    probe_depth,
+    seeds,
+    table_05,
+    table_08,
+    table_10,
+    table_11,
+    table_14,
+    table_15,
+)
 from experiments.paper.comparison import Comparison
 from experiments.paper.lab import Lab
 from experiments.paper.live import live_times
@@ -173,6 +185,33 @@ def test_the_live_and_the_served_tables_run_and_what_is_on_disk_is_not_run_again
     live_times(Retrained(once, lab.runs, out, 24), "llama", ["3B → 8B"])
     journals = {path: path.stat().st_mtime_ns for path in out.rglob("journal.jsonl")}
     assert len(journals) == 8 and written.items() < journals.items()
+
+
+class Doubting:
+    """A judge that takes every second answer for right, and one in ten for no attempt."""
+
+    def judge(self, cases, on_verdict=None):
+        places = [int(case.question.id.rpartition("/")[2]) for case in cases]
+        return [
+            Verdict.CORRECT if place % 2 else Verdict.NOT_ATTEMPTED if place % 10 == 0 else Verdict.INCORRECT
+            for place in places
+        ]
+
+
+def test_a_judge_decides_what_is_right_in_popqa_and_its_verdicts_are_the_tables(lab):
+    judged = replace(lab, judge=Doubting(), _tables={})
+    places = [int(question.id.rpartition("/")[2]) for question in lab.questions("mini-popqa")]
+    right = np.mean([place % 2 == 1 for place in places])
+    invented = np.mean([place % 2 == 0 and place % 10 != 0 for place in places])
+    grounding, table = table_10.build(judged), table_11.build(judged)
+    plain = table_10.build(lab)
+    for size in ("3B", "8B", "70B"):
+        assert grounding.ours[f"{size} (w/ grounding)"]["accuracy"] == pytest.approx(right)
+        matched = plain.ours[f"{size} (w/ grounding)"]["accuracy"]
+        assert grounding.ours[f"{size} (w/o grounding)"]["accuracy"] == pytest.approx(matched)
+        assert table.ours[size]["accuracy"] == pytest.approx(right)
+        assert table.ours[size]["hallucination"] == pytest.approx(invented)
+    assert "nothing is searched" in plain.markdown and "nothing is searched" not in grounding.markdown
 
 
 @contextlib.contextmanager

@@ -39,6 +39,7 @@ class Result(Protocol):
 
 
 R = TypeVar("R", bound=Result)
+JUDGE_HELP = "YAML of an LLM judge for PopQA's answers (configs/judges/*.yaml), evidence and all; else exact match"
 API_HELP = "YAML of the OpenAI-compatible endpoint that stands for GPT-4o: an entry of a cascade's `models`, with price"
 
 
@@ -116,6 +117,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, help="folder of what is made; by default RUNS/paper/SCALE")
     parser.add_argument("--limit", type=int, default=0, help="only so many test questions; 0 for all")
     parser.add_argument("--api", type=Path, help=API_HELP)
+    parser.add_argument("--judge", type=Path, help=JUDGE_HELP)
     parser.add_argument("--plan", action="store_true", help=PLAN_HELP)
 
 
@@ -149,7 +151,7 @@ def lab_of(values: Any) -> Lab:
     out, scale = values.out or values.runs / "paper" / values.scale, SCALES[values.scale]
     if values.api is not None:
         scale = replace(scale, api=read_endpoint(values.api), served=None)
-    return Lab(scale, values.runs, out, values.limit)
+    return Lab(scale, values.runs, out, values.limit, judge=values.judge)
 
 
 def read_endpoint(path: Path) -> Member:

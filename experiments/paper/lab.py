@@ -14,6 +14,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from cascade.judge import judge_table
+from cascade.judging.base import Judge
 from cascade.probing import probe_for, with_p_ik
 from cascade.scoring import Scored, score
 from cascade.simulation.ledgers import Prices, pass_costs, read_prices
@@ -40,6 +42,8 @@ class Lab:
         out: Folder of what is made here; live runs and replies of the API lie there, too.
         limit: Only so many test questions, from the first on; 0 for all.
         seed: Of the split and of the probes' training.
+        judge: Of the answers to PopQA's test questions (`cascade.judge`); by default normalised exact match, which
+            probes learn from either way.
     """
 
     scale: Scale
@@ -47,6 +51,7 @@ class Lab:
     out: Path = Path("runs/paper/miniature")
     limit: int = 0
     seed: int = 0
+    judge: Path | Judge | None = None
     _tables: dict[tuple[str, str, float | None, bool], pa.Table] = field(default_factory=dict, repr=False)
     _scored: dict[tuple[str, str], Scored] = field(default_factory=dict, repr=False)
 
@@ -89,8 +94,16 @@ class Lab:
                 trained_on = self.probed_on(task)
                 probe = self.probe(model, trained_on, depth) if probed else None
                 split_seed = self.seed if task == trained_on else None
-                self._tables[key] = with_p_ik(self.scored(model, task), probe, split_seed)
+                table = with_p_ik(self.scored(model, task), probe, split_seed)
+                judged = self.judge is not None and task == self.scale.popqa
+                self._tables[key] = self._judged(table) if judged else table
         return self._tables[key]
+
+    def _judged(self, table: pa.Table) -> pa.Table:
+        assert self.judge is not None
+        test = pc.equal(table["split"], "test")
+        judged = judge_table(table.filter(test), self.judge).table
+        return pa.concat_tables([judged, table.filter(pc.invert(test))], promote_options="default")
 
     def chain(self, models: Sequence[str], task: str, split: str = "test", depth: float | None = None) -> ChainScores:
         """Models aligned on a task's test part, or on all of it where no probe saw it; the last has no probe."""
