@@ -88,9 +88,11 @@ class Transfer:
 
     @property
     def finding(self) -> str:
-        """What the means say, in a sentence."""
-        aurocs = self.matrices["AUROC"]
-        own, elsewhere = (np.mean([aurocs[cell] for cell in self.cells(True, data)]) for data in (True, False))
+        """What the means say, in a sentence; nothing where there is one data set alone."""
+        own_cells, other_cells = (self.cells(own_model=True, own_data=own_data) for own_data in (True, False))
+        if not other_cells:
+            return ""
+        own, elsewhere = (np.mean([self.matrices["AUROC"][c] for c in cells]) for cells in (own_cells, other_cells))
         lost = (own - elsewhere) / (own - 0.5)
         worth = "cannot lean on P(IK)" if elsewhere < COIN else "leans on a P(IK) that knows less than it did"
         return (

@@ -254,7 +254,8 @@ class ProbeModule(LightningModule):
                 best[chosen] = parameter.detach()[chosen]
         # Done heads go on being trained, since that costs nothing; what they become is not looked at.
         self.trainer.should_stop = bool((self._stale >= self.patience).all())
-        self.log("val_loss", losses.mean(), prog_bar=True)
+        # One that diverges is left out, of the curve as of the heads.
+        self.log("val_loss", losses[losses.isfinite()].mean(), prog_bar=True)
         if len(self._data.data.origins) > 1:
             by_layer = losses.view(len(self.groups), -1, self.num_seeds).mean((0, 2))
             for origin, loss in zip(self._data.data.origins, by_layer, strict=True):

@@ -7,7 +7,9 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+from sklearn.kernel_ridge import KernelRidge
 from sklearn.metrics import roc_auc_score
+from sklearn.preprocessing import StandardScaler
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
@@ -21,10 +23,10 @@ from experiments.benchmarks.runtime import main as runtime
 from experiments.paper.lab import Lab
 from experiments.paper.scales import MINIATURE
 from experiments.promises import main as promises
-from experiments.readers import FOLDS, Fold, Questions, cascade, gated, load
+from experiments.readers import FOLDS, MODELS, Fold, Questions, cascade, fold_of, gated, kernel_machine, load
 from experiments.real_logs import PARAMETERS
 from experiments.real_logs import main as convert
-from probes import Probe, ProbeConfig, stratified_split
+from probes import Probe, ProbeConfig, StoreKey, StoreWriter, stratified_split
 from probes.states import LayerStates
 
 
@@ -99,6 +101,27 @@ def test_every_question_is_tested_in_one_fold_and_never_trained_on_there():
         assert sorted(row for part in parts for row in part) == list(range(1500))
         tested += data.split.test
     assert sorted(tested) == list(range(1500))
+
+
+def test_the_kernel_machine_is_scikit_learns_with_a_kernel_written_out(tmp_path):
+    rng, rows = np.random.default_rng(0), 300
+    key = StoreKey("reader", "1", "", "", "task", "1", "float32", (0, 1), "mean_of_tokens", {})
+    writer = StoreWriter(tmp_path, key, rows, 4)
+    states = {layer: torch.from_numpy(rng.normal(size=(rows, 4)).astype(np.float32)) for layer in (0, 1)}
+    writer.write(0, states)
+    right = {model: rng.random(rows) < 1 / (1 + np.exp(-states[1][:, 0].numpy())) for model in MODELS}
+    p_right = {model: np.clip(right[model] + rng.normal(0, 0.3, rows), 0, 1) for model in MODELS}
+    asked = Questions([f"q{i}" for i in range(rows)], [], ["s"] * rows, right, {}, p_right)
+    found = kernel_machine(writer.finish(), asked)
+    x, fold = np.concatenate([states[0], states[1]], 1).astype(np.float64), fold_of(asked.ids) // 4
+    for number in range(FOLDS):
+        train, test = np.flatnonzero(fold != number), np.flatnonzero(fold == number)
+        z = StandardScaler().fit(x[train]).transform(x)
+        kernel = np.array([[np.exp(-np.mean((a - b) ** 2)) for b in z[train]] for a in z])
+        centred = p_right[MODELS[0]][train] - p_right[MODELS[0]][train].mean()
+        machine = KernelRidge(alpha=2, kernel="precomputed").fit(kernel[train], centred)
+        auroc = roc_auc_score(right[MODELS[0]][test], machine.predict(kernel[test]))
+        assert found[MODELS[0]][number] == pytest.approx(auroc, abs=1e-3)
 
 
 def test_the_real_questions_join_their_models(shared_data):
