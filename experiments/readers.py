@@ -163,7 +163,7 @@ def kernel_machine(store: HiddenStateStore, questions: Questions) -> dict[str, l
     targets = np.stack([questions.p_right[model] for model in MODELS], 1).astype(np.float32)
     for number in tqdm(range(FOLDS), desc="kernel machine", unit="fold", disable=None, leave=False):
         test = fold == number
-        scale, mean = torch.std_mean(states[torch.from_numpy(~test)], 0)
+        scale, mean = torch.std_mean(states[torch.from_numpy(~test)], 0, correction=0)
         x = (states - mean) / torch.where(scale > 1e-6, scale, 1.0)
         kernel = torch.cdist(x, x).square_().div_(-x.shape[1]).exp_().numpy()
         fitted = kernel[np.ix_(~test, ~test)] + 2 * np.eye(int((~test).sum()), dtype=np.float32)
