@@ -149,7 +149,9 @@ def test_a_refusal_is_a_failure_that_is_paid_for_once(tmp_path):
 
     with FaultyServer(body=body).running() as server:
         for _ in range(2):
-            assert endpoint(server, tmp_path).answer([ABC]) == [Failure("q0", "m refused to answer: I cannot", refusal=True)]
+            assert endpoint(server, tmp_path).answer([ABC]) == [
+                Failure("q0", "m refused to answer: I cannot", refusal=True)
+            ]
         assert len(server.requests) == 1
 
 
