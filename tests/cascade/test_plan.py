@@ -6,6 +6,7 @@ import json
 import math
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -21,6 +22,7 @@ from cascade.models.chain import ChainModels
 from cascade.models.huggingface import HuggingFaceModel
 from cascade.plan import UTILISATION, Decoder, plan_cascade, plan_chain, plan_training, weight_files
 from cascade.probing import ScoredTaskDataModule
+from cascade.report.plan_table import print_plan
 from cascade.runtime.config import CascadeConfig, Member, Price
 from cascade.scoring import score
 from cascade.tasks.base import Question, Task
@@ -192,6 +194,14 @@ def test_a_chain_is_scored_on_its_task_and_its_probes_task(tmp_path):
     ]  # fmt: skip
     assert [w.model for w in plan.weights] == names
     assert plan.to_fetch == 0
+
+
+def test_what_the_disk_has_no_room_for_is_said(tmp_path, capsys, monkeypatch):
+    plan = plan_chain(["mini-llama-small", "mini-llama-large"], [TASK], tmp_path, ChainModels())
+    for free, fits in ((plan.to_write, True), (plan.to_write - 1, False)):
+        monkeypatch.setattr(shutil, "disk_usage", lambda _, free=free: SimpleNamespace(free=free))
+        print_plan(plan)
+        assert ("it does not fit" in " ".join(capsys.readouterr().out.split())) != fits
 
 
 def test_endpoints_cost_dollars_and_a_cap_that_is_too_low_is_said(tmp_path):
