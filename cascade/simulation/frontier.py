@@ -133,16 +133,24 @@ class ChainSearch:
         return ThresholdPolicy(self.places, tuple(named))
 
     def _midway(self, stage: int, which: int, limit: float | None) -> float | None:
-        values = self.pairs[stage][which]
-        if values is None or limit is None:
+        if limit is None or self.pairs[stage][which] is None:
             return limit
-        if (stage, which) not in self.sorted:
-            self.sorted[stage, which] = np.sort(values)
-        below = int(np.searchsorted(self.sorted[stage, which], limit)) - 1
+        values = self.ascending(stage, which)
+        below = int(np.searchsorted(values, limit)) - 1
         if below < 0:
             return limit
-        middle = (float(self.sorted[stage, which][below]) + limit) / 2
-        return middle if middle > self.sorted[stage, which][below] else limit
+        middle = (float(values[below]) + limit) / 2
+        return middle if middle > values[below] else limit
+
+    def ascending(self, stage: int, which: int) -> np.ndarray:
+        """A stage's first or second confidence, sorted, as its search has it where that searches both."""
+        search, values = self.searches[stage], self.pairs[stage][which]
+        assert values is not None
+        if search.early is not None and search.late is not None:
+            return search.levels if which else search.sorted_early[::-1]
+        if (stage, which) not in self.sorted:
+            self.sorted[stage, which] = np.sort(values)
+        return self.sorted[stage, which]
 
     def split(self, stage: int, limits: _Pair) -> tuple[np.ndarray, np.ndarray]:
         """Which questions a stage's first confidence lets pass, and which of them it answers."""

@@ -71,6 +71,20 @@ def brute_force(chain: ChainScores, ledger: str, early: str | None) -> list[tupl
     return points
 
 
+@pytest.mark.parametrize("signals", EARLY)
+@settings(max_examples=40, deadline=None)
+@given(chain=chains(most_models=3))
+def test_a_threshold_lies_midway_between_the_scores_that_it_parts(signals, chain):
+    """A score that is a little off on another machine is then on the same side."""
+    for point in frontier(chain, pass_costs(chain), "full-path", signals).candidates:
+        for place, limits in zip(point.policy.places, point.policy.thresholds, strict=False):
+            for name in ("p_t", "p_ik", "p_ik_reader"):
+                limit, scores = getattr(limits, name), getattr(chain.models[place], name)
+                if limit is None or limit <= scores.min():
+                    continue  # not asked, or keeps every question
+                assert limit == (scores[scores < limit].max() + scores[scores > limit].min()) / 2
+
+
 def hull_value(points, price):
     return max(accuracy - price * cost for cost, accuracy in points)
 
