@@ -43,7 +43,7 @@ def api_scores(lab: Lab, task: str) -> pa.Table:
     wanted, known = _questions(lab, task), _known(lab, task)
     if missing := _missing(wanted, known):
         told = _told(lab, task, missing)
-        known = told if known is None else pa.concat_tables([known, told])
+        known = told if known is None else pa.concat_tables([known, told], promote_options="default")
         write_scores(known, API, _replies(lab, task))
     assert known is not None
     place = {id: row for row, id in enumerate(known["question_id"].to_pylist())}
