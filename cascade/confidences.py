@@ -23,13 +23,14 @@ from rich.console import Console
 from rich.table import Table
 from tqdm import tqdm
 
-from cascade.confidence.asking import BATCH, Asking, ask_confidences
-from cascade.confidence.parts import Parts
+from cascade.engines.base import Model
 from cascade.errors import CascadeError, one_line_errors
-from cascade.models.base import Model
-from cascade.runtime.config import Member, build_model
-from cascade.simulation.metrics import auroc
-from cascade.simulation.schema import CONFIDENCES, parquet_bytes
+from cascade.runtime.build import build_model
+from cascade.runtime.config import Member
+from cascade.scores.schema import CONFIDENCES, parquet_bytes
+from cascade.scoring.confidence.asking import BATCH, Asking, ask_confidences
+from cascade.scoring.confidence.parts import Parts
+from cascade.statistics.metrics import auroc
 from cascade.tasks.base import Question
 from cascade.tasks.files import ENDINGS, read_questions
 from cascade.tasks.load import PROBED_ON, load_task

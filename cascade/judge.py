@@ -25,8 +25,8 @@ from cascade.errors import CascadeError, one_line_errors
 from cascade.judging.agreement import Agreement
 from cascade.judging.base import Case, ExactMatchJudge, Judge
 from cascade.judging.llm import JudgeConfig, LLMJudge
-from cascade.simulation.metrics import hallucination_rate
-from cascade.simulation.schema import SCHEMA, parquet_bytes, read_scores, validate_scores
+from cascade.scores.schema import SCHEMA, parquet_bytes, read_scores, validate_scores
+from cascade.statistics.metrics import hallucination_rate
 from cascade.tasks.base import Question
 from cascade.tasks.files import ENDINGS, read_questions
 from cascade.tasks.judging import Verdict

@@ -22,17 +22,18 @@ from rich.console import Console
 from rich.table import Table
 from tqdm import tqdm
 
+from cascade.engines.local import LocalModel
 from cascade.errors import CascadeError, one_line_errors
 from cascade.miniature.families import MODEL_NAMES
-from cascade.models.local import LocalModel
-from cascade.plan import plan_cascade
-from cascade.report.plan_table import PLAN_HELP, print_plan
+from cascade.planning.costs import plan_cascade
+from cascade.planning.table import PLAN_HELP, print_plan
+from cascade.policies.file import policy_json
+from cascade.runtime.build import build_cascade
 from cascade.runtime.config import CascadeConfig
 from cascade.runtime.costs import answer_costs, last_model_alone
 from cascade.runtime.engine import Answer, Cascade, Journey
 from cascade.runtime.journal import Journal
 from cascade.runtime.results import Run, write_run
-from cascade.simulation.policy_file import policy_json
 from cascade.tasks.base import Question, is_right
 from cascade.tasks.files import ENDINGS, read_questions
 from cascade.tasks.load import PROBED_ON, TASK_NAMES, load_task
@@ -69,7 +70,7 @@ def run(
     """
     names = cascade.names if isinstance(cascade, Cascade) else [member.name for member in cascade.members]
     asked, label = _questions(questions, split, limit, names)
-    cascade = cascade if isinstance(cascade, Cascade) else Cascade.from_config(cascade)
+    cascade = cascade if isinstance(cascade, Cascade) else build_cascade(cascade)
     _check_letters(cascade, asked)
     folder = out or _folder(runs, cascade.names, label)
     started = time.perf_counter()

@@ -18,10 +18,10 @@ from lightning.fabric.strategies import DDPStrategy
 from lightning.fabric.utilities.rank_zero import rank_zero_only
 
 from cascade.errors import CascadeError, one_line_errors
-from cascade.plan import plan_training
-from cascade.probing import ScoredTaskDataModule
-from cascade.report.plan_table import PLAN_HELP, print_plan
-from cascade.scoring import Scored, score_share
+from cascade.planning.costs import plan_training
+from cascade.planning.table import PLAN_HELP, print_plan
+from cascade.probing.data import ScoredTaskDataModule
+from cascade.scoring.scored import Scored, score_share
 from probes.errors import ProbeError
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from jsonargparse import ArgumentParser
 
 from cascade.errors import CascadeError, one_line_errors
+from cascade.runtime.build import build_cascade
 from cascade.serving.listening import bind
 from probes.errors import ProbeError
 
@@ -54,13 +55,12 @@ def serve(
     # Here and not above: the help, an error in the arguments and a port that is taken need no torch.
     from transformers.utils import logging
 
-    from cascade.runtime import Cascade
     from cascade.serving.logs import Log
     from cascade.serving.server import Server
     from cascade.serving.service import Limits, Service
 
     logging.set_verbosity_error()  # stderr is for lines of JSON
-    cascade = Cascade.from_config(config)
+    cascade = build_cascade(config)
     if not cascade.keep_loaded:
         raise CascadeError("Expected `keep_loaded` to be true for a server, which holds every model, but got false")
     limits = Limits(queue, batch_milliseconds / 1000, body_limit, drift_window)

@@ -18,22 +18,22 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from jsonargparse import ArgumentParser
 
+from cascade.engines.chain import ChainModels
 from cascade.errors import CascadeError, one_line_errors
-from cascade.models.chain import ChainModels
+from cascade.planning.table import PLAN_HELP, print_plan
+from cascade.policies.ledgers import Prices, available_units, read_prices
+from cascade.policies.policy import Thresholds
 from cascade.report.frontier_figures import plot_frontier
 from cascade.report.html import write_report
-from cascade.report.plan_table import PLAN_HELP, print_plan
-from cascade.report.strict_json import strict_json
 from cascade.report.study_tables import print_study
 from cascade.report.tables import print_report
 from cascade.report.tracking import sweep_folder
-from cascade.simulation.ledgers import Prices, available_units, read_prices
-from cascade.simulation.policy import Thresholds
-from cascade.simulation.schema import join_scores, other_confidence, read_scores, read_table, write_scores
-from cascade.simulation.scores import ChainScores, align, check_chain, model_scores, parts
+from cascade.scores.arrays import ChainScores, align, check_chain, model_scores, parts
+from cascade.scores.schema import join_scores, other_confidence, read_scores, read_table, write_scores
 from cascade.simulation.simulator import Report, report
 from cascade.simulation.study import LayerPoint, Study, layer_point, study
 from cascade.simulation.tuning import Goal
+from cascade.strict_json import strict_json
 from cascade.tasks.files import holds_questions
 from cascade.tasks.load import PROBED_ON, TASK_NAMES
 from probes.errors import ProbeError
@@ -144,7 +144,7 @@ def simulate(
     out.mkdir(parents=True, exist_ok=True)
     if table is None:
         # Here and not above, so that somebody else's logs are simulated without loading torch.
-        from cascade.probing import own_scores
+        from cascade.probing.chain import own_scores
 
         table = own_scores(names, task, runs, settings=models, probes=probes)
         if not probes and split is None and "split" in table.column_names:
@@ -247,7 +247,7 @@ def _other(
                 f"Expected `evaluate_on` to name a task ({', '.join(TASK_NAMES)}), a file of questions, a score table "
                 f"or a folder of them, but got {data!r}"
             )
-        from cascade.probing import own_scores
+        from cascade.probing.chain import own_scores
 
         table, labelled = own_scores(names, data, runs, settings=models, probes=probes), True
     splits = set(table["split"].to_pylist()) if "split" in table.column_names else set()
@@ -265,7 +265,7 @@ def _sweep_layers(
     models: ChainModels,
 ) -> list[LayerPoint]:
     """The goal's best in the early-exit ledger, for probes at each depth of the deepest model that has one."""
-    from cascade.probing import own_models, own_scores
+    from cascade.probing.chain import own_models, own_scores
 
     depths = [model.depth for model in own_models(names, models)[:-1]]
     found = []
@@ -323,7 +323,7 @@ def log_to_wandb(result: Simulation, config: dict[str, Any], folder: Path) -> No
 
 def _print_plan(settings: dict[str, Any]) -> None:
     """What `simulate` with these arguments would cost."""
-    from cascade.plan import plan_chain
+    from cascade.planning.costs import plan_chain
 
     scores, task = _own_task(settings["scores"], settings["task"])
     if scores:

@@ -10,9 +10,9 @@ from itertools import permutations
 
 import numpy as np
 
+from cascade.policies.ledgers import LEDGERS, pass_costs
+from cascade.scores.arrays import ChainScores, parts
 from cascade.simulation.frontier import frontier
-from cascade.simulation.ledgers import LEDGERS, pass_costs
-from cascade.simulation.scores import ChainScores, parts
 from cascade.simulation.study import Measured, choose_for, describe, measure
 from cascade.simulation.tuning import ALLOWED_DROP, Goal
 from experiments.paper.arithmetic import from_counts

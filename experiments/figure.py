@@ -15,7 +15,7 @@ from matplotlib.lines import Line2D
 
 from cascade.report.figures import COLORS, INK, MUTED, label_points, new_figure, styled
 from cascade.report.figures import Plot as Picture
-from cascade.report.strict_json import strict_json
+from cascade.strict_json import strict_json
 from experiments.paper.arithmetic import from_counts
 from experiments.paper.command import command
 from experiments.paper.lab import Lab

@@ -11,8 +11,9 @@ from jsonargparse import ArgumentParser
 
 from cascade.errors import one_line_errors
 from cascade.miniature.families import MODEL_NAMES
+from cascade.probing.fit import Trained
 from cascade.report.probe_plots import plot_layers
-from cascade.train import Trained, train
+from cascade.train import train
 from experiments.readme import ROOT, fill
 from probes.errors import ProbeError
 from probes.files import write_atomically

@@ -17,11 +17,11 @@ from scipy.special import expit
 from tqdm import tqdm
 
 from cascade.errors import CascadeError, one_line_errors
+from cascade.policies.ledgers import pass_costs
+from cascade.scores.arrays import ChainScores, ModelScores, align
+from cascade.scores.schema import read_scores
 from cascade.simulation.frontier import frontier
 from cascade.simulation.guarantee import guarantee, losses
-from cascade.simulation.ledgers import pass_costs
-from cascade.simulation.schema import read_scores
-from cascade.simulation.scores import ChainScores, ModelScores, align
 
 
 @dataclass(frozen=True)

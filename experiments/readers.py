@@ -29,11 +29,11 @@ from scipy.special import expit
 from scipy.stats import t as student
 from tqdm import tqdm
 
+from cascade.engines.encoder import Encoder, read_texts
 from cascade.errors import CascadeError, one_line_errors
-from cascade.models.encoder import Encoder, read_texts
+from cascade.policies.ledgers import pass_costs
+from cascade.scores.arrays import ChainScores, ModelScores, parts
 from cascade.simulation.frontier import choose, frontier
-from cascade.simulation.ledgers import pass_costs
-from cascade.simulation.scores import ChainScores, ModelScores, parts
 from cascade.simulation.simulator import all_costs, simulate
 from experiments.readme import ROOT, fill
 from experiments.real_logs import PARAMETERS, option_logits

@@ -1,6 +1,6 @@
 """Rewrites the README's measured tables and its picture: `python -m experiments.readme --logs FOLDER`.
 
-Run `python -m cascade.miniature.cards` first. What stands between `<!-- begin NAME -->` and `<!-- end NAME -->`
+Run `python -m experiments.miniature.cards` first. What stands between `<!-- begin NAME -->` and `<!-- end NAME -->`
 in the README is this script's; the words around it are not.
 """
 
@@ -13,13 +13,13 @@ from pathlib import Path
 from jsonargparse import ArgumentParser
 
 from cascade.errors import CascadeError, one_line_errors
-from cascade.miniature.cards import SUMMARY
+from cascade.policies.ledgers import LEDGERS
 from cascade.report.names import chain_label, short_names
+from cascade.scores.schema import COLUMNS
 from cascade.simulate import DEFAULT_CHAIN, simulate
-from cascade.simulation.ledgers import LEDGERS
-from cascade.simulation.schema import COLUMNS
 from cascade.simulation.simulator import Report
 from experiments import transfer
+from experiments.miniature.cards import SUMMARY
 from experiments.paper.lab import Lab
 from experiments.paper.scales import MINIATURE
 from experiments.real_chains import markdown as real_chains
@@ -86,7 +86,7 @@ def main(args: list[str] | None = None) -> None:
         text, "ood", markdown(simulate(DEFAULT_CHAIN, task="mini-gpqa", runs=values.runs).report, without_p_ik=False)
     )
     if not (values.runs / SUMMARY).exists():
-        raise CascadeError(f"Expected {values.runs / SUMMARY}; run `python -m cascade.miniature.cards` first")
+        raise CascadeError(f"Expected {values.runs / SUMMARY}; run `python -m experiments.miniature.cards` first")
     text = fill(text, "miniature", (values.runs / SUMMARY).read_text().strip())
     lab = Lab(MINIATURE, values.runs, values.runs / "paper" / MINIATURE.name)
     text = fill(text, "transfer", transfer.build(lab).summary)

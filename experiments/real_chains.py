@@ -12,13 +12,13 @@ from pathlib import Path
 from jsonargparse import ArgumentParser
 
 from cascade.errors import one_line_errors
+from cascade.policies.ledgers import Prices, read_prices
 from cascade.report.names import short_names
-from cascade.simulation.ledgers import Prices, read_prices
-from cascade.simulation.schema import read_scores
-from cascade.simulation.scores import align, parts
-from cascade.simulation.significance import Interval
+from cascade.scores.arrays import align, parts
+from cascade.scores.schema import read_scores
 from cascade.simulation.study import Study, describe, study
 from cascade.simulation.tuning import Goal
+from cascade.statistics.significance import Interval
 from probes.files import file_name, write_atomically
 
 PRICES = Path(__file__).parents[1] / "configs/prices/table-12.yaml"

@@ -25,7 +25,7 @@ import pyarrow.parquet as pq
 from jsonargparse import ArgumentParser
 
 from cascade.errors import CascadeError, one_line_errors
-from cascade.simulation.schema import validate_scores, write_scores
+from cascade.scores.schema import validate_scores, write_scores
 
 # From the models' published configurations, embeddings included.
 PARAMETERS = {

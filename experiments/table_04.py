@@ -30,7 +30,8 @@ def build(lab: Lab) -> Comparison:
     if refused := int((~api.attempted).sum()) if api.attempted is not None else 0:
         notes.append(f"The API refused {refused} of {len(chain)} questions, which count as wrong, and as no tokens.")
     if lab.scale.served is not None:
-        same, apart = local_agreement(lab, lab.scale.mmlu)
+        mmlu = lab.scale.mmlu
+        same, apart = local_agreement(lab.table(API, mmlu), lab.scale.decoder(lab.scale.api.name, mmlu), mmlu)
         notes.append(
             f"The API is {lab.scale.api.name} behind cascade.serve on loopback, asked over HTTP by the openai client. "
             f"It writes one token a question, so that reduced tokens are the share of questions kept from it. "

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cascade.simulation.policy import Outcome
+from cascade.policies.policy import Outcome
 from experiments.paper.arithmetic import reduced_cc
 from experiments.paper.cells import OTHER_LEDGERS, accuracy_cells, only
 from experiments.paper.command import command, compare

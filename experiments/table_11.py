@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cascade.simulation.metrics import hallucination_rate
+from cascade.statistics.metrics import hallucination_rate
 from experiments.paper.cells import Cells
 from experiments.paper.command import command, compare
 from experiments.paper.comparison import Comparison

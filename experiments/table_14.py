@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from cascade.simulation.metrics import binary_f1
 from cascade.simulation.simulator import confidence_quality
+from cascade.statistics.metrics import binary_f1
 from experiments.paper.arithmetic import f1_note
 from experiments.paper.cells import Cells
 from experiments.paper.command import command, compare

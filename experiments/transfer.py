@@ -13,10 +13,10 @@ from pathlib import Path
 
 import numpy as np
 
-from cascade.probing import check_base
+from cascade.probing.chain import check_base
 from cascade.report.probe_plots import plot_transfer
-from cascade.report.strict_json import strict_json
-from cascade.scoring import Scored
+from cascade.scoring.scored import Scored
+from cascade.strict_json import strict_json
 from experiments.paper.command import command
 from experiments.paper.comparison import markdown_table
 from experiments.paper.lab import Lab

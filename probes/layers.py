@@ -5,17 +5,42 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 from torch import Tensor
 
 from probes.metrics import RESAMPLES, bootstrap_metrics
-
-if TYPE_CHECKING:  # the table itself needs no lightning
-    from probes.training import TrainedHead
+from probes.probe import Probe
 
 CONFIDENCE = 0.95
+
+
+@dataclass(frozen=True)
+class TrainedHead:
+    """One head of a run.
+
+    Attributes:
+        probe: Calibrated, with the test metrics in its configuration.
+        seed, learning_rate, weight_decay: What it was trained with.
+        val_loss: Of the best epoch, before calibration, against what heads are trained towards.
+        epoch: The best one, from 0.
+        p_ik: On the test part before and after calibration, each ``[rows]``, float32.
+        metrics: Of those.
+    """
+
+    probe: Probe
+    seed: int
+    learning_rate: float
+    weight_decay: float
+    val_loss: float
+    epoch: int
+    p_ik: dict[str, Tensor]
+    metrics: dict[str, dict[str, float]]
+
+    @property
+    def layer(self) -> int:
+        """The layer it reads."""
+        return self.probe.config.layer
 
 
 @dataclass(frozen=True)

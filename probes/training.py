@@ -7,7 +7,7 @@ stacked, and each comes out as it would alone. The Lightning module ends here: o
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import product
 from typing import Any, Literal
 
@@ -20,41 +20,13 @@ from probes.calibration import build_calibrator
 from probes.data import HiddenStateDataModule
 from probes.errors import ProbeError
 from probes.heads import DropoutMasks, HeadConfig, StackedHeads
-from probes.layers import best_head
+from probes.layers import TrainedHead, best_head
 from probes.metrics import probe_metrics
 from probes.probe import Probe
 
 _STATISTICS_ROWS = 64
 # Their update of a number depends on that number's own history alone, so stacked heads do not feel each other.
 _ELEMENTWISE = ("Adadelta", "Adagrad", "Adam", "AdamW", "Adamax", "ASGD", "NAdam", "RAdam", "RMSprop", "Rprop", "SGD")
-
-
-@dataclass(frozen=True)
-class TrainedHead:
-    """One head of a run.
-
-    Attributes:
-        probe: Calibrated, with the test metrics in its configuration.
-        seed, learning_rate, weight_decay: What it was trained with.
-        val_loss: Of the best epoch, before calibration, against what heads are trained towards.
-        epoch: The best one, from 0.
-        p_ik: On the test part before and after calibration, each ``[rows]``, float32.
-        metrics: Of those.
-    """
-
-    probe: Probe
-    seed: int
-    learning_rate: float
-    weight_decay: float
-    val_loss: float
-    epoch: int
-    p_ik: dict[str, Tensor]
-    metrics: dict[str, dict[str, float]]
-
-    @property
-    def layer(self) -> int:
-        """The layer it reads."""
-        return self.probe.config.layer
 
 
 class ProbeModule(LightningModule):
@@ -107,6 +79,7 @@ class ProbeModule(LightningModule):
         patience: int = 8,
     ) -> None:
         super().__init__()
+        self.save_hyperparameters(logger=False)  # what a run's config.yaml says
         if not 0 <= threshold <= 1:
             raise ProbeError(f"Expected `threshold` to be in [0, 1], but got {threshold}")
         if not 0 <= label_smoothing < 1:

@@ -16,11 +16,11 @@ from sklearn.preprocessing import StandardScaler
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
+from cascade.engines.base import Prompt
+from cascade.engines.encoder import Encoder, read_texts
+from cascade.engines.reader import ModelReader
 from cascade.errors import CascadeError
-from cascade.models.base import Prompt
-from cascade.models.encoder import Encoder, read_texts
-from cascade.models.reader import ModelReader
-from cascade.scoring import score
+from cascade.scoring.scored import score
 from experiments import real_chains, transfer
 from experiments.benchmarks.runtime import main as runtime
 from experiments.paper.lab import Lab

@@ -16,8 +16,8 @@ import pytest
 from scipy import stats
 
 from cascade.miniature.families import ASSETS
-from cascade.simulation.ledgers import LEDGERS
-from cascade.simulation.scores import ChainScores
+from cascade.policies.ledgers import LEDGERS
+from cascade.scores.arrays import ChainScores
 from cascade.tasks.base import Question, multiple_choice_prompt
 from cascade.tasks.judging import Verdict
 from cascade.tasks.load import load_task

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 
-from cascade.runtime import Cascade
+from cascade.runtime.build import build_cascade
 from cascade.tasks.load import load_task
 from tests.cascade.faulty_server import FaultyServer
 from tests.cascade.test_judging import reply
@@ -61,7 +61,7 @@ def test_the_lines_that_give_a_judge_evidence(monkeypatch, tmp_path):
 
 
 def test_the_lines_that_ask_the_server():
-    with running(Cascade.from_config()) as server:
+    with running(build_cascade()) as server:
         code = block("from openai import OpenAI")
         assert "http://127.0.0.1:8000" in code
         letter, model, flops = said(code.replace("http://127.0.0.1:8000", server.url)).split(maxsplit=2)

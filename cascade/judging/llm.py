@@ -1,6 +1,6 @@
 """A language model as judge, behind any OpenAI-compatible endpoint.
 
-Requests go through `cascade.models.endpoint`: retries, the disk cache (a run that was cut off goes on where it was)
+Requests go through `cascade.engines.endpoint`: retries, the disk cache (a run that was cut off goes on where it was)
 and the spending cap are its. A verdict that cannot be read is asked for again, and never guessed.
 """
 
@@ -13,13 +13,12 @@ from typing import Any, Literal
 
 from jsonargparse import ArgumentParser
 
+from cascade.engines.base import Failure, Model, Price, Prompt
+from cascade.engines.endpoint import Endpoint
 from cascade.errors import CascadeError
 from cascade.judging.base import Case
 from cascade.judging.evidence import Evidence, EvidenceFile
 from cascade.judging.prompt import Template, UnreadableVerdictError, read_verdict
-from cascade.models.base import Failure, Model, Prompt
-from cascade.models.endpoint import Endpoint
-from cascade.runtime.config import Price
 from cascade.tasks.judging import Verdict
 
 

@@ -23,7 +23,7 @@ class Size:
     heads: int
     steps: int
     learning_rate: float
-    in_context: float = 0.0  # see `TrainingStream`
+    in_context: float = 0.0  # see `experiments.miniature.stream`
 
 
 _SIZES = {

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from cascade.policies.ledgers import available_units, charges, pass_costs
+from cascade.policies.policy import Outcome, Policy, ThresholdPolicy, Thresholds
 from cascade.report.figures import BLUE, GREEN, INK, MUTED, ORANGE, PURPLE, Plot, new_figure, shortened, styled
 from cascade.report.names import short_names
+from cascade.scores.arrays import ChainScores
 from cascade.simulation.evaluation import CONFIDENCES
 from cascade.simulation.grid import grid_sums, quantile_levels
-from cascade.simulation.ledgers import available_units, charges, pass_costs
-from cascade.simulation.metrics import ece, reliability
-from cascade.simulation.policy import Outcome, Policy, ThresholdPolicy, Thresholds
-from cascade.simulation.scores import ChainScores
+from cascade.statistics.metrics import ece, reliability
 from probes.files import write_atomically
 
 if TYPE_CHECKING:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from matplotlib.patches import Patch
 
+from cascade.policies.policy import Outcome, Policy
 from cascade.report.figures import (
     BLUE,
     GREEN,
@@ -22,8 +23,7 @@ from cascade.report.figures import (
     wrapped,
 )
 from cascade.report.names import short_names
-from cascade.simulation.policy import Outcome, Policy
-from cascade.simulation.scores import ChainScores
+from cascade.scores.arrays import ChainScores
 from cascade.simulation.simulator import play
 
 if TYPE_CHECKING:

@@ -10,6 +10,7 @@ import matplotlib
 import numpy as np
 from matplotlib.lines import Line2D
 
+from cascade.policies.ledgers import LEDGERS, UNITS
 from cascade.report.figures import (
     BLUE,
     COLORS,
@@ -25,7 +26,6 @@ from cascade.report.figures import (
 )
 from cascade.report.names import chain_label, short_names
 from cascade.simulation.frontier import upper_hull
-from cascade.simulation.ledgers import LEDGERS, UNITS
 from cascade.simulation.study import LayerPoint, Measured, Study
 from probes.files import write_atomically
 

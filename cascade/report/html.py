@@ -11,20 +11,20 @@ from html import escape
 from math import isfinite
 from pathlib import Path
 
+from cascade.policies.file import policy_json
+from cascade.policies.ledgers import LEDGERS
 from cascade.report.confidence_figures import reliability_figure, subjects_figure, thresholds_figure
 from cascade.report.figures import Plot
 from cascade.report.flow_figure import flow_figure
 from cascade.report.frontier_figures import fixed_figure, frontier_figure, layers_figure
 from cascade.report.recommendation import Recommendation, recommendation
-from cascade.report.strict_json import strict_json
 from cascade.report.study_tables import study_tables
 from cascade.report.table import Table
 from cascade.report.tables import asked_thresholds, report_tables
-from cascade.simulation.ledgers import LEDGERS
-from cascade.simulation.policy_file import policy_json
-from cascade.simulation.scores import ChainScores
+from cascade.scores.arrays import ChainScores
 from cascade.simulation.simulator import Report
 from cascade.simulation.study import LayerPoint, Study
+from cascade.strict_json import strict_json
 from probes.files import write_atomically
 
 STYLE = Path(__file__).with_name("page.css")

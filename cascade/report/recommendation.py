@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from cascade.policies.ledgers import UNITS
+from cascade.policies.policy import ExpectedUtilityPolicy, FusedPolicy, Policy, ThresholdPolicy, threshold_text
 from cascade.simulation.evaluation import Evaluation
-from cascade.simulation.ledgers import UNITS
-from cascade.simulation.policy import ExpectedUtilityPolicy, FusedPolicy, Policy, ThresholdPolicy, threshold_text
-from cascade.simulation.significance import Interval
 from cascade.simulation.study import Study, describe
+from cascade.statistics.significance import Interval
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from math import isfinite
 from rich.console import Console
 from rich.text import Text
 
+from cascade.policies.ledgers import LEDGERS, UNITS
 from cascade.report.names import short_names
 from cascade.report.recommendation import recommendation
 from cascade.report.table import (
@@ -25,9 +26,8 @@ from cascade.report.table import (
 )
 from cascade.report.tables import SAVED, wide_console
 from cascade.simulation.evaluation import Evaluation
-from cascade.simulation.ledgers import LEDGERS, UNITS
-from cascade.simulation.significance import Interval
 from cascade.simulation.study import LayerPoint, Study, describe
+from cascade.statistics.significance import Interval
 
 
 def ledgers_table(study: Study) -> Table:

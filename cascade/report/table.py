@@ -17,7 +17,7 @@ from typing import Any
 import rich.table
 from rich.text import Text
 
-from cascade.simulation.significance import Interval
+from cascade.statistics.significance import Interval
 
 NONE = "–"
 # Beyond so many rows the page folds a table away.

@@ -7,9 +7,9 @@ from dataclasses import replace
 
 from rich.console import Console
 
+from cascade.policies.ledgers import LEDGERS, UNITS
 from cascade.report.names import chain_label, short_names
 from cascade.report.table import Column, Table, count, decimals, percent, points
-from cascade.simulation.ledgers import LEDGERS, UNITS
 from cascade.simulation.simulator import Report, Row
 
 SAVED = tuple(Column(ledger, percent) for ledger in LEDGERS)

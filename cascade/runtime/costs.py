@@ -1,6 +1,6 @@
 """What live answers cost, step by step, in the simulator's ledgers.
 
-The ledgers are `cascade.simulation.ledgers`'; here they are filled with what was really read and written. What was
+The ledgers are `cascade.policies.ledgers`'; here they are filled with what was really read and written. What was
 never generated cannot be charged: where a stage rejected a question, full-path counts what is known of its whole pass.
 Seconds are measured, with early exits as they were, and are not put through the ledgers again.
 """
@@ -11,10 +11,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from cascade.models.base import Model
+from cascade.engines.base import Model
+from cascade.policies.ledgers import LEDGERS, available_units, charges, pass_costs, pass_flops
 from cascade.runtime.engine import Answer, Cascade, Step
-from cascade.simulation.ledgers import LEDGERS, available_units, charges, pass_costs, pass_flops
-from cascade.simulation.scores import ChainScores, ModelScores
+from cascade.scores.arrays import ChainScores, ModelScores
 
 Costs = dict[str, dict[str, np.ndarray]]
 """Unit to ledger to ``[steps]`` or ``[answers]``, float64."""

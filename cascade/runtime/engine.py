@@ -9,41 +9,17 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from tqdm import tqdm
 
+from cascade.engines.base import Failure, Gate, Model, Prompt, Reader, Reply, prompt_of
 from cascade.errors import CascadeError
-from cascade.models.base import Failure, Gate, Model, Prompt, Reply
+from cascade.policies.ledgers import Prices, available_units, pass_costs
+from cascade.policies.policy import LivePolicy, Outcome, ThresholdPolicy
+from cascade.scores.arrays import ChainScores, ModelScores, check_chain
 from cascade.simulation.frontier import Frontier, choose, frontier
-from cascade.simulation.ledgers import Prices, available_units, pass_costs
-from cascade.simulation.policy import LivePolicy, Outcome, ThresholdPolicy
-from cascade.simulation.scores import ChainScores, ModelScores, check_chain
-from cascade.tasks.base import Question, multiple_choice_prompt, open_ended_prompt, parse_open_ended
-
-if TYPE_CHECKING:
-    from cascade.runtime.config import CascadeConfig
-
-
-class Reader(Protocol):
-    """Says P(IK) of a model that has not been run, from another model's states (`cascade.models.reader`)."""
-
-    @property
-    def name(self) -> str: ...  # noqa: D102
-    @property
-    def identity(self) -> dict[str, Any]: ...  # noqa: D102
-    @property
-    def parameters(self) -> int: ...  # noqa: D102
-
-    def p_ik(self, prompts: Sequence[Prompt]) -> np.ndarray:
-        """``[prompts]``, float64."""
-        ...
-
-    def release(self) -> None:
-        """Gives back what can be loaded again."""
-        ...
+from cascade.tasks.base import Question, parse_open_ended
 
 
 @dataclass(frozen=True)
@@ -147,12 +123,6 @@ class Answer:
         return cls(id, text, last.model, tuple(journey.steps), journey.policy)
 
 
-def prompt_of(question: Question, max_new_tokens: int = 16) -> Prompt:
-    """A question in the paper's words (Table 7), as every model of a cascade is asked it."""
-    text = multiple_choice_prompt(question) if question.choices else open_ended_prompt(question)
-    return Prompt(question.id, text, question.letters, max_new_tokens=max_new_tokens)
-
-
 class Cascade:
     """Models, smallest first, and the policy that says who answers.
 
@@ -188,13 +158,6 @@ class Cascade:
         self.readers, self.prices, self.calibration = readers or {}, prices, calibration
         self.normalize, self.keep_loaded = normalize, keep_loaded
         self.check_policy(policy)
-
-    @classmethod
-    def from_config(cls, config: CascadeConfig | Path | str | None = None) -> Cascade:
-        """The cascade that a YAML file or a `CascadeConfig` describes; by default the miniature Llamas."""
-        from cascade.runtime.config import CascadeConfig, build_cascade
-
-        return build_cascade(config if isinstance(config, CascadeConfig) else CascadeConfig.read(config))
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -15,11 +15,11 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
+from cascade.engines.base import Reply
 from cascade.errors import CascadeError, json_fault
-from cascade.models.base import Reply
-from cascade.report.strict_json import finite
+from cascade.policies.policy import Outcome
 from cascade.runtime.engine import Journey, Step
-from cascade.simulation.policy import Outcome
+from cascade.strict_json import finite
 
 
 class Journal:

@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from cascade.report.strict_json import finite, strict_json
+from cascade.policies.file import policy_json
+from cascade.policies.policy import Outcome
 from cascade.runtime.costs import last_model_alone, measured_seconds
 from cascade.runtime.engine import Answer, Cascade
-from cascade.simulation.policy import Outcome
-from cascade.simulation.policy_file import policy_json
-from cascade.simulation.schema import SCHEMA, parquet_bytes, validate_scores
+from cascade.scores.schema import SCHEMA, parquet_bytes, validate_scores
+from cascade.strict_json import finite, strict_json
 from cascade.tasks.base import Question, is_attempt, is_right, parse_open_ended
 from probes.files import write_atomically
 

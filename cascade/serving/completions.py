@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from starlette.responses import Response, StreamingResponse
 
-from cascade.models.base import Reply
+from cascade.engines.base import Reply
 from cascade.runtime.engine import Step
 from cascade.serving.batching import Event, Piece
 from cascade.serving.errors import ApiError

@@ -12,8 +12,8 @@ from collections import deque
 
 import numpy as np
 
+from cascade.policies.policy import Outcome
 from cascade.runtime.engine import Cascade, Journey, Step
-from cascade.simulation.policy import Outcome
 
 FEWEST = 50
 """Live values below which no distance is told: chance alone makes it large."""

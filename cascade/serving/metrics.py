@@ -12,13 +12,13 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 
+from cascade.policies.ledgers import LEDGERS
+from cascade.policies.policy import Outcome
 from cascade.runtime.costs import last_model_alone
 from cascade.runtime.engine import Cascade, Journey, Step
 from cascade.serving.drift import Drift
 from cascade.serving.logs import Log
 from cascade.serving.replies import Told, outcome_name
-from cascade.simulation.ledgers import LEDGERS
-from cascade.simulation.policy import Outcome
 
 _TENTHS = [i / 20 for i in range(1, 21)]
 _SECONDS = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60]

@@ -8,11 +8,11 @@ from functools import lru_cache
 from typing import Any
 
 from cascade.miniature.families import MODEL_NAMES
+from cascade.policies.ledgers import LEDGERS, UNITS
 from cascade.runtime.costs import last_model_alone, units
 from cascade.runtime.engine import Cascade
 from cascade.serving.replies import thresholds_of
 from cascade.serving.service import Service
-from cascade.simulation.ledgers import LEDGERS, UNITS
 
 SAMPLES = 20
 

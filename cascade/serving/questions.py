@@ -9,12 +9,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 
+from cascade.engines.base import Prompt
 from cascade.errors import CascadeError
-from cascade.models.base import Prompt
+from cascade.policies.policy import LivePolicy, ThresholdPolicy, Thresholds
 from cascade.runtime.engine import Cascade
 from cascade.serving.errors import ApiError, wrong
 from cascade.serving.protocol import ChatRequest, CompletionRequest, StageThresholds
-from cascade.simulation.policy import LivePolicy, ThresholdPolicy, Thresholds
 from cascade.tasks.base import ANSWER_PREFIX, LETTERS, Question, multiple_choice_prompt, open_ended_prompt, parse_prompt
 
 DEFAULT_LIMIT = 16

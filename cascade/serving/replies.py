@@ -12,12 +12,12 @@ from dataclasses import asdict, dataclass
 from typing import Any
 from urllib.parse import quote
 
-from cascade.models.base import Reply, TokenLogprob
-from cascade.report.strict_json import finite
+from cascade.engines.base import Reply, TokenLogprob
+from cascade.policies.policy import LivePolicy, Outcome, ThresholdPolicy, Thresholds
 from cascade.runtime.costs import last_model_alone, measured_seconds, reading, step_costs
 from cascade.runtime.engine import Answer, Cascade, Step
 from cascade.serving.errors import ApiError, unavailable, wrong
-from cascade.simulation.policy import LivePolicy, Outcome, ThresholdPolicy, Thresholds
+from cascade.strict_json import finite
 
 # OpenAI's word for a logarithm that is none.
 _NO_CHANCE = -9999.0

@@ -12,9 +12,9 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from cascade.models.base import Prompt
-from cascade.models.local import LocalModel
-from cascade.runtime.engine import Cascade, prompt_of
+from cascade.engines.base import Prompt, prompt_of
+from cascade.engines.local import LocalModel
+from cascade.runtime.engine import Cascade
 from cascade.serving.batching import Batcher, ClosedError, Event, FullError, Ticket
 from cascade.serving.errors import ApiError, busy, unavailable, wrong
 from cascade.serving.logs import Log

@@ -13,14 +13,14 @@ import numpy as np
 from scipy import stats
 
 from cascade.errors import CascadeError
-from cascade.simulation.calibration import SIGNALS, Calibrated, calibrate_model, calibrated_p_t
-from cascade.simulation.curves import apgr, cpt, deferral_auc, deferral_curve, prr
-from cascade.simulation.ledgers import PassCosts, Prices
-from cascade.simulation.metrics import auroc, brier, ece
-from cascade.simulation.policy import Outcome, Policy, signals_of
-from cascade.simulation.scores import ChainScores
-from cascade.simulation.significance import NonInferiority, PairedBootstrap, non_inferiority, paired_bootstrap
+from cascade.policies.calibration import SIGNALS, Calibrated, calibrate_model, calibrated_p_t
+from cascade.policies.ledgers import PassCosts, Prices
+from cascade.policies.policy import Outcome, Policy, signals_of
+from cascade.scores.arrays import ChainScores
 from cascade.simulation.simulator import Played, Row, all_costs, play, saved_shares, simulate, spent
+from cascade.statistics.curves import apgr, cpt, deferral_auc, deferral_curve, prr
+from cascade.statistics.metrics import auroc, brier, ece
+from cascade.statistics.significance import NonInferiority, PairedBootstrap, non_inferiority, paired_bootstrap
 
 CONFIDENCES = {"P(IK)": "p_ik", "P(IK) by reader": "p_ik_reader", "P(T)": "p_t"}
 # A Kolmogorov-Smirnov distance from which on thresholds are said to stand on something that looks different.

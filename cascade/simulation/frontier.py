@@ -14,12 +14,12 @@ import numpy as np
 from tqdm import tqdm
 
 from cascade.errors import CascadeError
-from cascade.simulation.calibration import Calibrated
+from cascade.policies.calibration import Calibrated
+from cascade.policies.ledgers import PassCosts, charges
+from cascade.policies.policy import FusedPolicy, Outcome, Policy, ThresholdPolicy, Thresholds, with_fused
+from cascade.scores.arrays import ChainScores, sub_chains
 from cascade.simulation.grid import grid_sums, quantile_levels
-from cascade.simulation.ledgers import PassCosts, charges
-from cascade.simulation.policy import FusedPolicy, Outcome, Policy, ThresholdPolicy, Thresholds, with_fused
 from cascade.simulation.quadrant import QuadrantSearch, one_threshold
-from cascade.simulation.scores import ChainScores, sub_chains
 
 OBJECTIVES = ("accuracy", "cost", "price")
 # Which confidence is asked first, at the price of an early rejection, and which on the first token.
@@ -290,7 +290,7 @@ def frontier(
 
     Args:
         chain: The scores that choose; report on others.
-        costs: From `cascade.simulation.ledgers.pass_costs`, of the same questions.
+        costs: From `cascade.policies.ledgers.pass_costs`, of the same questions.
         ledger: One of `LEDGERS`.
         signals: One of `SIGNALS`.
         tolerance: How much accuracy (a share) may lie between the convex frontier and what is found of it; 0

@@ -16,11 +16,11 @@ from scipy import stats
 from scipy.special import logsumexp
 
 from cascade.errors import CascadeError
+from cascade.policies.file import policy_json
+from cascade.policies.ledgers import PassCosts
+from cascade.policies.policy import ThresholdPolicy
+from cascade.scores.arrays import ChainScores
 from cascade.simulation.frontier import Frontier, Point
-from cascade.simulation.ledgers import PassCosts
-from cascade.simulation.policy import ThresholdPolicy
-from cascade.simulation.policy_file import policy_json
-from cascade.simulation.scores import ChainScores
 from cascade.simulation.simulator import play, spent
 
 BOUNDS = ("auto", "betting", "binomial")

@@ -11,11 +11,11 @@ from dataclasses import asdict, dataclass, replace
 import numpy as np
 
 from cascade.errors import CascadeError
-from cascade.simulation.ledgers import LEDGERS, PassCosts, Prices, available_units, charges, pass_costs, question_costs
-from cascade.simulation.metrics import auroc, binary_f1, hallucination_rate, macro_scores
-from cascade.simulation.policy import Outcome, Policy, ThresholdPolicy, Thresholds, signals_of
-from cascade.simulation.scores import ChainScores, sub_chains
-from cascade.simulation.significance import McNemar, mcnemar_paired
+from cascade.policies.ledgers import LEDGERS, PassCosts, Prices, available_units, charges, pass_costs, question_costs
+from cascade.policies.policy import Outcome, Policy, ThresholdPolicy, Thresholds, signals_of
+from cascade.scores.arrays import ChainScores, sub_chains
+from cascade.statistics.metrics import auroc, binary_f1, hallucination_rate, macro_scores
+from cascade.statistics.significance import McNemar, mcnemar_paired
 
 
 @dataclass(frozen=True)

@@ -12,14 +12,10 @@ from dataclasses import asdict, dataclass, replace
 import numpy as np
 
 from cascade.errors import CascadeError
-from cascade.simulation.calibration import calibrate_model
-from cascade.simulation.curves import aiq, ibc_lift
-from cascade.simulation.evaluation import Curve, Evaluation, Recalibrated, curves, evaluate, recalibrate
-from cascade.simulation.frontier import SIGNALS, Frontier, Point, choose, frontier
-from cascade.simulation.guarantee import Guarantee, guarantee
-from cascade.simulation.ledgers import PassCosts, Prices, available_units, pass_costs
-from cascade.simulation.metrics import auroc
-from cascade.simulation.policy import (
+from cascade.policies.calibration import calibrate_model
+from cascade.policies.file import policy_json
+from cascade.policies.ledgers import PassCosts, Prices, available_units, pass_costs
+from cascade.policies.policy import (
     ExpectedUtilityPolicy,
     FusedPolicy,
     OraclePolicy,
@@ -28,11 +24,15 @@ from cascade.simulation.policy import (
     ThresholdPolicy,
     threshold_text,
 )
-from cascade.simulation.policy_file import policy_json
-from cascade.simulation.scores import ChainScores, parts
-from cascade.simulation.significance import PairedBootstrap, paired_bootstrap
+from cascade.scores.arrays import ChainScores, parts
+from cascade.simulation.evaluation import Curve, Evaluation, Recalibrated, curves, evaluate, recalibrate
+from cascade.simulation.frontier import SIGNALS, Frontier, Point, choose, frontier
+from cascade.simulation.guarantee import Guarantee, guarantee
 from cascade.simulation.simulator import play, spent
 from cascade.simulation.tuning import Goal, best_expected_utility, best_random, limit_for, point_on, rank
+from cascade.statistics.curves import aiq, ibc_lift
+from cascade.statistics.metrics import auroc
+from cascade.statistics.significance import PairedBootstrap, paired_bootstrap
 
 # Replicates for the points of the frontier, of which there are many; the chosen policies get the full number.
 REPLICATES = 500

@@ -13,10 +13,10 @@ from itertools import pairwise
 import numpy as np
 
 from cascade.errors import CascadeError
+from cascade.policies.ledgers import LEDGERS, PassCosts
+from cascade.policies.policy import ExpectedUtilityPolicy, Policy, RandomPolicy
+from cascade.scores.arrays import ChainScores
 from cascade.simulation.frontier import OBJECTIVES, Point, upper_hull
-from cascade.simulation.ledgers import LEDGERS, PassCosts
-from cascade.simulation.policy import ExpectedUtilityPolicy, Policy, RandomPolicy
-from cascade.simulation.scores import ChainScores
 from cascade.simulation.simulator import play, spent
 
 ALLOWED_DROP = 0.01
@@ -31,7 +31,7 @@ class Goal:
         limit: The budget as a share of the last model's cost, the accuracy floor, or the price; ``None`` is a
             budget of half, the floor of `limit_for`, or a price of 0.1.
         ledger: One of `LEDGERS`.
-        unit: One of `cascade.simulation.ledgers.UNITS`; by default the first that the scores allow.
+        unit: One of `cascade.policies.ledgers.UNITS`; by default the first that the scores allow.
         epsilon: Accuracy that may be lost for the promise (a share), or ``None`` for no promise.
         delta: Probability with which the promise may fail.
         margin: Of the non-inferiority tests, a share.

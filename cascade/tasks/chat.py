@@ -1,6 +1,6 @@
 """A prompt of the paper's Table 7 as the turns of a conversation.
 
-Which tokens those become is the chat template's to say (`cascade.models.prompts`); what is asked is the same.
+Which tokens those become is the chat template's to say (`cascade.engines.prompts`); what is asked is the same.
 """
 
 from __future__ import annotations

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from cascade.errors import CascadeError
-from cascade.miniature.questions import BENCHMARKS, benchmark
 from cascade.tasks.base import Task
 from cascade.tasks.files import ENDINGS, read_questions
 from cascade.tasks.hub import HUB_TASKS, load_hub_task
+from cascade.tasks.miniature import BENCHMARKS, benchmark
 from probes.files import file_name
 
 TASK_NAMES = (*BENCHMARKS, *HUB_TASKS)

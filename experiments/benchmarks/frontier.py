@@ -19,10 +19,10 @@ from jsonargparse import ArgumentParser
 from tqdm import tqdm
 
 from cascade.errors import one_line_errors
+from cascade.policies.ledgers import pass_costs
+from cascade.policies.policy import ThresholdPolicy, Thresholds
+from cascade.scores.arrays import ChainScores, ModelScores
 from cascade.simulation.frontier import ChainSearch
-from cascade.simulation.ledgers import pass_costs
-from cascade.simulation.policy import ThresholdPolicy, Thresholds
-from cascade.simulation.scores import ChainScores, ModelScores
 from cascade.simulation.simulator import play, spent
 
 PRICE = 0.2

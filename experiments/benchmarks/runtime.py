@@ -19,13 +19,13 @@ import numpy as np
 import torch
 from jsonargparse import ArgumentParser
 
+from cascade.engines.base import OPEN, Failure, Gate, Prompt, Reply, keep_all
+from cascade.engines.huggingface import HuggingFaceModel
+from cascade.engines.local import LocalModel
 from cascade.miniature.families import ASSETS
-from cascade.models.base import OPEN, Failure, Gate, Prompt, Reply, keep_all
-from cascade.models.huggingface import HuggingFaceModel
-from cascade.models.local import LocalModel
+from cascade.policies.policy import ThresholdPolicy, Thresholds
 from cascade.runtime.costs import answer_costs, last_model_alone
 from cascade.runtime.engine import Cascade
-from cascade.simulation.policy import ThresholdPolicy, Thresholds
 from experiments.benchmarks.side_by_side import alternate, report
 from probes import Probe, ProbeConfig
 from probes.heads import HeadConfig

@@ -21,8 +21,8 @@ import openai
 from jsonargparse import ArgumentParser
 from openai.types.chat import ChatCompletion
 
-from cascade.runtime import Cascade
-from cascade.runtime.engine import prompt_of
+from cascade.engines.base import prompt_of
+from cascade.runtime.build import build_cascade
 from cascade.tasks.base import Question
 from cascade.tasks.load import load_task
 from experiments.benchmarks.side_by_side import report
@@ -79,7 +79,7 @@ def main(args: list[str] | None = None) -> None:
     finally:
         server.send_signal(signal.SIGTERM)
         code = server.wait(60)
-    offline = Cascade.from_config(values.config).answer_many(asked, progress=False)
+    offline = build_cascade(values.config).answer_many(asked, progress=False)
     equal = [same(reply, answer.text, answer.model) for reply, answer in zip(replies, offline, strict=True)]
     p50, p95 = np.percentile(seconds, [50, 95])
     print(

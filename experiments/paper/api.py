@@ -11,53 +11,81 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from cascade.engines.base import Failure, Price, Reply, prompt_of
+from cascade.engines.huggingface import HuggingFaceModel
+from cascade.engines.local import LocalModel
 from cascade.errors import CascadeError
-from cascade.models.base import Failure, Reply
-from cascade.models.local import LocalModel
-from cascade.plan import Plan, plan_cascade
-from cascade.runtime.config import CascadeConfig, Member, Price, build_model
-from cascade.runtime.engine import prompt_of
-from cascade.simulation.schema import SCHEMA, validate_scores, write_scores
+from cascade.planning.costs import Plan, plan_cascade
+from cascade.runtime.build import build_model
+from cascade.runtime.config import CascadeConfig, Member
+from cascade.scores.schema import SCHEMA, validate_scores, write_scores
 from cascade.tasks.base import Question
 from cascade.tasks.load import load_task
-from experiments.paper.scales import API
+from experiments.paper.scales import API, Scale
 from probes.files import file_name
 
-if TYPE_CHECKING:
-    from experiments.paper.lab import Lab
+
+@dataclass(frozen=True)
+class Provider:
+    """The API, and where its replies are kept.
+
+    Attributes:
+        scale: Which endpoint, and the cascade that is served in its place.
+        out: Folder of what the tables are made of.
+        price: Of its tokens.
+    """
+
+    scale: Scale
+    out: Path
+    price: Price
+
+    @property
+    def member(self) -> Member:
+        """The endpoint with its price."""
+        return replace(self.scale.api, price=self.price)
+
+    def replies(self, task: str) -> Path:
+        """The score table of its replies to a task."""
+        where = self.scale.api.base_url
+        named = f"{self.scale.api.name}{f' at {where}' if where else ''}"
+        return self.out / "api" / f"{file_name(named)}--{file_name(task)}.parquet"
+
+    def known(self, task: str) -> pa.Table | None:
+        """What lies on disk of it."""
+        path = self.replies(task)
+        return validate_scores(pq.read_table(path), str(path)) if path.exists() else None
 
 
-def api_scores(lab: Lab, task: str) -> pa.Table:
-    """The API's score table on a task's test questions; it is asked those whose answers do not lie on disk.
+def api_scores(api: Provider, task: str, wanted: Sequence[Question]) -> pa.Table:
+    """The API's score table on some questions of a task; it is asked those whose answers do not lie on disk.
 
     Raises:
         CascadeError: If the server does not start, or some question has no answer.
     """
-    wanted, known = _questions(lab, task), _known(lab, task)
+    known = api.known(task)
     if missing := _missing(wanted, known):
-        told = _told(lab, task, missing)
+        told = _told(api, task, missing)
         known = told if known is None else pa.concat_tables([known, told], promote_options="default")
-        write_scores(known, API, _replies(lab, task))
+        write_scores(known, API, api.replies(task))
     assert known is not None
     place = {id: row for row, id in enumerate(known["question_id"].to_pylist())}
     return known.take([place[question.id] for question in wanted])
 
 
-def _told(lab: Lab, task: str, questions: list[Question]) -> pa.Table:
+def _told(api: Provider, task: str, questions: Sequence[Question]) -> pa.Table:
     """The API's score table on some questions, which it is asked now."""
-    asked, folder = load_task(task), _replies(lab, task).parent
+    asked, folder = load_task(task), api.replies(task).parent
     folder.mkdir(parents=True, exist_ok=True)
-    with served(lab.scale.served, folder) as url:
-        member = replace(_member(lab), base_url=url or lab.scale.api.base_url, cache=folder / "requests.sqlite")
+    with served(api.scale.served, folder) as url:
+        member = replace(api.member, base_url=url or api.scale.api.base_url, cache=folder / "requests.sqlite")
         # Nobody is asked after it, so that a provider's P(T) is for nothing.
-        endpoint = build_model(member, last=lab.scale.served is None)
+        endpoint = build_model(member, last=api.scale.served is None)
         try:
             replies = endpoint.answer([prompt_of(question) for question in questions])
         finally:
@@ -86,44 +114,22 @@ def _told(lab: Lab, task: str, questions: list[Question]) -> pa.Table:
     return validate_scores(pa.Table.from_pylist(records, schema=pa.schema(fields)), f"the replies of {member.name}")
 
 
-def _questions(lab: Lab, task: str, seeds: Sequence[int] = ()) -> list[Question]:
-    """The test questions of the lab's split, or of several seeds', each once."""
-    labs = [replace(lab, seed=seed) for seed in seeds] or [lab]
-    return list({question.id: question for each in labs for question in each.questions(task)}.values())
-
-
-def _member(lab: Lab) -> Member:
-    """The endpoint with its price."""
-    return replace(lab.scale.api, price=Price(*lab.prices.models[API]))
-
-
-def _replies(lab: Lab, task: str) -> Path:
-    where = lab.scale.api.base_url
-    named = f"{lab.scale.api.name}{f' at {where}' if where else ''}"
-    return lab.out / "api" / f"{file_name(named)}--{file_name(task)}.parquet"
-
-
-def _known(lab: Lab, task: str) -> pa.Table | None:
-    path = _replies(lab, task)
-    return validate_scores(pq.read_table(path), str(path)) if path.exists() else None
-
-
-def _missing(questions: list[Question], known: pa.Table | None) -> list[Question]:
+def _missing(questions: Sequence[Question], known: pa.Table | None) -> list[Question]:
     answered = set(known["question_id"].to_pylist()) if known is not None else set()
     return [question for question in questions if question.id not in answered]
 
 
-def api_plan(lab: Lab, task: str, seeds: Sequence[int]) -> Plan | None:
-    """What a provider would charge for the test questions of some seeds' splits; ``None`` where it is asked nothing."""
-    if lab.scale.served is not None or not (missing := _missing(_questions(lab, task, seeds), _known(lab, task))):
+def api_plan(api: Provider, task: str, wanted: Sequence[Question]) -> Plan | None:
+    """What a provider would charge for some questions of a task; ``None`` where it is asked nothing."""
+    if api.scale.served is not None or not (missing := _missing(wanted, api.known(task))):
         return None
-    return plan_cascade(CascadeConfig(models=[_member(lab)]), missing, task, lab.out / "api" / "none.jsonl")
+    return plan_cascade(CascadeConfig(models=[api.member]), missing, task, api.out / "api" / "none.jsonl")
 
 
-def local_agreement(lab: Lab, task: str) -> tuple[int, float]:
+def local_agreement(table: pa.Table, decoder: HuggingFaceModel, task: str) -> tuple[int, float]:
     """How many of the API's answers are those of the same model asked here, and the largest difference of P(T)."""
-    rows = {row["question_id"]: row for row in lab.table(API, task).to_pylist()}
-    model = LocalModel(lab.scale.decoder(lab.scale.api.name, task))
+    rows = {row["question_id"]: row for row in table.to_pylist()}
+    model = LocalModel(decoder)
     asked = [question for question in load_task(task).questions if question.id in rows]
     pairs = [
         (rows[question.id], reply)

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from scipy import stats
 
-from cascade.simulation.significance import mcnemar
+from cascade.statistics.significance import mcnemar
 from experiments.paper.numbers import Paper, PaperTable
 from experiments.paper.scales import ARROW
 

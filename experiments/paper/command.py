@@ -11,10 +11,10 @@ from typing import Any, Protocol, TypeVar
 from jsonargparse import ArgumentParser
 
 from cascade.errors import CascadeError, one_line_errors
-from cascade.plan import plan_chain
-from cascade.report.plan_table import PLAN_HELP, print_plan
-from cascade.report.strict_json import strict_json
+from cascade.planning.costs import plan_chain
+from cascade.planning.table import PLAN_HELP, print_plan
 from cascade.runtime.config import Member
+from cascade.strict_json import strict_json
 from experiments.paper.api import api_plan
 from experiments.paper.comparison import Comparison
 from experiments.paper.lab import Lab
@@ -134,8 +134,12 @@ def print_plans(lab: Lab, family: str, tasks: Sequence[str], api: Sequence[int] 
             alike = [task for task in asked if lab.scale.style(task) == style]
             plans.append(plan_chain(names, alike, lab.runs, lab.scale.settings(alike[0], names)))
         print_plan(replace(plans[0], work=tuple(work for plan in plans for work in plan.work)))
-    if api and (asked_of_api := api_plan(lab, getattr(lab.scale, tasks[0]), api)) is not None:
-        print_plan(asked_of_api)
+    if api:
+        task = getattr(lab.scale, tasks[0])
+        # Splits of several seeds share questions, and each is asked once.
+        wanted = {q.id: q for seed in api for q in replace(lab, seed=seed).questions(task)}
+        if (asked_of_api := api_plan(lab.api, task, list(wanted.values()))) is not None:
+            print_plan(asked_of_api)
     for each in live:
         print(live_plan(lab, each))
 

@@ -8,7 +8,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from cascade.report.strict_json import strict_json
+from cascade.strict_json import strict_json
 from experiments.paper.numbers import Column, PaperTable, Value, Values
 from probes.files import write_atomically
 

@@ -14,16 +14,18 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from cascade.engines.base import Price
 from cascade.judge import judge_table
 from cascade.judging.base import Judge
-from cascade.probing import probe_for, with_p_ik
-from cascade.scoring import Scored, score
-from cascade.simulation.ledgers import Prices, pass_costs, read_prices
-from cascade.simulation.policy import ThresholdPolicy, Thresholds
-from cascade.simulation.scores import ChainScores, align, sub_chains
+from cascade.policies.ledgers import Prices, pass_costs, read_prices
+from cascade.policies.policy import ThresholdPolicy, Thresholds
+from cascade.probing.chain import probe_for, with_p_ik
+from cascade.scores.arrays import ChainScores, align, sub_chains
+from cascade.scoring.scored import Scored, score
 from cascade.simulation.simulator import Played, Row, all_costs, play, simulate, single
 from cascade.tasks.base import Question
 from cascade.tasks.load import load_task
+from experiments.paper.api import Provider, api_scores
 from experiments.paper.numbers import paper
 from experiments.paper.scales import API, ARROW, LLAMA, PRICES, Scale
 from probes import Probe, stratified_split
@@ -87,9 +89,7 @@ class Lab:
         key = model, task, depth, probed
         if key not in self._tables:
             if model == API:
-                from experiments.paper.api import api_scores
-
-                self._tables[key] = api_scores(self, task)
+                self._tables[key] = api_scores(self.api, task, self.questions(task))
             else:
                 trained_on = self.probed_on(task)
                 probe = self.probe(model, trained_on, depth) if probed else None
@@ -131,6 +131,11 @@ class Lab:
         if (price := self.scale.api.price) is not None:
             found[API] = (price.input, price.output)
         return Prices(known.source, found)
+
+    @property
+    def api(self) -> Provider:
+        """The commercial API of Tables 4 and 13."""
+        return Provider(self.scale, self.out, Price(*self.prices.models[API]))
 
     def row(
         self, label: str, family: str = "llama", task: str | None = None, thresholds: Thresholds | None = BOTH

@@ -12,14 +12,15 @@ import json
 from dataclasses import dataclass
 from itertools import combinations
 
-from cascade.models.local import LocalModel
-from cascade.plan import plan_cascade
+from cascade.engines.base import prompt_of
+from cascade.engines.local import LocalModel
+from cascade.planning.costs import plan_cascade
+from cascade.policies.policy import ThresholdPolicy
 from cascade.run import run
 from cascade.runtime.config import CascadeConfig, Member
 from cascade.runtime.costs import measured_seconds
-from cascade.runtime.engine import Cascade, prompt_of
+from cascade.runtime.engine import Cascade
 from cascade.runtime.results import Run
-from cascade.simulation.policy import ThresholdPolicy
 from cascade.tasks.load import load_task
 from experiments.paper.lab import BOTH, Lab, say
 from experiments.paper.scales import API, ARROW

@@ -12,8 +12,8 @@ from types import MappingProxyType
 
 import yaml
 
-from cascade.models.chain import ChainModels
-from cascade.models.huggingface import HuggingFaceModel
+from cascade.engines.chain import ChainModels
+from cascade.engines.huggingface import HuggingFaceModel
 from cascade.runtime.config import Member
 from cascade.tasks.base import PromptStyle
 from experiments.paper.numbers import paper

@@ -17,27 +17,27 @@ import pytest
 import torch
 from scipy import stats
 
-from cascade.confidence.asked import (
+from cascade.confidences import confidences, main
+from cascade.engines.base import Prompt, TokenLogprob
+from cascade.engines.endpoint import Endpoint
+from cascade.engines.huggingface import HuggingFaceModel
+from cascade.engines.local import LocalModel
+from cascade.engines.sampling import Sampler
+from cascade.errors import CascadeError
+from cascade.runtime.config import Member
+from cascade.scores.schema import CONFIDENCES, read_scores
+from cascade.scoring.confidence.asked import (
     do_you_know_question,
     first_option_share,
     p_true_question,
     read_verbalized,
     verbalized_prompt,
 )
-from cascade.confidence.asking import Asking, answer_tokens, ask_confidences, sampled_answer
-from cascade.confidence.distributions import margin, option_certainty, sequence_likelihood
-from cascade.confidence.parts import Parts
-from cascade.confidence.samples import clusters, self_consistency, semantic_certainty
-from cascade.confidences import confidences, main
-from cascade.errors import CascadeError
-from cascade.models.base import Prompt, TokenLogprob
-from cascade.models.endpoint import Endpoint
-from cascade.models.huggingface import HuggingFaceModel
-from cascade.models.local import LocalModel
-from cascade.models.sampling import Sampler
-from cascade.runtime.config import Member
-from cascade.simulation.metrics import auroc
-from cascade.simulation.schema import CONFIDENCES, read_scores
+from cascade.scoring.confidence.asking import Asking, answer_tokens, ask_confidences, sampled_answer
+from cascade.scoring.confidence.distributions import margin, option_certainty, sequence_likelihood
+from cascade.scoring.confidence.parts import Parts
+from cascade.scoring.confidence.samples import clusters, self_consistency, semantic_certainty
+from cascade.statistics.metrics import auroc
 from cascade.tasks.base import Question, open_ended_prompt
 from cascade.tasks.load import load_task
 from probes import stratified_split

@@ -10,12 +10,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from cascade.errors import CascadeError
+from cascade.policies.file import read_policy
+from cascade.policies.ledgers import Prices, pass_costs
+from cascade.policies.policy import RandomPolicy, ThresholdPolicy, Thresholds
+from cascade.scores.arrays import ChainScores, ModelScores
 from cascade.simulate import main
 from cascade.simulation.frontier import ChainSearch
-from cascade.simulation.ledgers import Prices, pass_costs
-from cascade.simulation.policy import RandomPolicy, ThresholdPolicy, Thresholds
-from cascade.simulation.policy_file import read_policy
-from cascade.simulation.scores import ChainScores, ModelScores
 from cascade.simulation.simulator import play, spent
 
 # Three questions, one kept and two passed on by P(T) ≥ 0.5; two prompts more, of 4 and of 6 tokens in all.

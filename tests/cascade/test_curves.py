@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from sklearn import metrics
 
 from cascade.errors import CascadeError
-from cascade.simulation.curves import (
+from cascade.statistics.curves import (
     DeferralCurve,
     aiq,
     apgr,

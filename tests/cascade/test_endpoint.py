@@ -16,10 +16,10 @@ from email.utils import format_datetime
 import pytest
 from jsonargparse import ArgumentParser
 
+from cascade.engines.attempts import retry_after
+from cascade.engines.base import Failure, Prompt, Reply
+from cascade.engines.endpoint import Endpoint, SpendingCapError
 from cascade.errors import CascadeError
-from cascade.models.attempts import retry_after
-from cascade.models.base import Failure, Prompt, Reply
-from cascade.models.endpoint import Endpoint, SpendingCapError
 from tests.cascade.faulty_server import BILLED_FAULTS, FAULTS, FaultyServer, good_body, right_letter, seeded_faults
 
 PRICE = (2.0, 8.0)
@@ -66,8 +66,8 @@ RUN = """
 import json, signal, sys
 signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in what a shell started in the background
 from cascade.errors import CascadeError
-from cascade.models.base import Prompt
-from cascade.models.endpoint import Endpoint
+from cascade.engines.base import Prompt
+from cascade.engines.endpoint import Endpoint
 order, settings = json.loads(sys.argv[1]), json.loads(sys.argv[2])
 asked = [Prompt(f"q{i}", f"Question {i} Answer:", tuple("ABCD")) for i in order]
 print("ready", flush=True)

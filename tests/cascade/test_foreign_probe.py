@@ -12,13 +12,13 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from skops import io as skops
 
+from cascade.engines.huggingface import HuggingFaceModel
+from cascade.engines.local import LocalModel
 from cascade.errors import CascadeError
-from cascade.models.huggingface import HuggingFaceModel
-from cascade.models.local import LocalModel
-from cascade.probing import with_p_ik
-from cascade.scoring import score
-from cascade.simulation.policy import Thresholds
-from cascade.simulation.scores import align
+from cascade.policies.policy import Thresholds
+from cascade.probing.chain import with_p_ik
+from cascade.scores.arrays import align
+from cascade.scoring.scored import score
 from cascade.simulation.simulator import report
 from probes import probe_from_file, probe_from_tensors
 

@@ -10,13 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cascade.errors import CascadeError
-from cascade.simulation.calibration import calibrate_model
+from cascade.policies.calibration import calibrate_model
+from cascade.policies.ledgers import LEDGERS, pass_costs
+from cascade.policies.policy import Outcome, ThresholdPolicy, Thresholds, route
+from cascade.scores.arrays import ChainScores, ModelScores, sub_chains
 from cascade.simulation.frontier import choose, frontier, upper_hull
 from cascade.simulation.grid import grid_sums
-from cascade.simulation.ledgers import LEDGERS, pass_costs
-from cascade.simulation.policy import Outcome, ThresholdPolicy, Thresholds, route
 from cascade.simulation.quadrant import QuadrantSearch
-from cascade.simulation.scores import ChainScores, ModelScores, sub_chains
 from cascade.simulation.simulator import play, spent
 
 EARLY = {"P(T)": None, "P(IK) + P(T)": "p_ik", "reader + P(T)": "p_ik_reader"}

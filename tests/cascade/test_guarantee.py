@@ -7,6 +7,7 @@ import pytest
 from scipy import stats
 
 from cascade.errors import CascadeError
+from cascade.policies.ledgers import pass_costs
 from cascade.simulation.frontier import frontier
 from cascade.simulation.guarantee import (
     betting_p_value,
@@ -17,7 +18,6 @@ from cascade.simulation.guarantee import (
     p_values,
     questions_needed,
 )
-from cascade.simulation.ledgers import pass_costs
 from experiments.promises import draw, population
 
 

@@ -6,11 +6,11 @@ import pyarrow as pa
 import pytest
 
 from cascade.errors import CascadeError
+from cascade.policies.policy import Thresholds
 from cascade.report.tables import report_tables
-from cascade.scoring import score
-from cascade.simulation.policy import Thresholds
-from cascade.simulation.schema import validate_scores
-from cascade.simulation.scores import align
+from cascade.scores.arrays import align
+from cascade.scores.schema import validate_scores
+from cascade.scoring.scored import score
 from cascade.simulation.simulator import report
 from cascade.tasks.base import Task
 from cascade.tasks.load import load_task

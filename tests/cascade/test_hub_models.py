@@ -12,8 +12,8 @@ from safetensors.torch import load, save
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
-from cascade.models.encoder import Encoder
-from cascade.models.huggingface import HuggingFaceModel
+from cascade.engines.encoder import Encoder
+from cascade.engines.huggingface import HuggingFaceModel
 from tests.cascade.fake_hub import EXPIRED, NOWHERE, FakeHub, ask, commit_of, model_files
 
 PROMPT, TEXTS = "The answer is", ["a b", "c"]
@@ -24,8 +24,8 @@ LOAD = f"""
 import json, os, sys, time
 import transformers.models.auto.modeling_auto
 from cascade.errors import CascadeError
-from cascade.models.encoder import Encoder
-from cascade.models.huggingface import HuggingFaceModel
+from cascade.engines.encoder import Encoder
+from cascade.engines.huggingface import HuggingFaceModel
 for kind, name, revision in json.loads(sys.argv[1]):
     start, found = time.perf_counter(), {{}}
     os.environ["HF_TOKEN"] = kind if kind.startswith("hf_") else ""

@@ -19,10 +19,10 @@ from cascade.judging.base import Case, ExactMatchJudge
 from cascade.judging.evidence import EvidenceFile
 from cascade.judging.llm import JudgeConfig, LLMJudge
 from cascade.judging.prompt import DEFAULT_TEMPLATE, Template, UnreadableVerdictError, read_verdict
-from cascade.miniature.questions import ABSTENTION
 from cascade.tasks.base import Question
 from cascade.tasks.judging import Verdict, abstains, exact_match_verdict
 from cascade.tasks.load import load_task
+from cascade.tasks.miniature import ABSTENTION
 from tests.cascade.faulty_server import FaultyServer
 
 ASKED = Question("q1", "Who painted it?", "art", ("Ann Bel", "A. Bel"))

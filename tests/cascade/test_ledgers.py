@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from cascade.errors import CascadeError
-from cascade.simulation.ledgers import LEDGERS, UNITS, Prices, available_units, pass_costs, read_prices
-from cascade.simulation.policy import ThresholdPolicy, Thresholds
-from cascade.simulation.scores import ChainScores, ModelScores
+from cascade.policies.ledgers import LEDGERS, UNITS, Prices, available_units, pass_costs, read_prices
+from cascade.policies.policy import ThresholdPolicy, Thresholds
+from cascade.scores.arrays import ChainScores, ModelScores
 from cascade.simulation.simulator import all_costs, play, simulate, spent
 
 PRICES = Prices("by hand", {"small": (1.0, 2.0), "large": (10.0, 30.0)})

@@ -9,13 +9,12 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from cascade.engines.base import Failure, Gate, Prompt, prompt_of
+from cascade.engines.huggingface import HuggingFaceModel
+from cascade.engines.local import LocalModel
 from cascade.errors import CascadeError
 from cascade.miniature.families import ASSETS
 from cascade.miniature.shipped import shipped_probe
-from cascade.models.base import Failure, Gate, Prompt
-from cascade.models.huggingface import HuggingFaceModel
-from cascade.models.local import LocalModel
-from cascade.runtime.engine import prompt_of
 from cascade.tasks.load import load_task
 from probes import Probe
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from sklearn import calibration, metrics
 
 from cascade.errors import CascadeError
-from cascade.simulation.metrics import auroc, binary_f1, brier, ece, macro_scores, nll, reliability
+from cascade.statistics.metrics import auroc, binary_f1, brier, ece, macro_scores, nll, reliability
 
 
 @given(st.lists(st.tuples(st.sampled_from("ABCD"), st.sampled_from("ABCD")), min_size=1, max_size=60))

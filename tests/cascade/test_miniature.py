@@ -7,11 +7,12 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from cascade.miniature import build
 from cascade.miniature.families import ASSETS, FAMILIES, MODEL_NAMES, Size
-from cascade.miniature.questions import BENCHMARKS, MMLU_SUBJECTS, TrainingStream, benchmark, held_out_prompts
-from cascade.miniature.tokenizer import build_tokenizer
-from cascade.miniature.world import RELATIONS, build_world
+from cascade.tasks.miniature import BENCHMARKS, MMLU_SUBJECTS, benchmark, held_out_prompts
+from cascade.tasks.world import RELATIONS, build_world
+from experiments.miniature import build
+from experiments.miniature.stream import TrainingStream
+from experiments.miniature.tokenizer import build_tokenizer
 
 # Hashes of the shipped models' world: another world needs other models.
 REVISIONS = {
@@ -68,7 +69,7 @@ def test_right_answers_are_right_and_the_others_wrong():
 
 
 def test_calendar_and_ordering_answers_are_right():
-    from cascade.miniature.questions import DAYS, MONTHS
+    from cascade.tasks.miniature import DAYS, MONTHS
 
     ranks = {"tallest": 1, "oldest": 1, "richest": 1, "shortest": -1, "youngest": -1, "poorest": -1}
     for question in benchmark("mini-mmlu").questions:

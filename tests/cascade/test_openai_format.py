@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cascade.engines.base import Failure, Gate, Prompt, Reply
+from cascade.engines.openai_format import MalformedResponseError, parse_response
 from cascade.errors import CascadeError
-from cascade.models.base import Failure, Gate, Prompt, Reply
-from cascade.models.openai_format import MalformedResponseError, parse_response
 from tests.cascade.faulty_server import FaultyServer, good_body
 from tests.cascade.test_endpoint import endpoint, prompts
 

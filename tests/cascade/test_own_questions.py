@@ -15,12 +15,12 @@ import pytest
 import torch
 import yaml
 
+from cascade.engines.huggingface import HuggingFaceModel
 from cascade.errors import CascadeError
 from cascade.miniature.families import ASSETS
-from cascade.models.huggingface import HuggingFaceModel
-from cascade.probing import with_p_ik
+from cascade.probing.chain import with_p_ik
 from cascade.run import main as run
-from cascade.scoring import Scored, score
+from cascade.scoring.scored import Scored, score
 from cascade.simulate import main as simulate
 from cascade.tasks.base import Question, multiple_choice_prompt
 from cascade.tasks.benchmarks import mmlu_questions

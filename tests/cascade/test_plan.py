@@ -16,15 +16,16 @@ from safetensors import safe_open
 
 from cascade import run, simulate
 from cascade import score as score_entry
+from cascade.engines.base import Price
+from cascade.engines.chain import ChainModels
+from cascade.engines.huggingface import HuggingFaceModel
 from cascade.errors import CascadeError
 from cascade.miniature.families import ASSETS
-from cascade.models.chain import ChainModels
-from cascade.models.huggingface import HuggingFaceModel
-from cascade.plan import UTILISATION, Decoder, plan_cascade, plan_chain, plan_training, weight_files
-from cascade.probing import ScoredTaskDataModule
-from cascade.report.plan_table import print_plan
-from cascade.runtime.config import CascadeConfig, Member, Price
-from cascade.scoring import score
+from cascade.planning.costs import UTILISATION, Decoder, plan_cascade, plan_chain, plan_training, weight_files
+from cascade.planning.table import print_plan
+from cascade.probing.data import ScoredTaskDataModule
+from cascade.runtime.config import CascadeConfig, Member
+from cascade.scoring.scored import score
 from cascade.tasks.base import Question, Task
 from cascade.tasks.load import load_task
 from cascade.train import main as train_main

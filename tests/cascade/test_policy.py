@@ -9,9 +9,8 @@ from sklearn.isotonic import IsotonicRegression
 from sklearn.linear_model import LogisticRegression
 
 from cascade.errors import CascadeError
-from cascade.simulation.calibration import Calibrated, calibrate_model, calibrated_p_t, fit_logistic, logits
-from cascade.simulation.metrics import ece
-from cascade.simulation.policy import (
+from cascade.policies.calibration import Calibrated, calibrate_model, calibrated_p_t, fit_logistic, logits
+from cascade.policies.policy import (
     ExpectedUtilityPolicy,
     FusedPolicy,
     OraclePolicy,
@@ -20,7 +19,8 @@ from cascade.simulation.policy import (
     ThresholdPolicy,
     Thresholds,
 )
-from cascade.simulation.scores import ChainScores, ModelScores
+from cascade.scores.arrays import ChainScores, ModelScores
+from cascade.statistics.metrics import ece
 
 
 def chain(questions: int = 500, models: int = 3, seed: int = 0) -> ChainScores:

@@ -8,15 +8,17 @@ import pytest
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers, processors
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
+from cascade.engines.huggingface import HuggingFaceModel
+from cascade.engines.local import LocalModel
+from cascade.engines.prompts import PromptForm
 from cascade.errors import CascadeError
 from cascade.miniature.families import ASSETS
-from cascade.models.huggingface import HuggingFaceModel
-from cascade.models.local import LocalModel
-from cascade.models.prompts import PromptForm
-from cascade.plan import plan_cascade
-from cascade.probing import ProbeRun, with_p_ik
+from cascade.planning.costs import plan_cascade
+from cascade.probing.chain import with_p_ik
+from cascade.probing.runs import ProbeRun
+from cascade.runtime.build import build_cascade
 from cascade.runtime.config import CascadeConfig
-from cascade.scoring import score, store_key
+from cascade.scoring.scored import score, store_key
 from cascade.tasks.base import Question, Task, multiple_choice_prompt, open_ended_prompt, sample_prompt
 from cascade.tasks.chat import Turns, turns_of
 from cascade.tasks.load import load_task
@@ -256,9 +258,8 @@ def test_the_style_reaches_a_cascade_and_the_folder_of_a_probe(chatty, tmp_path)
     config.write_text(
         f"models:\n- {{model: {chatty}, prompt_style: chat, probe: none}}\n- {{model: mini-llama-large}}\np_ik: null\n"
     )
-    from cascade.runtime.engine import Cascade
 
-    cascade = Cascade.from_config(CascadeConfig.read(config))
+    cascade = build_cascade(CascadeConfig.read(config))
     assert [model.decoder.prompts.style for model in cascade.models] == ["chat", "raw"]
     assert cascade.answer(CHOICE).text in "ABCD"
     planned = plan_cascade(CascadeConfig.read(config), [CHOICE], "one", tmp_path / "none").work

@@ -15,6 +15,8 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from cascade.policies.ledgers import UNITS
+from cascade.policies.policy import ExpectedUtilityPolicy, Outcome, ThresholdPolicy, Thresholds
 from cascade.report.frontier_figures import fixed_figure
 from cascade.report.html import write_report
 from cascade.report.names import short_names
@@ -22,14 +24,12 @@ from cascade.report.recommendation import recommendation
 from cascade.report.study_tables import print_study, study_tables
 from cascade.report.table import Column, Table, percent, percent_interval
 from cascade.report.tables import print_report, report_tables
+from cascade.scores.arrays import ChainScores, ModelScores
 from cascade.simulation.evaluation import evaluate
-from cascade.simulation.ledgers import UNITS
-from cascade.simulation.policy import ExpectedUtilityPolicy, Outcome, ThresholdPolicy, Thresholds
-from cascade.simulation.scores import ChainScores, ModelScores
-from cascade.simulation.significance import Interval
 from cascade.simulation.simulator import play, report
 from cascade.simulation.study import LayerPoint, Study, study
 from cascade.simulation.tuning import Goal
+from cascade.statistics.significance import Interval
 
 NAMES = ("m-<b>&x", "m-$mid$ 'quoted\"", "m-large")
 VOID = {"meta", "br", "img", "link", "hr", "input"}

@@ -8,15 +8,15 @@ import sys
 
 import pytest
 
+from cascade.engines.request_cache import RequestCache, Spending, StoredResponse, canonical_json, request_key
 from cascade.errors import CascadeError
-from cascade.models.request_cache import RequestCache, Spending, StoredResponse, canonical_json, request_key
 from tests.cascade.faulty_server import FaultyServer
 from tests.cascade.test_endpoint import endpoint, prompts
 
 SPEND = """
 import sys
 from pathlib import Path
-from cascade.models.request_cache import RequestCache, StoredResponse
+from cascade.engines.request_cache import RequestCache, StoredResponse
 me, granted = sys.argv[2], 0
 print("ready", flush=True)
 sys.stdin.readline()

@@ -17,15 +17,15 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from cascade.engines.base import Failure, Reply
 from cascade.errors import CascadeError
-from cascade.models.base import Failure, Reply
+from cascade.policies.file import read_policy
+from cascade.policies.policy import Outcome, ThresholdPolicy, Thresholds
 from cascade.run import _all_questions, main, print_run, run
 from cascade.runtime import Cascade
 from cascade.runtime.journal import Journal, answered_in
-from cascade.simulation.policy import Outcome, ThresholdPolicy, Thresholds
-from cascade.simulation.policy_file import read_policy
-from cascade.simulation.schema import read_scores
-from cascade.simulation.scores import align
+from cascade.scores.arrays import align
+from cascade.scores.schema import read_scores
 from cascade.tasks.files import read_questions
 from cascade.tasks.load import load_task
 from probes import stratified_split

@@ -10,22 +10,23 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from cascade.engines.base import OPEN, Failure, Prompt, Reply
+from cascade.engines.huggingface import HuggingFaceModel
+from cascade.engines.local import LocalModel
+from cascade.engines.reader import ModelReader
 from cascade.errors import CascadeError
 from cascade.miniature.shipped import shipped_probe, validation_scores
-from cascade.models.base import OPEN, Failure, Prompt, Reply
-from cascade.models.huggingface import HuggingFaceModel
-from cascade.models.local import LocalModel
-from cascade.models.reader import ModelReader
-from cascade.probing import with_p_ik
+from cascade.policies.calibration import calibrate_model
+from cascade.policies.file import policy_from_json
+from cascade.policies.ledgers import LEDGERS, Prices, pass_costs
+from cascade.policies.policy import ExpectedUtilityPolicy, FusedPolicy, Outcome, ThresholdPolicy, Thresholds
+from cascade.probing.chain import with_p_ik
 from cascade.runtime import Answer, Cascade, CascadeConfig, Member
+from cascade.runtime.build import build_cascade
 from cascade.runtime.costs import answer_costs, step_costs, units
 from cascade.runtime.engine import Step
-from cascade.scoring import score
-from cascade.simulation.calibration import calibrate_model
-from cascade.simulation.ledgers import LEDGERS, Prices, pass_costs
-from cascade.simulation.policy import ExpectedUtilityPolicy, FusedPolicy, Outcome, ThresholdPolicy, Thresholds
-from cascade.simulation.policy_file import policy_from_json
-from cascade.simulation.scores import ChainScores, align
+from cascade.scores.arrays import ChainScores, align
+from cascade.scoring.scored import score
 from cascade.simulation.simulator import play, spent
 from cascade.tasks.base import Task
 from cascade.tasks.load import load_task
@@ -63,7 +64,7 @@ def simulated(scored: dict[str, pa.Table], names: list[str]) -> ChainScores:
 @pytest.fixture(scope="module", params=FAMILIES)
 def live(request, scored) -> tuple[Cascade, ChainScores]:
     names = names_of(request.param)
-    return Cascade.from_config(CascadeConfig(chain=",".join(names))), simulated(scored, names)
+    return build_cascade(CascadeConfig(chain=",".join(names))), simulated(scored, names)
 
 
 def same(cascade: Cascade, chain: ChainScores, policy, test_split: Task) -> list[Answer]:
@@ -131,7 +132,7 @@ def test_one_question_is_answered_as_it_is_among_many(live, test_split):
 
 
 def test_models_that_do_not_fit_together_are_held_one_at_a_time(test_split):
-    cascade = Cascade.from_config(CascadeConfig(chain="mini-llama-small,mini-llama-medium", keep_loaded=False))
+    cascade = build_cascade(CascadeConfig(chain="mini-llama-small,mini-llama-medium", keep_loaded=False))
     answers = cascade.answer_many(test_split.questions[:50], progress=False)
     assert {a.model for a in answers} == set(cascade.names)
     assert all("model" not in model.decoder.__dict__ for model in cascade.models)
@@ -289,7 +290,7 @@ def test_p_ik_that_is_no_number_holds_nothing_back_where_it_is_not_asked():
 )
 def test_what_is_wrong_with_a_configuration_is_said(config, message):
     with pytest.raises(CascadeError, match=message):
-        Cascade.from_config(CascadeConfig(**config))
+        build_cascade(CascadeConfig(**config))
 
 
 FITTED = {"signals": ["p_t"], "weights": [0, 1], "knots": [[0, 1], [0, 1]]}
@@ -316,10 +317,10 @@ def test_a_policy_chosen_with_p_ik_is_not_run_without(tmp_path):
     path.write_text(json.dumps({"models": TWO, "thresholds": [{"p_t": 0.9, "p_ik": 0.4}]}))
     bare = [Member(model=TWO[0], probe="none"), Member(model=TWO[1])]
     with pytest.raises(CascadeError, match="'mini-llama-small' to have a probe, as the policy in"):
-        Cascade.from_config(CascadeConfig(models=bare, policy=path))
-    assert Cascade.from_config(CascadeConfig(models=bare)).policy.name  # thresholds of every stage that has one
+        build_cascade(CascadeConfig(models=bare, policy=path))
+    assert build_cascade(CascadeConfig(models=bare)).policy.name  # thresholds of every stage that has one
     path.write_text(json.dumps({"models": TWO, "thresholds": [{"p_t": 0.9, "p_ik": None}]}))
-    Cascade.from_config(CascadeConfig(models=bare, policy=path))
+    build_cascade(CascadeConfig(models=bare, policy=path))
 
 
 def test_a_member_is_a_model_or_an_endpoint():

@@ -12,9 +12,9 @@ import psutil
 import pytest
 import torch
 
-from cascade.models.huggingface import HuggingFaceModel
+from cascade.engines.huggingface import HuggingFaceModel
 from cascade.score import build_parser, main
-from cascade.scoring import score, score_share
+from cascade.scoring.scored import score, score_share
 from cascade.tasks.load import load_task
 from probes.files import write_atomically
 

@@ -10,8 +10,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from cascade.errors import CascadeError
-from cascade.simulation.schema import COLUMNS, read_scores, validate_scores, write_scores
-from cascade.simulation.scores import align, parts
+from cascade.scores.arrays import align, parts
+from cascade.scores.schema import COLUMNS, read_scores, validate_scores, write_scores
 
 
 def table(model: str = "small", **columns) -> pa.Table:

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from cascade.engines.huggingface import HuggingFaceModel
 from cascade.errors import CascadeError
-from cascade.models.huggingface import HuggingFaceModel
-from cascade.scoring import score, store_key
+from cascade.scoring.scored import score, store_key
 from cascade.tasks.base import Task
 from cascade.tasks.load import load_task
 from probes import ProbeError

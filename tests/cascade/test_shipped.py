@@ -12,13 +12,13 @@ import pyarrow.compute as pc
 import pytest
 from sklearn.metrics import roc_auc_score
 
+from cascade.engines.files import hash_folder
+from cascade.engines.huggingface import HuggingFaceModel
 from cascade.miniature import shipped
 from cascade.miniature.families import ASSETS, MODEL_NAMES
 from cascade.miniature.shipped import PROBED, shipped_probe, validation_scores
-from cascade.models.files import hash_folder
-from cascade.models.huggingface import HuggingFaceModel
-from cascade.probing import default_layer
-from cascade.simulation.schema import validate_scores
+from cascade.probing.data import default_layer
+from cascade.scores.schema import validate_scores
 from cascade.tasks.load import load_task
 from probes import Probe, stratified_split
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from scipy import optimize, stats
 
 from cascade.errors import CascadeError
-from cascade.simulation.significance import mcnemar, mcnemar_paired, non_inferiority, paired_bootstrap
+from cascade.statistics.significance import mcnemar, mcnemar_paired, non_inferiority, paired_bootstrap
 
 
 def test_mcnemar_gives_the_papers_table_9():

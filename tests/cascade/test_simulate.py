@@ -13,11 +13,11 @@ import wandb
 from pyarrow.csv import write_csv
 from sklearn.metrics import roc_auc_score
 
+from cascade.engines.chain import ChainModels
 from cascade.miniature.families import FAMILIES
-from cascade.models.chain import ChainModels
-from cascade.scoring import score
+from cascade.scores.schema import read_scores
+from cascade.scoring.scored import score
 from cascade.simulate import main
-from cascade.simulation.schema import read_scores
 from probes import stratified_split
 
 ROOT = Path(__file__).parents[2]

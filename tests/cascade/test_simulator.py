@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cascade.errors import CascadeError
-from cascade.simulation.ledgers import LEDGERS, PassCosts, charges, pass_flops, question_costs
-from cascade.simulation.policy import Outcome, ThresholdPolicy, Thresholds, route
-from cascade.simulation.scores import ChainScores, ModelScores, sub_chains
+from cascade.policies.ledgers import LEDGERS, PassCosts, charges, pass_flops, question_costs
+from cascade.policies.policy import Outcome, ThresholdPolicy, Thresholds, route
+from cascade.scores.arrays import ChainScores, ModelScores, sub_chains
 from cascade.simulation.simulator import all_costs, report
 from cascade.simulation.simulator import simulate as simulate_policy
 

@@ -10,11 +10,11 @@ from scipy import stats
 from scipy.special import expit
 
 from cascade.errors import CascadeError
+from cascade.policies.ledgers import pass_costs
+from cascade.policies.policy import OraclePolicy, Outcome, ThresholdPolicy, Thresholds
+from cascade.scores.arrays import ChainScores, ModelScores, parts
 from cascade.simulation.evaluation import evaluate
 from cascade.simulation.frontier import choose, frontier
-from cascade.simulation.ledgers import pass_costs
-from cascade.simulation.policy import OraclePolicy, Outcome, ThresholdPolicy, Thresholds
-from cascade.simulation.scores import ChainScores, ModelScores, parts
 from cascade.simulation.simulator import play
 from cascade.simulation.study import choose_for, layer_point, study
 from cascade.simulation.tuning import Goal, limit_for

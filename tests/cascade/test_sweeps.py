@@ -12,7 +12,7 @@ import wandb
 import yaml
 from wandb.sdk.launch.sweeps.utils import create_sweep_command, create_sweep_command_args
 
-from cascade.probing import ScoredTaskDataModule
+from cascade.probing.data import ScoredTaskDataModule
 from cascade.simulate import build_parser
 from cascade.simulate import main as simulate
 from cascade.train import TrainCLI

@@ -17,10 +17,11 @@ import wandb
 import yaml
 from wandb.proto.wandb_internal_pb2 import Record
 
+from cascade.engines.huggingface import HuggingFaceModel
 from cascade.errors import CascadeError
-from cascade.models.huggingface import HuggingFaceModel
-from cascade.probing import ScoredTaskDataModule, probe_for, with_p_ik
-from cascade.scoring import score
+from cascade.probing.chain import probe_for, with_p_ik
+from cascade.probing.data import ScoredTaskDataModule
+from cascade.scoring.scored import score
 from cascade.train import main, train
 from probes import Probe, stratified_split
 

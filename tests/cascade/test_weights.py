@@ -10,11 +10,11 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, GPT2Config, LlamaConfig, Qwen3Config
 from transformers.models.gemma2 import Gemma2Config
 
+from cascade.engines.huggingface import HuggingFaceModel
+from cascade.engines.weights import count_parameters, weight_bytes
 from cascade.errors import CascadeError
 from cascade.miniature.families import MODEL_NAMES
-from cascade.models.huggingface import HuggingFaceModel
-from cascade.models.weights import count_parameters, weight_bytes
-from cascade.scoring import store_key
+from cascade.scoring.scored import store_key
 from cascade.tasks.load import load_task
 
 TINY = {
@@ -88,7 +88,7 @@ def test_quantised_weights_are_another_key_and_another_probe_base():
 def test_what_does_not_pack_is_said_in_one_line(monkeypatch):
     with pytest.raises(CascadeError, match="`quantization` to be one of 4bit, 8bit or none, but got '3bit'"):
         HuggingFaceModel("mini-llama-small", quantization="3bit")
-    monkeypatch.setattr("cascade.models.weights.find_spec", lambda name: None)
+    monkeypatch.setattr("cascade.engines.weights.find_spec", lambda name: None)
     model = HuggingFaceModel("mini-llama-small", quantization="4bit")
     with pytest.raises(CascadeError, match="Expected bitsandbytes to be installed .*pip install"):
         model.model  # noqa: B018

@@ -12,13 +12,13 @@ from dataclasses import dataclass, field
 
 import openai
 
-from cascade.models.base import OPEN, Failure, Prompt, Reply
+from cascade.engines.base import OPEN, Failure, Prompt, Reply
+from cascade.policies.policy import ThresholdPolicy, Thresholds
 from cascade.runtime import Cascade
 from cascade.serving.listening import bind
 from cascade.serving.logs import Log
 from cascade.serving.server import Server
 from cascade.serving.service import Limits, Service
-from cascade.simulation.policy import ThresholdPolicy, Thresholds
 
 
 @dataclass

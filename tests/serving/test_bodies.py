@@ -15,7 +15,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from cascade.runtime.engine import prompt_of
+from cascade.engines.base import prompt_of
 from cascade.serving.app import create_app
 from cascade.serving.logs import Log
 from cascade.serving.service import Limits, Service

@@ -9,10 +9,9 @@ import httpx
 import openai
 import pytest
 
-from cascade.models.base import Prompt
+from cascade.engines.base import Prompt, prompt_of
+from cascade.policies.policy import ThresholdPolicy
 from cascade.runtime.costs import answer_costs, last_model_alone
-from cascade.runtime.engine import prompt_of
-from cascade.simulation.policy import ThresholdPolicy
 from cascade.tasks.base import open_ended_prompt
 from cascade.tasks.load import load_task
 from tests.serving.running import Plain, plain_cascade, running

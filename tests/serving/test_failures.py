@@ -8,7 +8,7 @@ import httpx
 import openai
 import pytest
 
-from cascade.models.base import Failure
+from cascade.engines.base import Failure
 from tests.serving.running import Plain, broken, plain_cascade, running
 from tests.serving.test_load import metrics
 

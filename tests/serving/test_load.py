@@ -11,7 +11,7 @@ import openai
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from cascade.runtime.engine import prompt_of
+from cascade.engines.base import prompt_of
 from cascade.serving.service import Limits
 from cascade.tasks.load import load_task
 from tests.serving.running import Plain, plain_cascade, running

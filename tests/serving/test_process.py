@@ -20,7 +20,7 @@ from experiments.benchmarks.serving import main as load
 
 SLOW = """
 import sys, time
-import cascade.models.local as local
+import cascade.engines.local as local
 from cascade.serve import main
 from experiments.benchmarks.serving import main as load
 answer = local.LocalModel.answer

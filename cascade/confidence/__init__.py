@@ -1,4 +1,0 @@
-"""Confidences beside P(T) and P(IK): what they are, what they cost, and what they come from.
-
-All lie in [0, 1], and larger is surer. What is here are pure functions; `cascade.confidence.asking` asks models.
-"""

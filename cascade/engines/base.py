@@ -1,0 +1,234 @@
+"""One interface for every engine: what a model is asked, what it replies, and when it may stop half way.
+
+Local decoders (`cascade.engines.local`) and OpenAI-compatible endpoints (`cascade.engines.endpoint`) both keep to it.
+Nothing here knows of chains: who is asked next is the policy's to say.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+import numpy as np
+
+from cascade.errors import CascadeError
+from cascade.tasks.base import Question, multiple_choice_prompt, open_ended_prompt
+
+
+@dataclass(frozen=True)
+class Price:
+    """US dollars for a million tokens read and written."""
+
+    input: float
+    output: float
+
+
+Kept = np.ndarray
+"""``[some]``, bool: the prompts that go on."""
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """One text to be continued.
+
+    Attributes:
+        question_id: Names it in errors.
+        text: The whole prompt.
+        letters: The option letters, one of which is the next token; empty for open-ended questions.
+        answer_prefix: Of an open-ended question: whether P(T) is the mass of the tokens that begin "Answer", as the
+            paper's format has it; else it is the probability of the first token, whatever that is.
+        max_new_tokens: At the most, the first one included; of a multiple-choice question only the first is used.
+        top_logprobs: How many alternatives are wanted for each token, 0 to 20.
+        stop: Texts that end the continuation, and are not part of it.
+        temperature: 0 takes the most probable token each time; above it the continuation is sampled, which is of no
+            use where one of the letters is wanted.
+        seed: Of the sample. Draws follow it and `question_id`, and nothing else.
+    """
+
+    question_id: str
+    text: str
+    letters: tuple[str, ...] = ()
+    answer_prefix: bool = True
+    max_new_tokens: int = 16
+    top_logprobs: int = 0
+    stop: tuple[str, ...] = ()
+    temperature: float = 0.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.temperature < math.inf or (self.temperature and self.letters):
+            wanted = "0 where a letter is wanted" if self.letters else "a number of at least 0"
+            raise CascadeError(
+                f"Expected `temperature` of question {self.question_id!r} to be {wanted}, but got {self.temperature}"
+            )
+
+
+def prompt_of(question: Question, max_new_tokens: int = 16) -> Prompt:
+    """A question in the paper's words (Table 7), as every model of a cascade is asked it."""
+    text = multiple_choice_prompt(question) if question.choices else open_ended_prompt(question)
+    return Prompt(question.id, text, question.letters, max_new_tokens=max_new_tokens)
+
+
+@dataclass(frozen=True)
+class TokenLogprob:
+    """A generated token's text and natural log-probability, and those of its best alternatives, best first."""
+
+    token: str
+    logprob: float
+    top: tuple[tuple[str, float], ...] = ()
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What came of one prompt.
+
+    Attributes:
+        text: A letter, or the continuation; empty where a confidence was too low for one.
+        rejected_by: The confidence that was too low, and at which the model stopped.
+        p_ik: P(IK) of the model's own probe, or ``None`` where it has none.
+        p_t: Probability of the first answer token (eq. 1), or ``None`` where it is not known or was not reached.
+        p_t_normalized: The same over the options' mass.
+        option_mass: Mass of all the options, or ``None`` where an endpoint shows only some of them.
+        unseen_mass: Mass of the first token that an endpoint did not show; 0 where all is seen.
+        prompt_tokens, completion_tokens: As the model's own tokenizer counts; none is completed where P(IK) rejected.
+        seconds, prefill_seconds: Its share of the measured time of its batch, in all and up to the first token.
+        tokens: The generated tokens, where `Prompt.top_logprobs` or the engine gives them.
+        options: Probability of each of the letters, in order, where `Prompt.top_logprobs` is above 0 and all are known.
+        finish_reason: ``stop``, or ``length`` where `Prompt.max_new_tokens` ended it.
+        dollars: What a provider charges for it; ``None`` where there is no price.
+        cached: Whether it came from disk and cost nothing this time.
+    """
+
+    text: str
+    prompt_tokens: int
+    completion_tokens: int
+    seconds: float
+    p_ik: float | None = None
+    p_t: float | None = None
+    p_t_normalized: float | None = None
+    option_mass: float | None = None
+    unseen_mass: float | None = None
+    rejected_by: Literal["p_ik", "p_t"] | None = None
+    prefill_seconds: float | None = None
+    tokens: tuple[TokenLogprob, ...] = ()
+    options: tuple[float, ...] = ()
+    finish_reason: Literal["stop", "length"] = "stop"
+    dollars: float | None = None
+    cached: bool = False
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A prompt that got no reply, and why.
+
+    Attributes:
+        question_id: Which.
+        reason: In words.
+        bad_prompt: Whether the prompt itself is at fault (too long, say), so that asking again is no use.
+        refusal: Whether the model replied that it will not answer.
+    """
+
+    question_id: str
+    reason: str
+    bad_prompt: bool = False
+    refusal: bool = False
+
+
+def keep_all(places: np.ndarray, values: np.ndarray) -> Kept:
+    """Lets every prompt go on."""
+    return np.ones(len(places), dtype=bool)
+
+
+@dataclass(frozen=True)
+class Gate:
+    """Which prompts go on after each confidence; those that do not are dropped there.
+
+    Both are called with the places of some of the prompts, ``[some]``, int64, and a confidence for each, ``[some]``,
+    float64, from the thread that called `Model.answer`.
+
+    Attributes:
+        p_ik: Asked inside the forward pass, at the probe's layer; ``None`` where the probe is not to be read at all.
+        p_t: Asked after the first token, of those that are left, where more than that token is wanted.
+    """
+
+    p_ik: Callable[[np.ndarray, np.ndarray], Kept] | None = keep_all
+    p_t: Callable[[np.ndarray, np.ndarray], Kept] = keep_all
+
+
+OPEN = Gate()
+
+
+class Model(Protocol):
+    """A model that can be a stage of a cascade.
+
+    Attributes:
+        name: As score tables and configurations call it.
+        identity: What its replies depend on, as JSON values; another identity is another model.
+        parameters, num_layers, hidden_size: ``None`` where a provider does not say.
+        probe_layer, probe_parameters: Of the P(IK) probe; ``None`` and 0 where there is none.
+        batch_size: Prompts in one call of `answer` that are worth waiting for.
+        parallel: Calls of `answer` that may run at once, from different threads.
+    """
+
+    @property
+    def name(self) -> str: ...  # noqa: D102
+    @property
+    def identity(self) -> dict[str, Any]: ...  # noqa: D102
+    @property
+    def parameters(self) -> int | None: ...  # noqa: D102
+    @property
+    def num_layers(self) -> int | None: ...  # noqa: D102
+    @property
+    def hidden_size(self) -> int | None: ...  # noqa: D102
+    @property
+    def probe_layer(self) -> int | None: ...  # noqa: D102
+    @property
+    def probe_parameters(self) -> int: ...  # noqa: D102
+    @property
+    def batch_size(self) -> int: ...  # noqa: D102
+    @property
+    def parallel(self) -> int: ...  # noqa: D102
+
+    def answer(
+        self,
+        prompts: Sequence[Prompt],
+        gate: Gate = OPEN,
+        on_token: Callable[[int, str], None] | None = None,
+    ) -> list[Reply | Failure]:
+        """One reply a prompt, in order.
+
+        Args:
+            prompts: Any number; batches are the model's own affair.
+            gate: Where a row may end early. Without a probe, P(IK) is not asked.
+            on_token: Called with a prompt's place and a piece of text as it is generated, where the engine can. Only
+                pieces of rows that passed the gate are given.
+
+        Raises:
+            CascadeError: If the model cannot be asked at all. What is wrong with one prompt only is a `Failure`.
+        """
+        ...
+
+    def release(self) -> None:
+        """Gives back what the model holds (weights, connections); the next call takes it again."""
+        ...
+
+
+class Reader(Protocol):
+    """Says P(IK) of a model that has not been run, from another model's states (`cascade.engines.reader`)."""
+
+    @property
+    def name(self) -> str: ...  # noqa: D102
+    @property
+    def identity(self) -> dict[str, Any]: ...  # noqa: D102
+    @property
+    def parameters(self) -> int: ...  # noqa: D102
+
+    def p_ik(self, prompts: Sequence[Prompt]) -> np.ndarray:
+        """``[prompts]``, float64."""
+        ...
+
+    def release(self) -> None:
+        """Gives back what can be loaded again."""
+        ...

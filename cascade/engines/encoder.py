@@ -1,0 +1,114 @@
+"""Small encoders as readers: every layer's states, averaged over a text's tokens.
+
+A reader answers nothing. Its states say what a question looks like, from which a probe may predict whether some
+other model, perhaps one behind an API, will know the answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+from huggingface_hub.utils import httpx
+from torch import Tensor
+from tqdm import tqdm
+
+from cascade.engines.files import find_model, hash_folder
+from cascade.engines.huggingface import hash_tokenizer
+from cascade.errors import CascadeError
+from probes.capture import HiddenStateCapture
+from probes.errors import ProbeError
+from probes.store import HiddenStateStore, StoreKey, StoreWriter
+
+POSITION = "mean_of_tokens"
+
+
+class Encoder:
+    """A Hugging Face encoder and its tokenizer, in float32 on the CPU.
+
+    Args:
+        source: A folder or a Hub id.
+        name: What stores and probes call it; by default the source.
+        max_tokens: Longer texts are cut.
+
+    Raises:
+        CascadeError: If it cannot be loaded.
+    """
+
+    def __init__(self, source: str, name: str | None = None, max_tokens: int = 256) -> None:
+        from transformers import AutoModel, AutoTokenizer
+
+        try:
+            origin = find_model(source)
+            self.tokenizer = AutoTokenizer.from_pretrained(source, **origin)
+            self.model = AutoModel.from_pretrained(source, dtype=torch.float32, **origin).eval()
+        except ProbeError as error:
+            raise CascadeError(str(error)) from error
+        except (OSError, ValueError, httpx.HTTPError) as error:
+            reason = str(error).strip().splitlines()[0]
+            raise CascadeError(f"Expected an encoder in {source!r}, but it could not be loaded: {reason}") from error
+        self.name, self.max_tokens = name or source, max_tokens
+        self.revision = origin.get("revision") or hash_folder(Path(source))
+        self.depth: int = self.model.config.num_hidden_layers
+        self.hidden_size: int = self.model.config.hidden_size
+        self.parameters = sum(p.numel() for p in self.model.parameters())
+        self.template_hash = f"max_tokens={max_tokens}"  # texts are read as they are, up to there
+
+    @torch.inference_mode()
+    def run(self, texts: Sequence[str]) -> dict[int, Tensor]:
+        """For each layer ``[texts, hidden]``, float32: the mean over each text's tokens."""
+        batch = self.tokenizer(
+            list(texts), padding=True, truncation=True, max_length=self.max_tokens, return_tensors="pt"
+        )
+        with HiddenStateCapture(self.model) as capture:
+            capture.arm_mean(batch.attention_mask)
+            self.model(**batch)
+        return dict(capture.states)
+
+
+def read_texts(
+    encoder: Encoder, texts: Sequence[str], task: str, task_revision: str, root: Path, batch_size: int = 64
+) -> HiddenStateStore:
+    """A store of every layer's states of some texts, one row each in order; what is on disk is not read again.
+
+    Args:
+        encoder: The reader.
+        texts: One a question.
+        task: Their name.
+        task_revision: Hash of the texts.
+        root: Folder of stores.
+        batch_size: Texts in one pass, of like length.
+    """
+    key = StoreKey(
+        model=encoder.name,
+        model_revision=encoder.revision,
+        tokenizer_hash=hash_tokenizer(encoder.tokenizer),
+        template_hash=encoder.template_hash,
+        task=task,
+        task_revision=task_revision,
+        dtype="float32",
+        layers=tuple(range(encoder.depth + 1)),
+        position=POSITION,
+        versions={name: ".".join(version(name).split(".")[:2]) for name in ("torch", "transformers")},
+    )
+    writer = StoreWriter(root, key, len(texts), encoder.hidden_size)
+    writer.check_room()
+    pending = writer.pending()
+    with tqdm(total=sum(len(writer.shards[n]) for n in pending), desc=task, disable=None, leave=False) as bar:
+        for number in pending:
+            rows = writer.shards[number]
+            states = {layer: torch.empty(len(rows), encoder.hidden_size) for layer in key.layers}
+            for batch in _batches(texts, rows, batch_size):
+                for layer, state in encoder.run([texts[row] for row in batch]).items():
+                    states[layer][torch.tensor(batch) - rows.start] = state
+                bar.update(len(batch))
+            writer.write(number, states)
+    return writer.finish()
+
+
+def _batches(texts: Sequence[str], rows: range, batch_size: int) -> Iterator[list[int]]:
+    ordered = sorted(rows, key=lambda row: -len(texts[row]))
+    for start in range(0, len(ordered), batch_size):
+        yield ordered[start : start + batch_size]

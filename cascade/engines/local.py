@@ -1,0 +1,404 @@
+"""A Hugging Face decoder with its P(IK) probe as a stage of a cascade: rows leave the forward pass where a confidence
+is too low.
+
+P(IK) is read at the probe's layer inside the pass, and the remaining blocks run on the rows that stay; P(T) is read
+from the same pass, and only the rows that pass it are continued, from their key-value cache.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import PurePath
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from safetensors.torch import save
+from torch import Tensor
+
+from cascade.engines.base import OPEN, Failure, Gate, Prompt, Reply, TokenLogprob
+from cascade.engines.generation import Continuation, continue_greedily
+from cascade.engines.huggingface import HuggingFaceModel, Prefill
+from cascade.engines.sampling import Sampler
+from cascade.errors import CascadeError
+from cascade.tasks.base import Question, multiple_choice_prompt
+from probes.probe import Probe, ProbeConfig
+
+POSITION = "last_prompt_token"
+_MOST_ENDINGS = 1024
+
+
+class LocalModel:
+    """A decoder on this machine.
+
+    Args:
+        decoder: The model; its weights are loaded with the first question.
+        probe: Its P(IK) head; without one P(IK) is not known.
+        batch_size: Prompts in one forward pass.
+        allow_base_mismatch: Read P(IK) with a probe of another base or prompt template all the same, where the width
+            agrees.
+
+    Raises:
+        CascadeError: If the probe was trained on another model, revision, dtype, position or prompt template.
+    """
+
+    parallel = 1
+
+    def __init__(
+        self,
+        decoder: HuggingFaceModel,
+        probe: Probe | None = None,
+        batch_size: int = 32,
+        allow_base_mismatch: bool = False,
+    ) -> None:
+        if batch_size < 1:
+            raise CascadeError(f"Expected `batch_size` to be at least 1, but got {batch_size}")
+        self.decoder, self.probe, self.batch_size = decoder, probe, batch_size
+        self.name = decoder.name
+        self.num_layers: int | None = decoder.depth
+        self.hidden_size: int | None = decoder.hidden_size
+        self.probe_layer: int | None = None
+        self.probe_parameters = 0
+        self._tokens: dict[tuple[str, ...], tuple[int, ...]] = {}
+        if probe is not None:
+            check_probe(probe, decoder, allow_base_mismatch)
+            self.probe_layer = probe.config.layer
+            self.probe_parameters = sum(parameter.numel() for parameter in probe.parameters())
+
+    @cached_property
+    def parameters(self) -> int:
+        """Number of the decoder's parameters."""
+        return self.decoder.parameters
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """Weights, precision, the probe's weights, and how prompts are given where that is not raw."""
+        probe = None if self.probe is None else probe_identity(self.probe)
+        precision, revision = self.decoder.precision, self.decoder.revision
+        known = {"name": self.name, "revision": revision, "dtype": precision, "probe": probe}
+        return known | self.decoder.prompts.settings
+
+    def release(self) -> None:
+        """Gives the weights' memory back."""
+        self.decoder.release()
+
+    def answer(
+        self, prompts: Sequence[Prompt], gate: Gate = OPEN, on_token: Callable[[int, str], None] | None = None
+    ) -> list[Reply | Failure]:
+        """One reply a prompt; see `cascade.engines.base.Model`."""
+        lengths = self.decoder.count_tokens([prompt.text for prompt in prompts]) if prompts else []
+        replies: dict[int, Reply | Failure] = {}
+        for place, (prompt, length) in enumerate(zip(prompts, lengths, strict=True)):
+            if wrong := self._refuses(prompt, length):
+                replies[place] = Failure(prompt.question_id, wrong, bad_prompt=True)
+        order = sorted(set(range(len(prompts))) - set(replies), key=lambda place: (-lengths[place], place))
+        for start in range(0, len(order), self.batch_size):
+            places = order[start : start + self.batch_size]
+            replies |= _Batch(self, [prompts[p] for p in places], np.array(places), gate, on_token).run()
+        return [replies[place] for place in range(len(prompts))]
+
+    def _refuses(self, prompt: Prompt, length: int) -> str:
+        """What is wrong with a prompt; empty where nothing is."""
+        room = 0 if prompt.letters else prompt.max_new_tokens
+        context = self.decoder.context
+        if length == 0:
+            return f"Expected a prompt for {self.name!r}, but it has no token"
+        if context is not None and length + room > context:
+            return f"Expected a prompt of at most {context - room} tokens for {self.name!r}, but it has {length}"
+        try:
+            self.first_tokens(prompt)
+        except CascadeError as error:
+            return str(error)
+        return ""
+
+    def check_letters(self, letters: Sequence[str]) -> None:
+        """Resolves option letters after the paper's prompt; needs the tokenizer, and no weights.
+
+        Raises:
+            CascadeError: If no question that has these letters can be answered, whatever it says.
+        """
+        question = Question("", "text", "subject", choices=("x",) * len(letters))
+        self.decoder.option_tokens(multiple_choice_prompt(question), letters)
+
+    def first_tokens(self, prompt: Prompt) -> tuple[int, ...]:
+        """The tokens whose probability is P(T): the letters', or all that begin "Answer"; none where any may."""
+        if not prompt.letters and not prompt.answer_prefix:
+            return ()
+        # The letters' tokens depend on how the prompt ends, not on the question.
+        key = (*prompt.letters, prompt.text[-16:] if prompt.letters else "")
+        if key not in self._tokens:
+            if len(self._tokens) >= _MOST_ENDINGS:  # prompts of clients may end in any way
+                self._tokens.clear()
+            if prompt.letters:
+                self._tokens[key] = self.decoder.option_tokens(prompt.text, prompt.letters)
+            else:
+                self._tokens[key] = self.decoder.answer_prefix_tokens()
+        return self._tokens[key]
+
+
+@dataclass
+class _Batch:
+    """One forward pass over some prompts, and what follows from it."""
+
+    model: LocalModel
+    prompts: list[Prompt]
+    places: np.ndarray
+    gate: Gate
+    on_token: Callable[[int, str], None] | None
+    p_ik: list[float | None] = field(init=False)
+    seconds: np.ndarray = field(init=False)
+    started: float = field(init=False)
+
+    def run(self) -> dict[int, Reply]:
+        """Replies by the prompts' places."""
+        self.model.decoder.model  # noqa: B018 - loads the weights, which is no question's time
+        chosen = [self.model.first_tokens(prompt) for prompt in self.prompts]
+        self.p_ik, self.seconds = [None] * len(self.prompts), np.zeros(len(self.prompts))
+        self.started = time.perf_counter()
+        probe = None if self.gate.p_ik is None else self.model.probe
+        read = self.model.decoder.prefill(
+            [prompt.text for prompt in self.prompts],
+            keep_cache=any(self._wants_more(prompt) for prompt in self.prompts),
+            exit_layer=None if probe is None else probe.config.layer,
+            keep=None if probe is None else self._keep,
+        )
+        left = read.left.tolist()
+        chances = read.logits.float().log_softmax(-1).cpu()
+        self._clock(left)
+        prefill = self.seconds.copy()
+        firsts = {
+            row: FirstToken.of(chances[i], chosen[row], bool(self.prompts[row].letters)) for i, row in enumerate(left)
+        }
+        more = [row for row in left if self._wants_more(self.prompts[row])]
+        if more:
+            kept = self.gate.p_t(self.places[more], np.array([firsts[row].p_t for row in more]))
+            more = [row for row, stays in zip(more, kept, strict=True) if stays]
+        continued = self._continue(read, left, more) if more else {}
+        self._clock(more)
+        replies: dict[int, Reply] = {}
+        for row, place in enumerate(self.places.tolist()):
+            reply = Reply(
+                text="",
+                prompt_tokens=int(read.prompt_tokens[row]),
+                completion_tokens=0,
+                seconds=float(self.seconds[row]),
+                prefill_seconds=float(prefill[row]),
+                p_ik=self.p_ik[row],
+                unseen_mass=0.0,
+            )
+            if row not in firsts:
+                replies[place] = replace(reply, rejected_by="p_ik", unseen_mass=None)
+                continue
+            first = firsts[row]
+            reply = replace(reply, p_t=first.p_t, p_t_normalized=first.p_t_normalized, option_mass=first.option_mass)
+            if self._wants_more(self.prompts[row]) and row not in continued:
+                replies[place] = replace(reply, completion_tokens=1, rejected_by="p_t")
+                continue
+            text, found = continued.get(row) or self._first_alone(row, first, chances[left.index(row)])
+            replies[place] = replace(
+                reply,
+                text=text,
+                completion_tokens=len(found.tokens),
+                tokens=self._logprobs(found, wanted) if (wanted := self.prompts[row].top_logprobs) else (),
+                options=first.options if self.prompts[row].top_logprobs else (),
+                finish_reason="stop" if found.ended else "length",
+            )
+        return replies
+
+    def _wants_more(self, prompt: Prompt) -> bool:
+        return not prompt.letters and (prompt.max_new_tokens > 1 or prompt.temperature > 0)
+
+    def _keep(self, states: Tensor) -> Tensor:
+        assert self.model.probe is not None and self.gate.p_ik is not None
+        p_ik = self.model.probe.predict(states).astype(np.float64)
+        self.p_ik = [float(value) for value in p_ik]
+        self._clock(list(range(len(self.prompts))))
+        return torch.from_numpy(np.asarray(self.gate.p_ik(self.places, p_ik), dtype=bool))
+
+    def _clock(self, rows: list[int]) -> None:
+        """Shares the time since the last call among the rows that were being computed."""
+        now = time.perf_counter()
+        if rows:
+            self.seconds[rows] += (now - self.started) / len(rows)
+        self.started = now
+
+    def _continue(self, read: Prefill, left: list[int], more: list[int]) -> dict[int, tuple[str, Continuation]]:
+        """Text and tokens of the rows that go on, which are some of those that are left."""
+        chosen = torch.tensor([left.index(row) for row in more])
+        logits, mask = read.logits[chosen.to(read.logits.device)], read.mask[chosen.to(read.mask.device)]
+        if len(more) < len(left):
+            read.cache.batch_select_indices(chosen.to(read.logits.device))
+        texts = [""] * len(more)
+
+        def listen(i: int, tokens: list[int]) -> bool:
+            prompt = self.prompts[more[i]]
+            text = self._text(tokens)
+            cut = min((at for stop in prompt.stop if (at := text.find(stop)) >= 0), default=None)
+            text = text if cut is None else text[:cut]
+            # Half a character is not shown before its other half is there.
+            if self.on_token is not None and not text.endswith("\N{REPLACEMENT CHARACTER}"):
+                held = _may_begin_a_stop(text, prompt.stop) if cut is None else 0
+                shown = text[: len(text) - held]
+                if len(shown) > len(texts[i]):
+                    self.on_token(int(self.places[more[i]]), shown[len(texts[i]) :])
+                    texts[i] = shown
+            return cut is not None
+
+        found = continue_greedily(
+            self.model.decoder.model,
+            logits,
+            read.cache,
+            mask,
+            [self.prompts[row].max_new_tokens for row in more],
+            self.model.decoder.end_tokens,
+            max(self.prompts[row].top_logprobs for row in more),
+            listen if self.on_token is not None or any(self.prompts[row].stop for row in more) else None,
+            Sampler([self.prompts[row] for row in more]),
+        )
+        results = {}
+        for i, (row, one) in enumerate(zip(more, found, strict=True)):
+            text = self._text(one.tokens)
+            for stop in self.prompts[row].stop:
+                text = text.split(stop, 1)[0]
+            if self.on_token is not None and len(text) > len(texts[i]):
+                self.on_token(int(self.places[row]), text[len(texts[i]) :])
+            results[row] = (text, one)
+        return results
+
+    def _first_alone(self, row: int, first: FirstToken, chances: Tensor) -> tuple[str, Continuation]:
+        """Text and token of a row of which only the first token is wanted."""
+        prompt = self.prompts[row]
+        best = chances.topk(prompt.top_logprobs)
+        top = list(zip(best.indices.tolist(), best.values.tolist(), strict=True))
+        ended = first.place is not None or bool((self.model.decoder.end_tokens == first.token).any())
+        text = self._text([first.token]) if first.place is None else prompt.letters[first.place]
+        if first.place is None and (stopped := [text.find(stop) for stop in prompt.stop if stop in text]):
+            text, ended = text[: min(stopped)], True
+        return text, Continuation([first.token], [float(chances[first.token])], [top], ended)
+
+    def _text(self, tokens: list[int]) -> str:
+        text: str = self.model.decoder.tokenizer.decode(tokens, skip_special_tokens=True)
+        return text
+
+    def _logprobs(self, found: Continuation, alternatives: int) -> tuple[TokenLogprob, ...]:
+        decode = self.model.decoder.tokenizer.decode
+        return tuple(
+            TokenLogprob(decode([token]), logprob, tuple((decode([i]), value) for i, value in top[:alternatives]))
+            for token, logprob, top in zip(found.tokens, found.logprobs, found.top, strict=True)
+        )
+
+
+def _may_begin_a_stop(text: str, stops: Sequence[str]) -> int:
+    """Length of the longest end of a text with which a stop text may begin."""
+    longest = max(map(len, stops), default=1) - 1
+    return next((n for n in range(min(longest, len(text)), 0, -1) if any(s.startswith(text[-n:]) for s in stops)), 0)
+
+
+@dataclass(frozen=True)
+class FirstToken:
+    """What the distribution of the first token says.
+
+    Attributes:
+        token: The token that is the answer's first: the chosen letter's, or the most probable one.
+        p_t: Its probability (eq. 1); in the paper's open-ended format the mass of all tokens that begin "Answer".
+        place: Of the chosen letter; ``None`` for open-ended questions.
+        p_t_normalized, option_mass: P(T) over the options' mass, and that mass; of multiple choice only.
+        options: Probability of each letter's token; of multiple choice only.
+    """
+
+    token: int
+    p_t: float
+    place: int | None = None
+    p_t_normalized: float | None = None
+    option_mass: float | None = None
+    options: tuple[float, ...] = ()
+
+    @classmethod
+    def of(cls, chances: Tensor, tokens: Sequence[int], multiple_choice: bool) -> FirstToken:
+        """Reads it from log-probabilities.
+
+        Args:
+            chances: ``[vocabulary]``, natural logarithms.
+            tokens: Those of the letters, in order, or all that begin "Answer"; none where any first token counts.
+            multiple_choice: Whether they are letters.
+        """
+        likeliest = int(chances.argmax())
+        if not tokens:
+            return cls(likeliest, float(chances[likeliest].double().exp()))
+        probabilities = chances[list(tokens)].double().exp()
+        mass = min(float(probabilities.sum()), 1.0)
+        if not multiple_choice:
+            return cls(likeliest, mass)
+        best = int(probabilities.argmax())
+        p_t = float(probabilities[best])
+        return cls(tokens[best], p_t, best, min(p_t / mass, 1.0), mass, tuple(probabilities.tolist()))
+
+
+def probe_identity(probe: Probe) -> str:
+    """Hash of a probe's weights and layer."""
+    tensors = {name: tensor.cpu().contiguous() for name, tensor in probe.state_dict().items()}
+    return hashlib.sha256(save(tensors) + str(probe.config.layer).encode()).hexdigest()[:16]
+
+
+class States(NamedTuple):
+    """What hidden states are of, as far as a probe minds.
+
+    Attributes:
+        position, hidden_size, base_model, base_revision, dtype: As in `ProbeConfig`.
+        templates: Template hashes of prompts in their form; see `PromptForm.template_hashes`.
+    """
+
+    position: str
+    hidden_size: int
+    base_model: str
+    base_revision: str
+    dtype: str
+    templates: frozenset[str]
+
+
+def check_states(config: ProbeConfig, found: States, whose: str, allow_base_mismatch: bool = False) -> None:
+    """Refuses hidden states that a probe was not trained on.
+
+    Args:
+        config: The probe's. What somebody else's does not say (a dtype, a template hash) is taken at any; without a
+            revision the base is known by its name, of a folder the last part.
+        found: What the states are of.
+        whose: In words, for the error.
+        allow_base_mismatch: Take another model's states, or those of another prompt template, all the same, where width
+            and position agree.
+
+    Raises:
+        CascadeError: Naming what differs.
+    """
+    base = "base_revision" if config.base_revision else "base_model"
+    of_base = () if allow_base_mismatch else (base, "dtype") if config.dtype else (base,)
+    for name in ("position", "hidden_size", *of_base):
+        wanted, here = getattr(config, name), getattr(found, name)
+        same = PurePath(wanted).name == PurePath(here).name if name == "base_model" else wanted == here
+        if not same:
+            raise CascadeError(
+                f"Expected hidden states of the probe's base {config.base_model} ({name}={wanted}), but {whose} "
+                f"({name}={here})"
+            )
+    if config.template_hash and config.template_hash not in found.templates and not allow_base_mismatch:
+        raise CascadeError(
+            f"Expected hidden states after prompts in the form that the probe of {config.base_model} was trained on "
+            f"(template_hash={config.template_hash}), but {whose} "
+            f"(template_hash={' or '.join(sorted(found.templates))})"
+        )
+
+
+def check_probe(probe: Probe, decoder: HuggingFaceModel, allow_base_mismatch: bool = False) -> None:
+    """Refuses a probe that was not trained on a decoder's states.
+
+    Raises:
+        CascadeError: Naming what differs.
+    """
+    prompts = decoder.prompts
+    known = (decoder.hidden_size, decoder.name, decoder.revision, decoder.precision)
+    found = States(POSITION, *known, prompts.template_hashes)
+    check_states(probe.config, found, f"this is {decoder.name} with {prompts.style} prompts", allow_base_mismatch)

@@ -1,0 +1,198 @@
+"""The probes of a chain: which one reads each model, trained where missing, and its P(IK) as a score-table column."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from cascade.engines.chain import ChainModels
+from cascade.engines.huggingface import HuggingFaceModel
+from cascade.engines.local import States, check_states
+from cascade.errors import CascadeError
+from cascade.probing.data import BATCH_SIZE, OWN_LABEL, ScoredTaskDataModule, default_layer
+from cascade.probing.fit import fit
+from cascade.probing.runs import ProbeRun
+from cascade.scores.schema import SCHEMA
+from cascade.scoring.scored import Scored, score
+from cascade.tasks.base import Task
+from cascade.tasks.load import PROBED_ON, load_task
+from probes import Probe, stratified_split
+from probes.training import ProbeModule
+
+DEFAULT = ChainModels()
+
+
+def probe_for(
+    model: HuggingFaceModel, task: str, scored: Scored, runs: Path, layer: int | None = None, seed: int = 0
+) -> Probe:
+    """The probe of a scored model at a layer, from the folder of runs; trained where missing or outdated.
+
+    With which settings of the head the one that is there was trained is its own affair, as long as it predicts the
+    model's own verdicts: that is how a better one is brought to a cascade.
+
+    Args:
+        model: The model.
+        task: Name or file of the task the probe is for.
+        scored: The model's own scores on it.
+        runs: Folder of stores and probe runs.
+        layer: By default the model's `default_layer`.
+        seed: Of the split and of the training; every seed but 0 has a folder of its own.
+    """
+    key, table = scored.store.key, scored.table()
+    layer = default_layer(key.layers[-1]) if layer is None else layer
+    out = runs / "probes" / f"seed-{seed}" if seed else runs / "probes"
+    run = ProbeRun.of(out, key.model, key.task, layer, model.prompts)
+    if (run.checkpoint / "config.json").exists():
+        config = (probe := Probe.from_pretrained(run.checkpoint)).config
+        split = stratified_split(table["question_id"].to_pylist(), table["subject"].to_pylist(), seed)
+        found = (
+            config.base_revision,
+            config.task_revision,
+            config.template_hash,
+            config.dtype,
+            config.split_fingerprint,
+            config.label,
+        )
+        wanted = (key.model_revision, key.task_revision, key.template_hash, key.precision, split.fingerprint, OWN_LABEL)
+        if found == wanted:
+            # Whoever tried other settings has it from that trial.
+            worth = f", AUROC {config.metrics['auroc']:.3f} on its test part" if "auroc" in config.metrics else ""
+            print(f"Reusing the probe in {run.folder}{worth}", file=sys.stderr)
+            return probe
+        print(f"The probe in {run.folder} was trained on something else; training it anew", file=sys.stderr)
+    else:
+        print(f"No probe for {key.model} in {out}; training one", file=sys.stderr)
+    rows = stratified_split(table["question_id"].to_pylist(), table["subject"].to_pylist(), seed).train
+    if len(rows) < BATCH_SIZE:
+        raise CascadeError(
+            f"Expected at least {BATCH_SIZE} questions to train a probe on, but {task} has {len(rows)} (of "
+            f"{table.num_rows}, the others are for validation and test); name a task with more by "
+            f"`--models.probe_task`, or leave P(IK) out by `--p_ik null`"
+        )
+    settings: dict[str, Any] = {
+        "model": key.model,
+        "task": task,
+        "layer": layer,
+        "stores": runs / "stores",
+        "dtype": key.dtype,
+        "revision": key.model_revision if model.origin else None,
+        "quantization": key.quantization,
+        "split_seed": seed,
+        **model.prompts.settings,
+    }
+    data = ScoredTaskDataModule(**settings)
+    return fit(data, ProbeModule(), out=out, seed=seed).probe
+
+
+def check_base(probe: Probe, scored: Scored, allow_base_mismatch: bool = False) -> None:
+    """Refuses to read the states of a model, or after prompts in a form, that a probe was not trained on.
+
+    Args:
+        probe: Knows its base, revision, layer, position, dtype and prompt template.
+        scored: The states.
+        allow_base_mismatch: Read another model's or prompt template's states all the same, where width and position
+            agree.
+
+    Raises:
+        CascadeError: Naming what differs.
+    """
+    store, key = scored.store, scored.store.key
+    templates = scored.templates | {key.template_hash}
+    found = States(key.position, store.hidden_size, key.model, key.model_revision, key.precision, templates)
+    check_states(probe.config, found, f"{store.folder} is of {key.model}", allow_base_mismatch)
+
+
+def with_p_ik(
+    scored: Scored, probe: Probe | None, split_seed: int | None = None, allow_base_mismatch: bool = False
+) -> pa.Table:
+    """A score table with the probe's P(IK) filled in, and with the split where ``split_seed`` is given.
+
+    Args:
+        scored: The scored task.
+        probe: Its base must be the scored model; without one P(IK) is null.
+        split_seed: The probe's split seed, if the task is the one it was trained on.
+        allow_base_mismatch: See `check_base`.
+    """
+    table = scored.table()
+    columns = {name: table[name] for name in table.column_names}
+    columns["hidden_size"] = pa.array([scored.store.hidden_size] * table.num_rows, pa.int64())
+    if probe is not None:
+        check_base(probe, scored, allow_base_mismatch)
+        values = np.concatenate([probe.predict(part) for part in scored.store.iter_layer(probe.config.layer)])
+        columns["p_ik"] = pa.array(values.astype(np.float64))
+        columns["probe_layer"] = pa.array([probe.config.layer] * table.num_rows, pa.int64())
+        size = sum(parameter.numel() for parameter in probe.parameters())
+        columns["probe_parameters"] = pa.array([size] * table.num_rows, pa.int64())
+    if split_seed is not None:
+        split = stratified_split(table["question_id"].to_pylist(), table["subject"].to_pylist(), split_seed)
+        if probe is not None and probe.config.split_fingerprint != split.fingerprint:
+            raise CascadeError(
+                f"Expected the probe of {probe.config.base_model} to be trained on the split of seed {split_seed}, but "
+                f"it saw another one, and with it some of the test questions"
+            )
+        names = np.full(table.num_rows, "train", dtype=object)
+        names[list(split.validation)] = "validation"
+        names[list(split.test)] = "test"
+        columns["split"] = pa.array(names, pa.string())
+    return pa.table({field.name: columns[field.name] for field in SCHEMA if field.name in columns})
+
+
+def own_models(names: Sequence[str], settings: ChainModels = DEFAULT) -> list[HuggingFaceModel]:
+    """The models of a chain, none of them loaded yet."""
+    loaded = (settings.dtype, settings.device_map, settings.quantization, settings.prompt_style, settings.letters)
+    if unknown := sorted(set(settings.revisions) - set(names)):
+        raise CascadeError(f"Expected `revisions` of models in the chain, but got {', '.join(unknown)}")
+    models = [HuggingFaceModel(name, settings.revisions.get(name), *loaded) for name in names]
+    if settings.layer is not None:
+        for model in models[:-1]:
+            model.layers([settings.layer])
+    return models
+
+
+def own_scores(
+    names: Sequence[str],
+    task: str,
+    runs: Path,
+    depth: float | None = None,
+    settings: ChainModels = DEFAULT,
+    probes: bool = True,
+) -> pa.Table:
+    """Scores of models we run ourselves, with the P(IK) of their probes, all but the last model's.
+
+    Args:
+        names: A chain, smallest first.
+        task: Task to answer.
+        runs: Folder of stores and probe runs.
+        depth: How far up each model its probe reads, in (0, 1]; by default as ``settings`` say.
+        settings: How the models are loaded, and what their probes are trained on.
+        probes: Whether there is P(IK) at all; without it nothing is trained.
+    """
+    probed = (settings.probe_task or PROBED_ON.get(task, task)) if probes else task
+    # What is unknown is refused before anything is run.
+    tasks = {name: load_task(name) for name in dict.fromkeys([task, probed])}
+    models = own_models(names, settings)
+    tables = []
+    for place, model in enumerate(models):
+        scored = _scored(model, tasks[task], runs, settings.batch_size)
+        probe = None
+        if probes and place + 1 < len(models):
+            layer = settings.layer if depth is None else max(1, round(depth * model.depth))
+            own = scored if tasks[task] is tasks[probed] else _scored(model, tasks[probed], runs, settings.batch_size)
+            probe = probe_for(model, probed, own, runs, layer)
+        model.release()
+        # By what is asked and not by name: a file has many.
+        same = tasks[task].revision == tasks[probed].revision
+        tables.append(with_p_ik(scored, probe, split_seed=0 if same else None))
+    return pa.concat_tables(tables, promote_options="default")  # columns that a model lacks are null
+
+
+def _scored(model: HuggingFaceModel, task: Task, runs: Path, batch_size: int) -> Scored:
+    scored = score(model, task, runs / "stores", batch_size=batch_size)
+    if scored.reused:
+        print(f"Reusing {scored.store.rows:,} scored rows in {scored.store.folder}", file=sys.stderr)
+    return scored

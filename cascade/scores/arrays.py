@@ -1,0 +1,270 @@
+"""Score tables as arrays: the models of a chain, aligned on their questions.
+
+What the policies, ledgers and metrics work on. The table's schema and reading are `cascade.scores.schema`'s.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from itertools import combinations
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from cascade.errors import CascadeError
+
+
+@dataclass(frozen=True)
+class ModelScores:
+    """One model's columns, as arrays over the same questions in the same order as every other model's.
+
+    Attributes:
+        name: The model.
+        correct: ``[questions]``, bool; all false where the logs have no labels (`ChainScores.labelled`).
+        p_t: ``[questions]``, float64, or ``None`` where the model gives no probabilities.
+        p_ik: ``[questions]``, float64, or ``None`` where the model has no probe.
+        p_ik_reader: ``[questions]``, float64: this model's P(IK) read from another model's states, or ``None``.
+        parameters: N, or ``None`` where unknown.
+        num_layers, hidden_size: n_layer and d_model of eq. 2, or ``None`` where unknown.
+        exit_share: ℓ/L: the share of a pass after which the probe can reject; 1 where unknown.
+        probe_parameters: Of the P(IK) probe; 0 where unknown.
+        reader, reader_parameters: Whose states ``p_ik_reader`` was read from.
+        seconds, prefill_seconds: ``[questions]``, float64, or ``None`` where not measured.
+        prompt_tokens, completion_tokens: ``[questions]``, int64, or ``None`` where unknown.
+        predictions: ``[questions]``, or ``None`` where unknown.
+        p_t_prompts, p_t_prompt_tokens, p_t_completion_tokens, p_t_seconds: ``[questions]``: what ``p_t`` took beyond
+            the answer's own pass, or ``None`` where it took nothing.
+        p_t_needs_answer: Whether ``p_t`` is known only after the whole answer.
+        attempted: ``[questions]``, bool: false where the model declined to answer; ``None`` where unknown.
+    """
+
+    name: str
+    correct: np.ndarray
+    p_t: np.ndarray | None
+    p_ik: np.ndarray | None = None
+    parameters: int | None = None
+    exit_share: float = 1.0
+    seconds: np.ndarray | None = None
+    predictions: np.ndarray | None = None
+    p_ik_reader: np.ndarray | None = None
+    num_layers: int | None = None
+    hidden_size: int | None = None
+    probe_parameters: int = 0
+    reader: str | None = None
+    reader_parameters: int | None = None
+    prefill_seconds: np.ndarray | None = None
+    prompt_tokens: np.ndarray | None = None
+    completion_tokens: np.ndarray | None = None
+    attempted: np.ndarray | None = None
+    p_t_prompts: np.ndarray | None = None
+    p_t_prompt_tokens: np.ndarray | None = None
+    p_t_completion_tokens: np.ndarray | None = None
+    p_t_seconds: np.ndarray | None = None
+    p_t_needs_answer: bool = False
+
+    def take(self, rows: np.ndarray) -> ModelScores:
+        """The same model on some of the questions: ``rows`` are places or a mask."""
+        arrays = {f.name: value[rows] for f in fields(self) if isinstance(value := getattr(self, f.name), np.ndarray)}
+        return replace(self, **arrays)
+
+
+@dataclass(frozen=True)
+class ChainScores:
+    """The models of a chain, smallest first, aligned on their questions.
+
+    Attributes:
+        question_ids: In the order of every array.
+        models: Smallest first.
+        answers: ``[questions]``, the right answers, or ``None`` where unknown.
+        subjects: ``[questions]``, or ``None`` where unknown.
+        labelled: Whether `ModelScores.correct` is known.
+        normalized: Whether P(T) is that over the options' mass.
+    """
+
+    question_ids: tuple[str, ...]
+    models: tuple[ModelScores, ...]
+    answers: np.ndarray | None = None
+    subjects: np.ndarray | None = None
+    labelled: bool = True
+    normalized: bool = False
+
+    def __len__(self) -> int:
+        """How many questions."""
+        return len(self.question_ids)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the models, smallest first."""
+        return tuple(m.name for m in self.models)
+
+    @property
+    def correct(self) -> np.ndarray:
+        """``[models, questions]``, bool."""
+        return np.stack([m.correct for m in self.models])
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of the questions, in order."""
+        return hashlib.sha256("\n".join(self.question_ids).encode()).hexdigest()[:16]
+
+    def take(self, rows: np.ndarray) -> ChainScores:
+        """Some of the questions: ``rows`` are places or a mask."""
+        return replace(
+            self,
+            question_ids=tuple(np.asarray(self.question_ids, dtype=object)[rows]),
+            models=tuple(m.take(rows) for m in self.models),
+            answers=None if self.answers is None else self.answers[rows],
+            subjects=None if self.subjects is None else self.subjects[rows],
+        )
+
+    def keep(self, places: Sequence[int]) -> ChainScores:
+        """A sub-chain: the models at these places."""
+        return replace(self, models=tuple(self.models[i] for i in places))
+
+
+def sub_chains(chain: ChainScores, shortest: int = 2) -> list[tuple[int, ...]]:
+    """The places of the models of every sub-chain, in the paper's order (shorter first)."""
+    places = range(len(chain.models))
+    return [keep for size in range(shortest, len(places) + 1) for keep in combinations(places, size)]
+
+
+def parts(chain: ChainScores, shares: Sequence[float], seed: int | str = 0) -> list[ChainScores]:
+    """Parts of a chain's questions that do not overlap, drawn by each question's id.
+
+    A question stays in its part whatever other questions are there, and in whatever order.
+
+    Args:
+        chain: The scores.
+        shares: Expected share of each part; they sum to 1.
+        seed: Another seed is another draw. Parts of parts need another one.
+
+    Raises:
+        CascadeError: If a part is left without a question.
+    """
+    digests = [hashlib.sha256(f"part {seed} {name}".encode()).digest()[:8] for name in chain.question_ids]
+    place = np.array([int.from_bytes(d, "big") / 2**64 for d in digests])
+    which = np.searchsorted(np.cumsum(shares)[:-1], place, side="right")
+    drawn = [chain.take(which == i) for i in range(len(shares))]
+    if min(map(len, drawn)) == 0:
+        raise CascadeError(
+            f"Expected enough questions for {len(shares)} parts that do not overlap, but there are {len(chain)}"
+        )
+    return drawn
+
+
+def check_chain(chain: Sequence[str]) -> None:
+    """Raises `CascadeError` unless a chain is two or more different models."""
+    if len(chain) < 2 or len(set(chain)) != len(chain):
+        raise CascadeError(f"Expected `chain` to be two or more different models, but got {', '.join(chain) or 'none'}")
+
+
+def align(
+    table: pa.Table, chain: Sequence[str], split: str | None = None, normalize: bool = False, labelled: bool = True
+) -> ChainScores:
+    """The models of a chain over one and the same questions.
+
+    Args:
+        table: A validated score table holding all of them.
+        chain: Model names, smallest first.
+        split: If given, only rows of this split.
+        normalize: Read P(T) renormalised over the options (the other reading of the paper's §2.2).
+        labelled: Whether the table says what is right.
+
+    Raises:
+        CascadeError: If the chain repeats a model or names one without scores, models answered different
+            questions, or a model other than the last has no confidence to go by.
+    """
+    check_chain(chain)
+    if split is not None:
+        if "split" not in table.column_names:
+            raise CascadeError("Expected the score table to have a column split, but it has none")
+        splits = sorted({str(name) for name in table["split"].to_pylist()})
+        if split not in splits:
+            raise CascadeError(f"Expected `split` to be one of {', '.join(splits)}, but got {split!r}")
+        table = table.filter(pc.equal(table["split"], split))
+    present = sorted(set(table["model"].to_pylist()))
+    models, ids = [], None
+    for name in chain:
+        if name not in present:
+            raise CascadeError(f"Expected `chain` to name models with scores ({', '.join(present)}), but got {name!r}")
+        rows = table.filter(pc.equal(table["model"], name)).sort_by("question_id")
+        own = rows["question_id"].to_pylist()
+        if ids is None:
+            ids, first = own, rows
+        elif own != ids:
+            odd = sorted(set(own) ^ set(ids))
+            raise CascadeError(
+                f"Expected every model to have answered the same questions, but {name!r} and {chain[0]!r} differ in "
+                f"{len(odd)}, such as {odd[0]!r}"
+            )
+        models.append(model_scores(name, rows, "p_t_normalized" if normalize else "p_t", labelled))
+        found = models[-1]
+        if len(models) < len(chain) and found.p_t is None and found.p_ik is None and found.p_ik_reader is None:
+            raise CascadeError(
+                f"Expected {name!r} to have a confidence (p_t, p_ik or p_ik_reader), as only the last model of a chain "
+                f"may lack one"
+            )
+    answers, subjects = (_array(first, name) for name in ("answer", "subject"))
+    return ChainScores(tuple(ids or ()), tuple(models), answers, subjects, labelled, normalize)
+
+
+def _array(rows: pa.Table, name: str) -> np.ndarray | None:
+    """A column as an array, or ``None`` if it is absent or not filled."""
+    if name not in rows.column_names or rows[name].null_count:
+        return None
+    values: np.ndarray = rows[name].to_numpy()
+    return values
+
+
+def model_scores(name: str, rows: pa.Table, p_t_column: str = "p_t", labelled: bool = True) -> ModelScores:
+    """One model's rows of a validated table as arrays, in the rows' order.
+
+    Raises:
+        CascadeError: If a confidence is filled in some rows only, or the probe's layer is none of the model's.
+    """
+    for column in (p_t_column, "p_ik", "p_ik_reader"):
+        if column in rows.column_names and 0 < rows[column].null_count < rows.num_rows:
+            raise CascadeError(
+                f"Expected {column} of model {name!r} to be filled in every row or in none, but some are null"
+            )
+    if p_t_column != "p_t" and _array(rows, p_t_column) is None and _array(rows, "p_t") is not None:
+        raise CascadeError(f"Expected model {name!r} to have {p_t_column} in every row, but it has not")
+
+    def single(column: str) -> int | None:
+        values = _array(rows, column)
+        return None if values is None else int(values[0])
+
+    depth, layer = single("num_layers"), single("probe_layer")
+    if depth is not None and layer is not None and layer > depth:
+        raise CascadeError(f"Expected probe_layer of {name!r} to be at most its num_layers {depth}, but got {layer}")
+    correct = _array(rows, "correct") if labelled else np.zeros(rows.num_rows, bool)
+    assert correct is not None  # a required column
+    reader, attempted = _array(rows, "reader"), _array(rows, "attempted")
+    return ModelScores(
+        name=name,
+        correct=correct.astype(bool),
+        p_t=_array(rows, p_t_column),
+        p_ik=_array(rows, "p_ik"),
+        p_ik_reader=_array(rows, "p_ik_reader"),
+        parameters=single("parameters"),
+        num_layers=depth,
+        hidden_size=single("hidden_size"),
+        exit_share=1.0 if depth is None or layer is None else layer / depth,
+        probe_parameters=single("probe_parameters") or 0,
+        reader=None if reader is None else str(reader[0]),
+        reader_parameters=single("reader_parameters"),
+        seconds=_array(rows, "seconds"),
+        prefill_seconds=_array(rows, "prefill_seconds"),
+        prompt_tokens=_array(rows, "prompt_tokens"),
+        completion_tokens=_array(rows, "completion_tokens"),
+        predictions=_array(rows, "prediction"),
+        attempted=None if attempted is None else attempted.astype(bool),
+        p_t_prompts=_array(rows, "p_t_prompts"),
+        p_t_prompt_tokens=_array(rows, "p_t_prompt_tokens"),
+        p_t_completion_tokens=_array(rows, "p_t_completion_tokens"),
+        p_t_seconds=_array(rows, "p_t_seconds"),
+        p_t_needs_answer=bool(single("p_t_needs_answer")),
+    )

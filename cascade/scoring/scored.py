@@ -1,0 +1,304 @@
+"""Asks a model a task: hidden states go to a store, answers and P(T) to a score table beside it.
+
+One forward pass a question. What is already on disk is not computed again, and a run that was killed goes on
+where it stopped, to the same bytes.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from cascade.engines.huggingface import HuggingFaceModel, PromptOutput
+from cascade.engines.local import FirstToken
+from cascade.errors import CascadeError
+from cascade.scores.schema import SCHEMA, parquet_bytes, validate_scores
+from cascade.tasks.base import Question, Task, is_attempt, parse_open_ended
+from cascade.tasks.load import load_task
+from probes.files import write_atomically
+from probes.store import MANIFEST, HiddenStateStore, StoreKey, StoreLayout, StoreWriter
+
+MAX_NEW_TOKENS = 16
+_POLL_SECONDS = 1.0
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A scored task: the hidden states, and the score table of the same rows in the same order.
+
+    Attributes:
+        store: The hidden states.
+        reused: Whether everything was on disk already.
+        templates: Template hashes of prompts in the form that the model was asked in, where more than the store's own
+            are known; see `PromptForm.template_hashes`.
+    """
+
+    store: HiddenStateStore
+    reused: bool
+    templates: frozenset[str] = frozenset()
+
+    def table(self) -> pa.Table:
+        """The score table, with the measured seconds joined."""
+        try:
+            tables = []
+            for shard in range(self.store.num_shards):
+                scores, seconds = (_read(path) for path in score_paths(self.store.folder, shard))
+                tables.append(scores.append_column("seconds", seconds["seconds"]))
+            # Shards written before a column was added lack it.
+            whole = pa.concat_tables(tables, promote_options="default")
+        except (pa.ArrowException, KeyError) as error:
+            raise CascadeError(
+                f"The score rows in {self.store.folder} are corrupt; delete the folder: {error}"
+            ) from error
+        if whole.num_rows != self.store.rows:
+            raise CascadeError(
+                f"Expected {self.store.rows} score rows in {self.store.folder}, but got {whole.num_rows}"
+            )
+        return validate_scores(whole, str(self.store.folder))
+
+
+def score_paths(folder: Path, shard: int) -> tuple[Path, Path]:
+    """Score rows and measured seconds of one shard. They lie apart: all but the measurements repeats to the byte."""
+    return folder / f"scores-{shard:05d}.parquet", folder / f"seconds-{shard:05d}.parquet"
+
+
+def _read(path: Path) -> pa.Table:
+    try:
+        return pq.read_table(path, page_checksum_verification=True)
+    except (OSError, pa.ArrowException) as error:
+        raise CascadeError(f"Score rows {path} are corrupt or gone; delete them and score again: {error}") from error
+
+
+def store_key(model: HuggingFaceModel, task: Task, layers: Sequence[int] | str = "all") -> StoreKey:
+    """What the hidden states of ``model`` on ``task`` depend on."""
+    return StoreKey(
+        model=model.name,
+        model_revision=model.revision,
+        tokenizer_hash=model.tokenizer_hash,
+        template_hash=model.prompts.template_hash(task.kind),
+        task=task.name,
+        task_revision=task.revision,
+        dtype=model.dtype,
+        quantization=model.quantization,
+        layers=model.layers(layers),
+        position="last_prompt_token",
+        versions={name: ".".join(version(name).split(".")[:2]) for name in ("torch", "transformers")},
+    )
+
+
+def score(
+    model: HuggingFaceModel | str,
+    task: Task | str,
+    root: str | Path = "runs/stores",
+    layers: Sequence[int] | str = "all",
+    batch_size: int = 128,
+    shard_rows: int = 1024,
+) -> Scored:
+    """Asks ``model`` every question of ``task``, once.
+
+    Args:
+        model: A model, or a name to load one by.
+        task: A task, or its name.
+        root: Folder of stores; this one's folder in it is named by its key.
+        layers: Layers to keep, or ``"all"``.
+        batch_size: Prompts in one forward pass. Makes no difference to the result beyond rounding.
+        shard_rows: Rows of a shard, which is what a killed run can lose; the same when it is resumed.
+
+    Raises:
+        CascadeError, ProbeError: If the model or task is not known, the disk has not the room, or what lies on
+            disk is corrupt.
+    """
+    scored = score_share(model, task, root, layers, batch_size, shard_rows)
+    assert scored is not None  # the one process has no others to finish for it
+    return scored
+
+
+def score_share(
+    model: HuggingFaceModel | str,
+    task: Task | str,
+    root: str | Path = "runs/stores",
+    layers: Sequence[int] | str = "all",
+    batch_size: int = 128,
+    shard_rows: int = 1024,
+    rank: int = 0,
+    ranks: int = 1,
+) -> Scored | None:
+    """One process's share of `score`: of ``ranks`` processes, each takes every ``ranks``-th shard.
+
+    They need nothing of one another but the folder: any of them can be killed and started again by itself, and the
+    result is that of a single process, to the byte.
+
+    Args:
+        model: See `score`; this and all the others are the same in every process.
+        task: See `score`.
+        root: See `score`; every process sees the same folder.
+        layers: See `score`.
+        batch_size: See `score`.
+        shard_rows: See `score`.
+        rank: Which process this is, from 0 on.
+        ranks: How many there are.
+
+    Returns:
+        The whole, from rank 0, which waits for the others; from them ``None``, unless all was there already.
+
+    Raises:
+        CascadeError, ProbeError: As `score`.
+    """
+    model = HuggingFaceModel(model) if isinstance(model, str) else model
+    task = load_task(task) if isinstance(task, str) else task
+    if batch_size < 1 or shard_rows < 1:
+        raise CascadeError(f"Expected `batch_size` and `shard_rows` of at least 1, but got {batch_size}, {shard_rows}")
+    if not 0 <= rank < ranks:
+        raise CascadeError(f"Expected `rank` to be in 0 … {ranks - 1}, but got {rank}")
+    key = store_key(model, task, layers)
+    layout = StoreLayout(root, key, len(task.questions), model.hidden_size, shard_rows)
+    missing = missing_shards(layout)
+    if not missing and (layout.folder / MANIFEST).exists():
+        return Scored(HiddenStateStore(layout.folder, expect=key), True, model.prompts.template_hashes)
+    own = range(rank, len(layout.shards), ranks)
+    pending = [n for n in own if n in missing]
+    # What the model cannot be asked is said before anything is made.
+    asker = _Asker(model, task, key.layers) if pending else None
+    writer = StoreWriter(root, key, len(task.questions), model.hidden_size, shard_rows)
+    if rank == 0:
+        writer.pending()  # what is not whole has no manifest; the others leave that to this one
+    writer.check_room()
+    total = sum(len(writer.shards[n]) for n in own)
+    done = total - sum(len(writer.shards[n]) for n in pending)
+    print(
+        f"Scoring {model.name} on {task.name}: {writer.rows:,} rows × {len(key.layers)} layers × {model.hidden_size} "
+        f"{key.precision} = {writer.total_bytes / 2**20:.1f} MiB in {writer.folder}"
+        + (f"; {total:,} rows are for rank {rank} of {ranks}" if ranks > 1 else "")
+        + (f"; {done:,} rows are there already" if done else "")
+        + (f"; {model.prompts.note}" if model.prompts.note else ""),
+        file=sys.stderr,
+        flush=True,
+    )
+    if asker is not None:
+        label = f"{model.name} · {task.name}" + (f" · rank {rank}" if ranks > 1 else "")
+        model.model  # noqa: B018 - loads the weights, which must not count as time of the first question
+        with tqdm(total=total, initial=done, desc=label, unit="q", disable=None, leave=False, position=rank) as bar:
+            for number in pending:
+                states, table = asker.ask(writer.shards[number], batch_size, bar)
+                scores_path, seconds_path = score_paths(writer.folder, number)
+                write_atomically(seconds_path, parquet_bytes(table.select(["question_id", "seconds"])))
+                write_atomically(scores_path, parquet_bytes(table.drop_columns(["seconds"])))
+                writer.write(number, states)
+    if rank != 0:
+        return None
+    _wait_for_others(writer)
+    return Scored(writer.finish(), False, model.prompts.template_hashes)
+
+
+def missing_shards(layout: StoreLayout) -> list[int]:
+    """Numbers of the shards of which states, scores or seconds are not there."""
+    incomplete = set(layout.missing())
+    for number in range(len(layout.shards)):
+        if not all(path.exists() for path in score_paths(layout.folder, number)):
+            incomplete.add(number)
+    return sorted(incomplete)
+
+
+def _wait_for_others(writer: StoreWriter) -> None:
+    left, said = missing_shards(writer), False
+    while left:
+        if not said:
+            print(f"Waiting for {len(left):,} shards of the other ranks in {writer.folder}", file=sys.stderr)
+            said = True
+        time.sleep(_POLL_SECONDS)
+        # A shard's states are written last: the rest is there by then.
+        left = [number for number in left if not writer.path(number).exists()] or missing_shards(writer)
+
+
+class _Asker:
+    """Asks the questions of one shard after another.
+
+    Raises:
+        CascadeError: If a prompt is longer than the context, or the option letters cannot be told apart.
+    """
+
+    def __init__(self, model: HuggingFaceModel, task: Task, layers: tuple[int, ...]) -> None:
+        self.model, self.task, self.layers = model, task, layers
+        self.prompts = prompts = [task.prompt(question) for question in task.questions]
+        room = 0 if task.kind == "multiple_choice" else MAX_NEW_TOKENS
+        self.lengths = model.lengths(prompts, room, [question.id for question in task.questions])
+        self.parameters = model.parameters
+        self.multiple_choice = task.kind == "multiple_choice"
+        if self.multiple_choice:
+            widest = max(range(len(prompts)), key=lambda row: len(task.questions[row].choices))
+            self.tokens = model.option_tokens(prompts[widest], task.questions[widest].letters)
+        else:
+            self.tokens = model.answer_prefix_tokens()
+
+    def ask(self, rows: range, batch_size: int, bar: tqdm) -> tuple[dict[int, Tensor], pa.Table]:
+        """States (rows in order, for each layer) and score rows of one shard."""
+        states = {layer: torch.empty(0) for layer in self.layers}
+        records: dict[int, dict[str, object]] = {}
+        for batch in _batches(rows, self.lengths, batch_size):
+            start = time.perf_counter()
+            output = self.model.run(
+                [self.prompts[row] for row in batch],
+                self.layers,
+                max_new_tokens=0 if self.multiple_choice else MAX_NEW_TOKENS,
+            )
+            seconds = (time.perf_counter() - start) / len(batch)
+            places = torch.tensor(batch) - rows.start
+            for layer, state in output.states.items():
+                if not states[layer].numel():
+                    states[layer] = torch.empty(len(rows), state.shape[1], dtype=state.dtype)
+                states[layer][places] = state
+            for i, row in enumerate(batch):
+                records[row] = self._record(self.task.questions[row], output, i) | {"seconds": seconds}
+            bar.update(len(batch))
+        ordered = [records[row] for row in rows]
+        fields = [field for field in SCHEMA if field.name in ordered[0]]
+        tokens = self.model.tokenizer.convert_ids_to_tokens(list(self.tokens))
+        metadata = {"p_t_tokens": json.dumps(dict(zip(map(str, self.tokens), tokens, strict=True)))}
+        metadata |= self.model.prompts.settings
+        return states, pa.Table.from_pylist(ordered, schema=pa.schema(fields, metadata=metadata))
+
+    def _record(self, question: Question, output: PromptOutput, i: int) -> dict[str, object]:
+        tokens = self.tokens[: len(question.choices)] if self.multiple_choice else self.tokens
+        first = FirstToken.of(output.first_token[i], tokens, self.multiple_choice)
+        record: dict[str, object] = {
+            "question_id": question.id,
+            "model": self.model.name,
+            "task": self.task.name,
+            "subject": question.subject,
+            "answer": question.answers[0],
+            "popularity": question.popularity,
+            "prompt_tokens": int(output.prompt_tokens[i]),
+            "parameters": self.parameters,
+            "num_layers": self.model.depth,
+        }
+        record["p_t"] = first.p_t
+        if first.place is not None:
+            prediction = question.letters[first.place]
+            p_right = first.options[question.letters.index(question.answers[0])] / sum(first.options)
+            record |= {"p_t_normalized": first.p_t_normalized, "option_mass": first.option_mass, "p_right": p_right}
+            record["completion_tokens"] = 1
+        else:
+            assert output.completion_tokens is not None  # a generating pass
+            prediction = parse_open_ended(output.texts[i])
+            record["completion_tokens"] = int(output.completion_tokens[i])
+        if not self.multiple_choice:
+            record["attempted"] = is_attempt(question, prediction)
+        return record | {"prediction": prediction, "correct": self.task.judge(question, prediction)}
+
+
+def _batches(rows: range, lengths: list[int], batch_size: int) -> Iterator[list[int]]:
+    """Rows of a shard in batches of like length, the longest first so that memory runs out at once or never."""
+    ordered = sorted(rows, key=lambda row: (-lengths[row], row))
+    for start in range(0, len(ordered), batch_size):
+        yield ordered[start : start + batch_size]
