@@ -12,8 +12,8 @@ from pathlib import Path
 
 from jsonargparse import ArgumentParser
 
+from cascade.commands import verb_parser
 from cascade.errors import CascadeError, one_line_errors
-from cascade.runtime.build import build_cascade
 from cascade.serving.listening import bind
 from probes.errors import ProbeError
 
@@ -55,6 +55,7 @@ def serve(
     # Here and not above: the help, an error in the arguments and a port that is taken need no torch.
     from transformers.utils import logging
 
+    from cascade.runtime.build import build_cascade
     from cascade.serving.logs import Log
     from cascade.serving.server import Server
     from cascade.serving.service import Limits, Service
@@ -87,12 +88,17 @@ def read_keys(path: Path | None) -> list[str]:
     return keys
 
 
+def build_parser() -> ArgumentParser:
+    """The command line: the signature of `serve`."""
+    parser = verb_parser("serve", __doc__)
+    parser.add_function_arguments(serve)
+    return parser
+
+
 @one_line_errors(ProbeError)
 def main(args: list[str] | None = None) -> None:
     """The entry point."""
-    parser = ArgumentParser(prog="python -m cascade.serve", description=__doc__, exit_on_error=False)
-    parser.add_function_arguments(serve)
-    serve(**parser.parse_args(args).as_dict())
+    serve(**build_parser().parse_args(args).as_dict())
 
 
 if __name__ == "__main__":

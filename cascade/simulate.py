@@ -18,9 +18,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from jsonargparse import ArgumentParser
 
+from cascade.commands import PLAN_HELP, verb_parser
 from cascade.engines.chain import ChainModels
 from cascade.errors import CascadeError, one_line_errors
-from cascade.planning.table import PLAN_HELP, print_plan
+from cascade.planning.table import print_plan
 from cascade.policies.ledgers import Prices, available_units, read_prices
 from cascade.policies.policy import Thresholds
 from cascade.report.frontier_figures import plot_frontier
@@ -336,7 +337,7 @@ def _print_plan(settings: dict[str, Any]) -> None:
 
 def build_parser() -> ArgumentParser:
     """The command line: the signature of `simulate`, and where its results go."""
-    parser = ArgumentParser(prog="python -m cascade.simulate", description=__doc__, exit_on_error=False)
+    parser = verb_parser("simulate", __doc__)
     parser.add_argument("--config", action="config", help="YAML file of these flags")
     scores = "score tables to simulate from, of any origin, or the name of a task"
     parser.add_argument("--scores", "--calibrate-on", nargs="+", type=Path, help=scores)

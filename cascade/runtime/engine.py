@@ -11,12 +11,12 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
-from tqdm import tqdm
 
 from cascade.engines.base import Failure, Gate, Model, Prompt, Reader, Reply, prompt_of
 from cascade.errors import CascadeError
 from cascade.policies.ledgers import Prices, available_units, pass_costs
 from cascade.policies.policy import LivePolicy, Outcome, ThresholdPolicy
+from cascade.progress import progress as bar_of
 from cascade.scores.arrays import ChainScores, ModelScores, check_chain
 from cascade.simulation.frontier import Frontier, choose, frontier
 from cascade.tasks.base import Question, parse_open_ended
@@ -311,7 +311,7 @@ class Cascade:
             here = [journey for journey in under_way if journey.at == place]
             size = self.models[place].batch_size * self.models[place].parallel * 8
             label = f"{self.names[place]} ({place + 1}/{len(self.models)})"
-            with tqdm(total=len(here), desc=label, unit="q", disable=None if progress else True, leave=False) as bar:
+            with bar_of(len(here), label, disable=not progress) as bar:
                 for start in range(0, len(here), size):
                     some = here[start : start + size]
                     self.step(place, some)
