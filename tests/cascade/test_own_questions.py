@@ -117,6 +117,7 @@ def test_real_questions_go_from_a_file_to_p_ik_and_are_the_same_live(nasty, tiny
 
 
 def refused(entry, args: list[str], capsys) -> str:
+    capsys.readouterr()  # what was said before
     with pytest.raises(SystemExit) as end:
         entry(args)
     (said,) = capsys.readouterr().err.splitlines()
