@@ -282,9 +282,26 @@ def join_scores(
 
 
 def write_scores(table: pa.Table, model: str, path: Path) -> None:
-    """Writes one model's rows of a score table as Parquet, whole or not at all."""
+    """Writes one model's rows of a score table as Parquet, whole or not at all.
+
+    Raises:
+        CascadeError: If another model's table lies there. Where a file system does not tell cases apart, models that
+            differ in case alone have one file, and the second would take the place of the first.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
+    if path.exists() and (others := _models_in(path) - {model}):
+        raise CascadeError(
+            f"Expected {path} to be free for the scores of {model!r}, but it holds those of {', '.join(sorted(others))}"
+        )
     write_atomically(path, parquet_bytes(table.filter(pc.equal(table["model"], model))))
+
+
+def _models_in(path: Path) -> set[str]:
+    """The models of a score table that was written before; none of a file that is none, which may be replaced."""
+    try:
+        return set(pq.read_table(path, columns=["model"])["model"].to_pylist())
+    except (pa.ArrowException, OSError, KeyError):
+        return set()
 
 
 def parquet_bytes(table: pa.Table) -> bytes:

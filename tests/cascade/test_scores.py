@@ -184,6 +184,21 @@ def test_what_is_written_is_read_back(tmp_path):
     assert pq.read_table(path).to_pylist() == table().to_pylist()
 
 
+def test_a_table_never_takes_the_place_of_another_models(tmp_path):
+    """As models do that differ in case alone, where the file system does not tell cases apart."""
+    path = tmp_path / "m.parquet"
+    write_scores(table("M"), "M", path)
+    before = path.read_bytes()
+    with pytest.raises(CascadeError, match="m.parquet to be free for the scores of 'm', but it holds those of M"):
+        write_scores(table("m"), "m", path)
+    assert path.read_bytes() == before
+    write_scores(table("M", p_t=[0.25] * 3), "M", path)
+    assert pq.read_table(path)["p_t"].to_pylist() == [0.25] * 3
+    path.write_bytes(b"what a full disk left")
+    write_scores(table("m"), "m", path)
+    assert pq.read_table(path)["model"].to_pylist() == ["m"] * 3
+
+
 def test_the_documentation_has_every_column():
     """`python -m experiments.readme` writes them; a column added without it is noticed here."""
     page = (Path(__file__).parents[2] / "docs" / "score-table.md").read_text()
