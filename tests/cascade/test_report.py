@@ -412,3 +412,26 @@ def test_labels_beside_points_do_not_cover_each_other():
 
 def test_short_names_keep_models_apart():
     assert len(set(short_names(NAMES).values())) == len(NAMES)
+
+
+@pytest.mark.parametrize("first", ["=", "+", "-", "@", "\t", "\r", "\n"])
+def test_no_text_begins_a_cell_of_csv_as_a_formula(first):
+    name = f"{first}cmd|' /C calc'!A0"
+    table = Table.of("t", "T", ["model", Column(name, percent)], [[name, -0.5], ["a", -1.5], [f"a{first}b", None]])
+    head, *rows = csv.reader(io.StringIO(table.to_csv(), newline=""))
+    read, first = (text.replace("\r", "\n") for text in (name, first))
+    assert head == ["model", f"'{read}"]
+    assert rows == [[f"'{read}", "-0.5"], ["a", "-1.5"], [f"a{first}b", ""]]  # numbers are numbers
+
+
+def test_a_model_that_is_called_a_formula_is_text_in_every_table_of_the_report(tmp_path):
+    rng = np.random.default_rng(0)
+    names = ("=cmd|' /C calc'!A0", "@SUM(1+1)", "large")
+    models = tuple(ModelScores(name, rng.random(200) < 0.5, rng.random(200)) for name in names)
+    scores = ChainScores(tuple(f"q{i}" for i in range(200)), models)
+    fixed = report(scores, Thresholds(p_t=0.5, p_ik=None))
+    tables = [*report_tables(fixed), *study_tables(study(scores, scores, Goal()))]
+    cells = [cell for table in tables for row in csv.reader(io.StringIO(table.to_csv())) for cell in row]
+    assert any("cmd|" in cell for cell in cells) and any("SUM(" in cell for cell in cells)
+    for cell in cells:
+        assert cell[:1] not in ("=", "+", "@") and (cell[:1] != "-" or float(cell) < 0)
