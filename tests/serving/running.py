@@ -68,6 +68,7 @@ class Running:
     url: str
     service: Service
     log: io.StringIO
+    server: Server
 
     def client(self, key: str = "none") -> openai.OpenAI:
         return openai.OpenAI(base_url=f"{self.url}/v1", api_key=key, max_retries=0, timeout=30)
@@ -91,7 +92,7 @@ def running(cascade: Cascade, limits: Limits | None = None, keys=(), log_text: b
     thread.start()
     assert ready.wait(60)
     try:
-        yield Running(server.url, service, log)
+        yield Running(server.url, service, log, server)
     finally:
         server.finish()
         thread.join(30)
