@@ -14,6 +14,7 @@ from jsonargparse import ArgumentParser
 
 from cascade.errors import CascadeError, one_line_errors
 from cascade.serving.listening import bind
+from cascade.serving.origins import Origins
 from probes.errors import ProbeError
 
 KEYS_VARIABLE = "CASCADE_API_KEYS"
@@ -23,6 +24,7 @@ def serve(
     config: Path | None = None,
     host: str = "127.0.0.1",
     port: int = 8000,
+    allowed_hosts: str = "",
     api_keys: Path | None = None,
     queue: int = 1024,
     batch_milliseconds: float = 4.0,
@@ -36,6 +38,9 @@ def serve(
         config: YAML of the cascade's models and policy; by default the miniature Llamas.
         host: Address to listen on; 0.0.0.0 is every one of this machine's.
         port: Port to listen on; 0 takes any that is free.
+        allowed_hosts: Further names that the server is asked by, separated by commas, such as a proxy's. Requests to
+            other names than these, the loopback ones and `host` are refused; with 0.0.0.0 any address in numbers will
+            do, and this machine's name.
         api_keys: File of the keys that clients may use, one a line; by default those of the environment variable
             CASCADE_API_KEYS, separated by commas, and without it anybody may ask.
         queue: Questions under way at the most; further requests are turned away with 429.
@@ -50,6 +55,7 @@ def serve(
     if not 0 <= batch_milliseconds <= 1000:
         raise CascadeError(f"Expected `batch_milliseconds` to be in [0, 1000], but got {batch_milliseconds}")
     keys = read_keys(api_keys)
+    origins = Origins(host, [name.strip() for name in allowed_hosts.split(",") if name.strip()])
     listener = bind(host, port)
     # Here and not above: the help, an error in the arguments and a port that is taken need no torch.
     from transformers.utils import logging
@@ -64,7 +70,7 @@ def serve(
     if not cascade.keep_loaded:
         raise CascadeError("Expected `keep_loaded` to be true for a server, which holds every model, but got false")
     limits = Limits(queue, batch_milliseconds / 1000, body_limit, drift_window)
-    server = Server(Service(cascade, limits, keys, Log(text=log_text)), listener)
+    server = Server(Service(cascade, limits, keys, Log(text=log_text), origins), listener)
     chain = " → ".join(cascade.names)
 
     def say(url: str) -> None:

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 from fastapi import FastAPI, Request
 from prometheus_client import CONTENT_TYPE_LATEST
+from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.responses import HTMLResponse, PlainTextResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -20,6 +21,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from cascade.serving.completions import Chat, Completions, reply_in_pieces, reply_whole
 from cascade.serving.errors import ApiError
 from cascade.serving.json_body import parse_object, read_body
+from cascade.serving.origins import check_json
 from cascade.serving.overview import overview, samples
 from cascade.serving.protocol import ChatRequest, CompletionRequest, parse_request
 from cascade.serving.questions import unknown_model
@@ -27,7 +29,10 @@ from cascade.serving.replies import to_json
 from cascade.serving.service import Service, not_ready
 
 PAGE = Path(__file__).parent / "page.html"
-OPEN_PATHS = frozenset({"/", "/healthz", "/readyz"})
+HEALTH_PATHS = frozenset({"/healthz", "/readyz"})
+"""What is asked by whatever address a machine is reached: they say nothing but a word."""
+
+OPEN_PATHS = frozenset({"/", *HEALTH_PATHS})
 """What needs no key: the page holds nothing but itself, and asks for one where the server does."""
 
 ROUTES = frozenset({*OPEN_PATHS, "/metrics", "/v1/models", "/v1/cascade", "/v1/chat/completions", "/v1/completions"})
@@ -134,6 +139,7 @@ async def _read(service: Service, request: Request, kind: type[R]) -> R:
     """The request in a body; where nothing is accepted none is read."""
     if not service.ready:
         raise not_ready()
+    check_json(request.headers)
     found = parse_request(kind, parse_object(await read_body(request, service.limits.body)))
     known = found.model in (service.cascade.name, *service.cascade.names)
     _log_of(request)["model"] = found.model if known else None  # any text may stand there
@@ -165,7 +171,7 @@ def _log_of(request: Request) -> dict[str, Any]:
 
 
 class Front:
-    """In front of every route: keys, the request's id, its line in the log, and the last net under all errors.
+    """In front of every route: hosts, keys, the request's id, its line in the log, and the last net under all errors.
 
     Args:
         app: The routes.
@@ -193,10 +199,11 @@ class Front:
             await send(message)
 
         try:
-            if scope["path"] in OPEN_PATHS or self.service.admits(dict(scope["headers"]).get(b"authorization")):
-                await self.app(scope, receive, sent)
-            else:
-                await error_response(_no_key())(scope, receive, sent)
+            self._check(scope["path"], Headers(scope=scope))
+            await self.app(scope, receive, sent)
+        except ApiError as error:
+            log["error"] = error.code
+            await error_response(error)(scope, receive, sent)
         except Exception as error:
             self.service.log.error("bug", error, id=id)  # the client has been told by `unforeseen`
         finally:
@@ -204,6 +211,15 @@ class Front:
             self.service.metrics.request("/v1/models/{id}" if path.startswith("/v1/models/") else path, status)
             seconds = round(time.perf_counter() - started, 6)
             self.service.log.write("request", id=id, path=path, status=status, seconds=seconds, **log)
+
+    def _check(self, path: str, headers: Headers) -> None:
+        """Refuses, with an `ApiError`, whom no route has to see."""
+        if path not in HEALTH_PATHS:
+            self.service.origins.check_host(headers)
+        if path not in OPEN_PATHS:
+            self.service.origins.check_page(headers)
+            if not self.service.admits(headers.get("authorization")):
+                raise _no_key()
 
 
 def _no_key() -> ApiError:

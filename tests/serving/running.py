@@ -16,6 +16,7 @@ from cascade.models.base import OPEN, Failure, Prompt, Reply
 from cascade.runtime import Cascade
 from cascade.serving.listening import bind
 from cascade.serving.logs import Log
+from cascade.serving.origins import Origins
 from cascade.serving.server import Server
 from cascade.serving.service import Limits, Service
 from cascade.simulation.policy import ThresholdPolicy, Thresholds
@@ -81,9 +82,15 @@ class Running:
 
 
 @contextmanager
-def running(cascade: Cascade, limits: Limits | None = None, keys=(), log_text: bool = False) -> Iterator[Running]:
+def running(
+    cascade: Cascade,
+    limits: Limits | None = None,
+    keys=(),
+    log_text: bool = False,
+    origins: Origins | None = None,
+) -> Iterator[Running]:
     log = io.StringIO()
-    service = Service(cascade, limits, keys, Log(log, log_text))
+    service = Service(cascade, limits, keys, Log(log, log_text), origins)
     server = Server(service, bind("127.0.0.1", 0))
     ready = threading.Event()
     thread = threading.Thread(

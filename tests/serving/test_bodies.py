@@ -133,7 +133,7 @@ class Bench:
         self.service = Service(cascade, Limits(window=0.0), log=Log(self.log))
         self.loop.run_until_complete(self.service.start())
         transport = httpx.ASGITransport(create_app(self.service), raise_app_exceptions=False)
-        self.client = httpx.AsyncClient(transport=transport, base_url="http://test")
+        self.client = httpx.AsyncClient(transport=transport, base_url="http://localhost")
 
     async def post(self, path: str, body: bytes) -> httpx.Response:
         return await self.client.post(path, content=body, headers={"content-type": "application/json"})

@@ -309,7 +309,8 @@ def test_a_body_over_the_limit_is_refused_while_it_is_read(server):
             yield b" " * 2**16
 
     try:
-        reply = httpx.post(f"{server.url}/v1/chat/completions", content=endless(), timeout=20)
+        json_said = {"content-type": "application/json"}
+        reply = httpx.post(f"{server.url}/v1/chat/completions", content=endless(), headers=json_said, timeout=20)
         assert reply.status_code == 413 and reply.json()["error"]["code"] == "request_too_large"
     except httpx.WriteError:
         pass  # the server closed the connection before the client looked for a reply
