@@ -157,8 +157,8 @@ async def _answer(
     log = _log_of(request)
     if asked.stream:
         trace = bool(asked.options.trace)
-        return await reply_in_pieces(service, shape, said, id, log, asked.include_usage, trace)
-    return await reply_whole(service, shape, said, id, log)
+        return await reply_in_pieces(service, shape, said, id, log, request, asked.include_usage, trace)
+    return await reply_whole(service, shape, said, id, log, request)
 
 
 def _model(service: Service, name: str) -> dict[str, Any]:

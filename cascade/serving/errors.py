@@ -64,3 +64,8 @@ def busy(limit: int, seconds: int) -> ApiError:
 def unavailable(message: str, code: str, more: dict[str, Any] | None = None) -> ApiError:
     """A server that cannot answer just now: 503."""
     return ApiError(503, message, code=code, kind="server_error", more=more)
+
+
+def client_gone() -> ApiError:
+    """A client that did not wait for its reply: 499, for the log alone."""
+    return ApiError(499, "The client closed the connection", code="client_gone")

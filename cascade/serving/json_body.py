@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 
 from starlette.requests import ClientDisconnect, Request
 
-from cascade.serving.errors import ApiError, wrong
+from cascade.serving.errors import ApiError, client_gone, wrong
 
 DEEPEST = 32
 """Levels of a body. No field that is known goes deeper than five."""
@@ -45,7 +45,7 @@ async def read_body(request: Request, limit: int) -> bytes:
             408, f"Expected the whole body within {BODY_SECONDS:.0f} s, but it did not come", code="request_timeout"
         ) from None
     except ClientDisconnect:
-        raise ApiError(499, "The client closed the connection", code="client_gone") from None  # for the log alone
+        raise client_gone() from None
     return b"".join(parts)
 
 
