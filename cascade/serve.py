@@ -29,6 +29,7 @@ def serve(
     queue: int = 1024,
     batch_milliseconds: float = 4.0,
     body_limit: int = 2**20,
+    bytes_per_token: int = 32,
     drift_window: int = 1000,
     log_text: bool = False,
 ) -> None:
@@ -46,10 +47,17 @@ def serve(
         queue: Questions under way at the most; further requests are turned away with 429.
         batch_milliseconds: How long a question waits for others to make a batch with.
         body_limit: Bytes of a request's body at the most.
+        bytes_per_token: Bytes of a prompt at the most for each token of a model's context. A longer prompt is refused
+            before it is tokenised. Tokens of English text have 4 to 5 bytes.
         drift_window: Live confidences that the drift from the calibration questions is measured on.
         log_text: Write questions and answers to the log.
     """
-    for name, value, least in (("queue", queue, 1), ("body_limit", body_limit, 1), ("drift_window", drift_window, 50)):
+    for name, value, least in (
+        ("queue", queue, 1),
+        ("body_limit", body_limit, 1),
+        ("bytes_per_token", bytes_per_token, 1),
+        ("drift_window", drift_window, 50),
+    ):
         if value < least:
             raise CascadeError(f"Expected `{name}` to be at least {least}, but got {value}")
     if not 0 <= batch_milliseconds <= 1000:
@@ -69,7 +77,7 @@ def serve(
     cascade = Cascade.from_config(config)
     if not cascade.keep_loaded:
         raise CascadeError("Expected `keep_loaded` to be true for a server, which holds every model, but got false")
-    limits = Limits(queue, batch_milliseconds / 1000, body_limit, drift_window)
+    limits = Limits(queue, batch_milliseconds / 1000, body_limit, drift_window, bytes_per_token)
     server = Server(Service(cascade, limits, keys, Log(text=log_text), origins), listener)
     chain = " → ".join(cascade.names)
 

@@ -22,6 +22,7 @@ from cascade.serving.metrics import Metrics
 from cascade.serving.origins import Origins
 from cascade.serving.protocol import ChatRequest, CompletionRequest
 from cascade.serving.questions import Asked, Asker
+from cascade.serving.room import Room
 from cascade.tasks.base import Question
 
 
@@ -34,12 +35,14 @@ class Limits:
         window: Seconds that a question waits for others to make a batch with.
         body: Bytes of a request's body.
         drift: Live values that the drift is measured on.
+        bytes_per_token: Bytes of a prompt for each token of a model's context; a longer one is refused untokenised.
     """
 
     queue: int = 1024
     window: float = 0.004
     body: int = 2**20
     drift: int = 1000
+    bytes_per_token: int = 32
 
 
 class Service:
@@ -65,8 +68,9 @@ class Service:
         self.origins = origins or Origins()
         self.created = int(time.time())
         self.metrics = Metrics(cascade, self.log, self.limits.drift)
-        self.batcher = Batcher(cascade, self.metrics, self.limits.window, self.limits.queue)
-        self._asker = Asker(cascade)
+        room = Room(cascade, self.limits.bytes_per_token)
+        self.batcher = Batcher(cascade, self.metrics, self.limits.window, self.limits.queue, room)
+        self._asker = Asker(cascade, room)
         self._keys = [hashlib.sha256(key.encode()).digest() for key in keys]
 
     async def start(self) -> None:
