@@ -36,6 +36,7 @@ class Limits:
         body: Bytes of a request's body.
         drift: Live values that the drift is measured on.
         bytes_per_token: Bytes of a prompt for each token of a model's context; a longer one is refused untokenised.
+        connections: At the most; fewer where the system allows fewer.
     """
 
     queue: int = 1024
@@ -43,6 +44,7 @@ class Limits:
     body: int = 2**20
     drift: int = 1000
     bytes_per_token: int = 32
+    connections: int = 4096
 
 
 class Service:
