@@ -12,10 +12,11 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from cascade.runtime.engine import Answer, Cascade, Journey, Step
+from cascade.serving.errors import told_failure
 from cascade.serving.replies import Told
 from cascade.serving.room import Room
 
@@ -249,9 +250,12 @@ class Batcher:
     def _pass_on(self, batch: Sequence[Ticket]) -> None:
         """Tells what a stage made of its questions, and brings them to the next, or to their end."""
         for ticket in batch:
-            for step in ticket.journey.steps[ticket._told :]:
+            steps = ticket.journey.steps
+            for i, step in enumerate(steps[ticket._told :], ticket._told):
                 self.observer.step(ticket.journey, step)
-                ticket.hear(step)
+                if step.failure:  # from here on it is on its way to a client
+                    steps[i] = replace(step, failure=told_failure(step.model, step.failure))
+                ticket.hear(steps[i])
             ticket._told = len(ticket.journey.steps)
             if not ticket.journey.done:
                 self._queue(ticket)

@@ -9,7 +9,11 @@ from datetime import UTC, datetime
 from typing import TextIO
 
 from cascade.errors import CascadeError
+from cascade.models.base import Prompt
 from cascade.serving.replies import to_json
+
+_QUOTED = 16
+"""Characters in common with a question by which a text is said to quote it."""
 
 
 class Log:
@@ -32,6 +36,20 @@ class Log:
         with self._lock:
             stream.write(line)
             stream.flush()
+
+    def failure(self, prompt: Prompt, model: str, reason: str) -> None:
+        """One line with the reason why a model failed on a question, which clients are not told.
+
+        A provider may quote the question in it; then it is there only where text may be written.
+        """
+        pieces = (reason[i : i + _QUOTED] for i in range(max(1, len(reason) - _QUOTED + 1)))
+        quoted = not self.text and any(piece in prompt.text for piece in pieces)
+        self.write(
+            "question_failed",
+            question=prompt.question_id,
+            model=model,
+            reason="left out: it quotes the question" if quoted else reason,
+        )
 
     def error(self, event: str, error: BaseException, **values: object) -> None:
         """One line with an error's kind and where it came from.
