@@ -93,3 +93,4 @@ class Server(uvicorn.Server):
         if self._stopping is None:
             on_ready(self.url)
         await serving
+        await asyncio.to_thread(self.service.log.flush)

@@ -78,6 +78,7 @@ class Running:
         return self.client().chat.completions.create(model=model, messages=[{"role": "user", "content": text}], **more)
 
     def lines(self, event: str) -> list[dict]:
+        assert self.service.log.flush()
         return [line for line in map(json.loads, self.log.getvalue().splitlines()) if line["event"] == event]
 
 

@@ -151,6 +151,7 @@ class Bench:
         return self.loop.run_until_complete(run())
 
     def bugs(self) -> list[str]:
+        assert self.service.log.flush()
         return [line for line in self.log.getvalue().splitlines() if json.loads(line)["event"] != "request"]
 
 
