@@ -20,7 +20,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from cascade.serving.completions import Chat, Completions, reply_in_pieces, reply_whole
 from cascade.serving.errors import ApiError
-from cascade.serving.json_body import parse_object, read_body
+from cascade.serving.json_body import drain, parse_object, read_body
 from cascade.serving.origins import check_json
 from cascade.serving.overview import overview, samples
 from cascade.serving.protocol import ChatRequest, CompletionRequest, parse_request
@@ -54,6 +54,20 @@ def json_response(value: object, status: int = 200, headers: dict[str, str] | No
 def error_response(error: ApiError) -> Response:
     """An error as a reply."""
     return json_response(error.body, error.status, error.headers)
+
+
+class TooLarge(Response):
+    """The refusal of a body that is too large, after which the rest of it is read for a while, and thrown away.
+
+    A connection that is closed while more is on its way is reset, and the client loses the refusal with it.
+    """
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """See ASGI."""
+        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        await send({"type": "http.response.body", "body": self.body, "more_body": True})
+        await drain(receive)
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
 def create_app(service: Service) -> ASGIApp:
@@ -112,6 +126,8 @@ def create_app(service: Service) -> ASGIApp:
     @app.exception_handler(ApiError)
     async def told(request: Request, error: ApiError) -> Response:
         _log_of(request)["error"] = error.code or error.kind
+        if error.status == 413:
+            return TooLarge(to_json(error.body), error.status, error.headers, "application/json")
         return error_response(error)
 
     @app.exception_handler(HTTPException)

@@ -7,11 +7,13 @@ nothing behind it has to think of it. What the fields mean is `cascade.serving.p
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import math
 from typing import Any, NoReturn
 
 from starlette.requests import ClientDisconnect, Request
+from starlette.types import Receive
 
 from cascade.serving.errors import ApiError, client_gone, wrong
 
@@ -20,6 +22,10 @@ DEEPEST = 32
 
 BODY_SECONDS = 30.0
 """How long a client may take to send its body."""
+
+DRAINED_BYTES = 16 * 2**20
+DRAINED_SECONDS = 2.0
+"""How much of a refused body is read all the same, so that its client comes to read the refusal."""
 
 
 async def read_body(request: Request, limit: int) -> bytes:
@@ -47,6 +53,18 @@ async def read_body(request: Request, limit: int) -> bytes:
     except ClientDisconnect:
         raise client_gone() from None
     return b"".join(parts)
+
+
+async def drain(receive: Receive) -> None:
+    """Reads what is left of a body, up to a bound, and keeps none of it."""
+    size = 0
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(DRAINED_SECONDS):
+            while size < DRAINED_BYTES:
+                message = await receive()
+                size += len(message.get("body", b""))
+                if not message.get("more_body", False):
+                    return
 
 
 def _too_large(limit: int) -> ApiError:
