@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
-from pathlib import Path
 from typing import Any, TypeVar
 
 from fastapi import FastAPI, Request
@@ -21,27 +20,24 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from cascade.serving.completions import Chat, Completions, reply_in_pieces, reply_whole
 from cascade.serving.errors import ApiError
 from cascade.serving.json_body import drain, parse_object, read_body
+from cascade.serving.openapi import openapi
 from cascade.serving.origins import check_json
 from cascade.serving.overview import overview, samples
+from cascade.serving.page import read_page
 from cascade.serving.protocol import ChatRequest, CompletionRequest, parse_request
 from cascade.serving.questions import unknown_model
 from cascade.serving.replies import to_json
 from cascade.serving.service import Service, not_ready
 
-PAGE = Path(__file__).parent / "page.html"
 HEALTH_PATHS = frozenset({"/healthz", "/readyz"})
 """What is asked by whatever address a machine is reached: they say nothing but a word."""
 
 OPEN_PATHS = frozenset({"/", *HEALTH_PATHS})
 """What needs no key: the page holds nothing but itself, and asks for one where the server does."""
 
-ROUTES = frozenset({*OPEN_PATHS, "/metrics", "/v1/models", "/v1/cascade", "/v1/chat/completions", "/v1/completions"})
-_PAGE_HEADERS = {
-    "content-security-policy": (
-        "default-src 'self'; script-src 'self' 'unsafe-inline'; style-src 'self' 'unsafe-inline'; img-src 'self' data:"
-    ),
-    "x-content-type-options": "nosniff",
-}
+ROUTES = frozenset(
+    {*OPEN_PATHS, "/metrics", "/openapi.json", "/v1/models", "/v1/cascade", "/v1/chat/completions", "/v1/completions"}
+)
 _GET = ["GET", "HEAD"]
 R = TypeVar("R", ChatRequest, CompletionRequest)
 
@@ -76,7 +72,8 @@ def create_app(service: Service) -> ASGIApp:
 
     @app.api_route("/", methods=_GET)
     def page(request: Request) -> Response:
-        return HTMLResponse(PAGE.read_bytes(), headers=_PAGE_HEADERS)
+        text, headers = read_page()
+        return HTMLResponse(text, headers=headers)
 
     @app.api_route("/healthz", methods=_GET)
     async def healthz(request: Request) -> Response:
@@ -92,6 +89,10 @@ def create_app(service: Service) -> ASGIApp:
     async def metrics(request: Request) -> Response:
         text = service.metrics.page(service.batcher.waiting, service.batcher.under_way)
         return Response(text, media_type=CONTENT_TYPE_LATEST)
+
+    @app.get("/openapi.json")
+    async def document(request: Request) -> Response:
+        return json_response(openapi(service))
 
     @app.get("/v1/models")
     async def models(request: Request) -> Response:

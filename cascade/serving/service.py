@@ -89,6 +89,11 @@ class Service:
         """Whether questions are accepted."""
         return self.batcher.working
 
+    @property
+    def keyed(self) -> bool:
+        """Whether a key is asked for."""
+        return bool(self._keys)
+
     def admits(self, authorization: str | None) -> bool:
         """Whether a request with this header may be answered. Takes as long for any key."""
         if not self._keys:
