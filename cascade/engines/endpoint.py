@@ -22,8 +22,7 @@ import numpy as np
 import openai
 import tenacity
 
-from cascade.errors import CascadeError
-from cascade.models.attempts import (
+from cascade.engines.attempts import (
     MAX_WAIT_SECONDS,
     AttemptError,
     QuestionError,
@@ -32,8 +31,8 @@ from cascade.models.attempts import (
     scrub,
     send,
 )
-from cascade.models.base import OPEN, Failure, Gate, Prompt, Reply
-from cascade.models.openai_format import (
+from cascade.engines.base import OPEN, Failure, Gate, Prompt, Reply
+from cascade.engines.openai_format import (
     LIMITS,
     PATHS,
     Completion,

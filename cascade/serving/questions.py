@@ -15,6 +15,7 @@ from cascade.policies.policy import LivePolicy, ThresholdPolicy, Thresholds
 from cascade.runtime.engine import Cascade
 from cascade.serving.errors import ApiError, wrong
 from cascade.serving.protocol import ChatRequest, CompletionRequest, StageThresholds
+from cascade.serving.room import Room
 from cascade.tasks.base import ANSWER_PREFIX, LETTERS, Question, multiple_choice_prompt, open_ended_prompt, parse_prompt
 
 DEFAULT_LIMIT = 16
@@ -48,10 +49,11 @@ class Asker:
 
     Args:
         cascade: That is asked.
+        room: What its models are too small for.
     """
 
-    def __init__(self, cascade: Cascade) -> None:
-        self.cascade = cascade
+    def __init__(self, cascade: Cascade, room: Room) -> None:
+        self.cascade, self.room = cascade, room
 
     def ask(self, request: ChatRequest | CompletionRequest, id: str) -> Asked:
         """What a request asks.
@@ -78,6 +80,11 @@ class Asker:
             Prompt(f"{id}-{i}" if len(texts) > 1 else id, text, letters, prefix, limit, wanted, request.stops)
             for i, (text, letters, prefix) in enumerate(texts)
         )
+        for prompt in prompts:
+            reasons = [self.room.refusal(place, prompt) for place in policy.places]
+            if all(reasons):  # nobody has room for it, so that it need not wait for its turn
+                field = "messages" if isinstance(request, ChatRequest) else "prompt"
+                raise wrong(reasons[-1], field, "context_length_exceeded")
         notes = (GREEDY,) if request.temperature else ()
         return Asked(request.model, prompts, policy, request.options.fallback == "best_effort", notes)
 

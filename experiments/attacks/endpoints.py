@@ -27,11 +27,11 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+from cascade.engines.attempts import retry_after
+from cascade.engines.base import Failure, Prompt, Reply
+from cascade.engines.endpoint import Endpoint, SpendingCapError
+from cascade.engines.request_cache import RequestCache
 from cascade.errors import CascadeError
-from cascade.models.attempts import retry_after
-from cascade.models.base import Failure, Prompt, Reply
-from cascade.models.endpoint import Endpoint, SpendingCapError
-from cascade.models.request_cache import RequestCache
 
 KEY = "sk-hostile-0123456789-abcdef"
 KEY_VARIABLE = "CASCADE_ATTACK_KEY"
