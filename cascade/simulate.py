@@ -21,14 +21,15 @@ from jsonargparse import ArgumentParser
 from cascade.engines.chain import ChainModels
 from cascade.errors import CascadeError, one_line_errors
 from cascade.planning.table import PLAN_HELP, print_plan
+from cascade.policies.base import Thresholds
 from cascade.policies.ledgers import Prices, available_units, read_prices
-from cascade.policies.policy import Thresholds
 from cascade.report.frontier_figures import plot_frontier
 from cascade.report.html import write_report
 from cascade.report.study_tables import print_study
 from cascade.report.tables import print_report
 from cascade.report.tracking import sweep_folder
 from cascade.scores.arrays import ChainScores, align, check_chain, model_scores, parts
+from cascade.scores.columns import CONFIDENCES
 from cascade.scores.schema import join_scores, other_confidence, read_scores, read_table, write_scores
 from cascade.simulation.simulator import Report, report
 from cascade.simulation.study import LayerPoint, Study, layer_point, study
@@ -295,7 +296,7 @@ def validate(files: list[Path], columns: dict[str, str] | None = None) -> None:
     for name in sorted(set(table["model"].to_pylist())):
         rows = table.filter(pc.equal(table["model"], name))
         model = model_scores(name, rows, labelled=labelled)
-        has = [column for column in ("p_t", "p_ik", "p_ik_reader") if getattr(model, column) is not None]
+        has = [column for column in CONFIDENCES if column in model.signals.known]
         one = ChainScores(tuple(rows["question_id"].to_pylist()), (model,), labelled=labelled)
         units = ", ".join(available_units(one))
         if units == "calls":
