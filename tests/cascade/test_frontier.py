@@ -20,7 +20,6 @@ from cascade.simulation.frontier import choose, frontier
 from cascade.simulation.grid import grid_sums
 from cascade.simulation.quadrant import QuadrantSearch
 from cascade.simulation.simulator import play, spent
-from cascade.statistics.hull import upper_hull
 from tests.cascade.scored import scored
 
 EARLY = {"P(T)": None, "P(IK) + P(T)": "p_ik", "reader + P(T)": "p_ik_reader"}
@@ -232,17 +231,6 @@ def test_choosing_keeps_its_limit_and_names_what_cannot_be_had():
     ):
         with pytest.raises(CascadeError, match=message):
             choose(found, objective, limit)
-
-
-def test_the_hull_is_scipys():
-    from scipy.spatial import ConvexHull
-
-    rng = np.random.default_rng(0)
-    x, y = rng.random((2, 200))
-    full = ConvexHull(np.column_stack([x, y])).vertices
-    left, right = np.argmin(x), np.argmax(x)
-    chord = y[left] + (y[right] - y[left]) * (x - x[left]) / (x[right] - x[left])
-    assert set(upper_hull(x, y)) == {i for i in full if y[i] >= chord[i] - 1e-12}
 
 
 def test_fused_thresholds_cost_what_the_fused_policy_does():

@@ -137,7 +137,7 @@ def test_it_is_written_read_back_and_asked_for_what_it_needs(tmp_path, capsys):
     policy, normalize = read_policy(tmp_path / "out" / "report.json", NAMES)
     assert (policy, normalize) == (MeanPolicy((0, 1, 2), values["mean_at_least"]), False)
     assert "mean confidence" in (tmp_path / "page" / "report.html").read_text()
-    with pytest.raises(CascadeError, match="to be one that can be run, .* could not convert"):
+    with pytest.raises(CascadeError, match="to be one that can be run, .*could not convert"):
         policy_from_json(values | {"mean_at_least": "x"}, NAMES)
     with pytest.raises(CascadeError, match="to use models of m0, m1, but got m2"):
         policy_from_json(values, NAMES[:2])
