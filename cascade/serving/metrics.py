@@ -13,7 +13,7 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 
 from cascade.policies.ledgers import LEDGERS
-from cascade.policies.policy import Outcome
+from cascade.policies.outcome import Outcome
 from cascade.runtime.costs import last_model_alone
 from cascade.runtime.engine import Cascade, Journey, Step
 from cascade.serving.drift import Drift

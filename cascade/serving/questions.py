@@ -11,8 +11,10 @@ from functools import cached_property
 
 from cascade.engines.base import Prompt
 from cascade.errors import CascadeError
-from cascade.policies.policy import LivePolicy, ThresholdPolicy, Thresholds
+from cascade.policies.base import NO_LIMITS, LivePolicy, Thresholds
+from cascade.policies.thresholds import ThresholdPolicy
 from cascade.runtime.engine import Cascade
+from cascade.scores.columns import CONFIDENCES
 from cascade.serving.errors import ApiError, wrong
 from cascade.serving.protocol import ChatRequest, CompletionRequest, StageThresholds
 from cascade.serving.room import Room
@@ -107,7 +109,7 @@ class Asker:
                         f"which answers alone",
                         f"cascade.{field}",
                     )
-            return ThresholdPolicy((cascade.names.index(request.model),), ())
+            return ThresholdPolicy.alone(cascade.names.index(request.model))
         try:
             if options.budget is not None:
                 return cascade.policy_within(options.budget)
@@ -150,14 +152,9 @@ def _with_thresholds(cascade: Cascade, asked: StageThresholds | list[StageThresh
                 f"Expected no `{field}` of {cascade.names[place]!r}, which has no probe, but got {new.p_ik:g}{advice}",
                 field,
             )
-    before = own.thresholds if isinstance(own, ThresholdPolicy) else (Thresholds(None, None, None),) * stages
+    before = [own.limits(place) or NO_LIMITS for place in own.places[:-1]]
     changed = (
-        Thresholds(
-            **{
-                name: getattr(new if name in new.model_fields_set else old, name)
-                for name in ("p_t", "p_ik", "p_ik_reader")
-            }
-        )
+        Thresholds(**{name: getattr(new if name in new.model_fields_set else old, name) for name in CONFIDENCES})
         for old, new in zip(before, each, strict=True)
     )
     return ThresholdPolicy(own.places, tuple(changed))

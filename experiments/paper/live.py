@@ -15,7 +15,7 @@ from itertools import combinations
 from cascade.engines.base import prompt_of
 from cascade.engines.local import LocalModel
 from cascade.planning.costs import plan_cascade
-from cascade.policies.policy import ThresholdPolicy
+from cascade.policies.thresholds import ThresholdPolicy
 from cascade.run import run
 from cascade.runtime.config import CascadeConfig, Member
 from cascade.runtime.costs import measured_seconds

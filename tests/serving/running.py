@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 import openai
 
 from cascade.engines.base import OPEN, Failure, Prompt, Reply
-from cascade.policies.policy import ThresholdPolicy, Thresholds
+from cascade.policies.base import Thresholds
+from cascade.policies.thresholds import ThresholdPolicy
 from cascade.runtime import Cascade
 from cascade.serving.listening import bind
 from cascade.serving.logs import Log

@@ -11,7 +11,7 @@ import openai
 import pytest
 
 from cascade.engines.base import Prompt, prompt_of
-from cascade.policies.policy import ThresholdPolicy
+from cascade.policies.thresholds import ThresholdPolicy
 from cascade.runtime.costs import answer_costs, last_model_alone
 from cascade.tasks.base import open_ended_prompt
 from cascade.tasks.load import load_task

@@ -9,7 +9,8 @@ import openai
 import pytest
 
 from cascade.engines.huggingface import HuggingFaceModel
-from cascade.policies.policy import ThresholdPolicy, Thresholds
+from cascade.policies.base import Thresholds
+from cascade.policies.thresholds import ThresholdPolicy
 from cascade.runtime import Cascade
 from cascade.serving.service import Limits
 from tests.serving.running import Plain, plain_cascade, running
