@@ -267,7 +267,7 @@ def _sweep_layers(
     """The goal's best in the early-exit ledger, for probes at each depth of the deepest model that has one."""
     from cascade.probing.chain import own_models, own_scores
 
-    depths = [model.depth for model in own_models(names, models)[:-1]]
+    depths = [model.num_layers for model in own_models(names, models)[:-1]]
     found = []
     for layer in range(1, max(depths) + 1):
         share = layer / max(depths)

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from cascade.engines.base import Model
+from cascade.engines.base import Engine
 from cascade.policies.ledgers import LEDGERS, available_units, charges, pass_costs, pass_flops
 from cascade.runtime.engine import Answer, Cascade, Step
 from cascade.scores.arrays import ChainScores, ModelScores
@@ -101,7 +101,7 @@ def measured_seconds(answer: Answer) -> float:
     return sum(step.reply.seconds for step in answer.steps if step.reply is not None)
 
 
-def _columns(model: Model, steps: Sequence[Step]) -> ModelScores:
+def _columns(model: Engine, steps: Sequence[Step]) -> ModelScores:
     replies = [step.reply for step in steps if step.reply is not None]
     return ModelScores(
         model.name,

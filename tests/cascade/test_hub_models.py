@@ -12,8 +12,7 @@ from safetensors.torch import load, save
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
-from cascade.engines.encoder import Encoder
-from cascade.engines.huggingface import HuggingFaceModel
+from cascade.engines.settings import DecoderConfig, EncoderConfig
 from tests.cascade.fake_hub import EXPIRED, NOWHERE, FakeHub, ask, commit_of, model_files
 
 PROMPT, TEXTS = "The answer is", ["a b", "c"]
@@ -24,19 +23,19 @@ LOAD = f"""
 import json, os, sys, time
 import transformers.models.auto.modeling_auto
 from cascade.errors import CascadeError
-from cascade.engines.encoder import Encoder
-from cascade.engines.huggingface import HuggingFaceModel
+from cascade.engines.settings import DecoderConfig, EncoderConfig
+from cascade.engines.settings import DecoderConfig
 for kind, name, revision in json.loads(sys.argv[1]):
     start, found = time.perf_counter(), {{}}
     os.environ["HF_TOKEN"] = kind if kind.startswith("hf_") else ""
     try:
         if kind == "reader":
-            model = Encoder(name)
+            model = EncoderConfig(name, revision).build()
             found["states"] = {{layer: state.tolist() for layer, state in model.run({TEXTS}).items()}}
         else:
-            model = HuggingFaceModel(name, revision)
+            model = DecoderConfig(name, revision).build()
             if kind == "run":
-                found["first_token"] = model.run(["{PROMPT}"]).first_token[0].tolist()
+                found["first_token"] = model.decoder.run(["{PROMPT}"]).first_token[0].tolist()
         found["revision"] = model.revision
     except CascadeError as error:
         found["error"] = str(error)
@@ -113,12 +112,12 @@ def loaded(reader, home) -> dict[tuple, dict]:
 
 
 def test_a_model_is_that_of_the_revision_asked_for(loaded, reader):
-    here = HuggingFaceModel("mini-llama-small").run([PROMPT]).first_token[0]
+    here = DecoderConfig("mini-llama-small").build().decoder.run([PROMPT]).first_token[0]
     for name, files in MODELS.items():
         assert loaded[name]["revision"] == commit_of(files)
         assert torch.equal(torch.tensor(loaded[name]["first_token"]), here) == (files is OLD)
     assert loaded[READER]["revision"] == commit_of({path.name: path.read_bytes() for path in reader.iterdir()})
-    states = Encoder(str(reader)).run(TEXTS)
+    states = EncoderConfig(str(reader)).build().run(TEXTS)
     assert loaded[READER]["states"] == {str(layer): state.tolist() for layer, state in states.items()}
 
 
