@@ -17,6 +17,7 @@ import pytest
 import torch
 from scipy import stats
 
+from cascade import confidences
 from cascade.engines.base import Prompt, TokenLogprob
 from cascade.engines.local import LocalModel
 from cascade.engines.sampling import Sampler
@@ -323,6 +324,54 @@ def test_wrong_flags_are_one_line(tmp_path, capsys, flags, message):
         main([*SMALL, "--out", str(tmp_path / "o.parquet"), *flags])
     said = capsys.readouterr().err
     assert message in said and "Traceback" not in said and not list(tmp_path.iterdir())
+
+
+def test_the_former_command_says_in_a_line_where_it_went(capsys):
+    with pytest.raises(SystemExit) as ended:
+        confidences.main(["--model=mini-llama-small"])
+    said = capsys.readouterr().err
+    assert ended.value.code == 2 and said.count("\n") == 1
+    assert "python -m cascade.score --data.model … --data.task … --out FILE.parquet --confidences all" in said
+
+
+@pytest.mark.parametrize("flags", [["--confidences=margin"], ["--limit=3"], ["--probe=none"]])
+def test_what_only_a_table_has_needs_a_file_for_it(capsys, flags):
+    with pytest.raises(SystemExit):
+        main([*SMALL, *flags])
+    assert f"Expected `out`, a file for the score table, where there is `{flags[0][2:].split('=')[0]}`" in (
+        capsys.readouterr().err
+    )
+
+
+def test_without_confidences_a_table_is_that_of_the_store_and_asking_says_the_same(tmp_path):
+    """And P(IK) is the shipped probe's in both."""
+    some = [*SMALL, "--data.task=mini-gpqa", f"--data.stores={tmp_path / 'stores'}"]
+    main([*some, f"--out={tmp_path / 'store.parquet'}"])
+    main([*some, f"--out={tmp_path / 'asked.parquet'}", "--limit=448"])
+    stored, asked = (read_scores([tmp_path / f"{name}.parquet"]).to_pylist() for name in ("store", "asked"))
+    assert len(stored) == 448 and list((tmp_path / "stores").glob("mini-llama-small--mini-gpqa--*"))
+    for one, other in zip(stored, asked, strict=True):
+        for name in ("question_id", "prediction", "correct", "prompt_tokens", "num_layers", "probe_layer", "split"):
+            assert one.get(name) == other.get(name)
+        for name in ("p_t", "p_ik", "option_mass"):
+            assert one[name] == pytest.approx(other[name], abs=1e-5)
+
+
+def test_an_endpoint_has_a_table_without_states_and_no_store(tmp_path, capsys):
+    own, out = tmp_path / "own.jsonl", tmp_path / "scores.parquet"
+    lines = [{"question": f"Number {i}?", "choices": list("wxyz"), "answer": right_letter(i)} for i in range(20)]
+    own.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    flags = ["--data.engine.endpoint=m", f"--data.task={own}", f"--data.stores={tmp_path / 'stores'}"]
+    with FaultyServer().running() as server:
+        flags += [f"--data.engine.base_url={server.url}", f"--data.engine.cache={tmp_path / 'a.sqlite'}"]
+        with pytest.raises(SystemExit):
+            main(flags)
+        assert "Expected an engine that shows hidden states" in capsys.readouterr().err
+        main([*flags, f"--out={out}"])
+        assert len(server.requests) == 20
+    rows = pq.read_table(out).to_pylist()
+    assert [row["model"] for row in rows] == ["m"] * 20 and {row["p_ik"] for row in rows} == {None}
+    assert not (tmp_path / "stores").exists()
 
 
 # Stopped, and gone on with
