@@ -207,7 +207,7 @@ def _sweep_layers(
     from cascade.scores.logs import divide
     from cascade.simulation.study import layer_point
 
-    depths = [model.depth for model in own_models(names, models)[:-1]]
+    depths = [model.num_layers for model in own_models(names, models)[:-1]]
     found = []
     for layer in range(1, max(depths) + 1):
         share = layer / max(depths)

@@ -30,6 +30,7 @@ from scipy.stats import t as student
 from tqdm import tqdm
 
 from cascade.engines.encoder import Encoder, read_texts
+from cascade.engines.settings import EncoderConfig
 from cascade.errors import CascadeError, one_line_errors
 from cascade.policies.ledgers import pass_costs
 from cascade.scores.arrays import ChainScores, ModelScores, parts
@@ -302,7 +303,7 @@ def main(args: list[str] | None = None) -> None:
     values = parser.parse_args(args)
     source = reader_folder(values.reader)
     questions = load(values.folder)
-    encoder = Encoder(source, name=READER if values.reader is None else values.reader)
+    encoder = Encoder(EncoderConfig(source), READER if values.reader is None else values.reader)
     revision = hashlib.sha256("\0".join(questions.texts).encode()).hexdigest()[:16]
     store = read_texts(encoder, questions.texts, "mmlu-10k", revision, values.runs / "stores")
     print(f"{store.rows:,} questions × {len(store.layers)} layers in {store.folder}", file=sys.stderr)

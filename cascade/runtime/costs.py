@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from cascade.engines.base import Model
+from cascade.engines.base import Engine
 from cascade.policies.ledgers import LEDGERS, available_units, charges, pass_costs, pass_flops
 from cascade.runtime.engine import Answer, Cascade, Step
 from cascade.scores.columns import ModelInfo, Passes, Usage, exit_share_of
@@ -99,7 +99,7 @@ def measured_seconds(answer: Answer) -> float:
     return sum(step.reply.seconds for step in answer.steps if step.reply is not None)
 
 
-def _info(model: Model) -> ModelInfo:
+def _info(model: Engine) -> ModelInfo:
     return ModelInfo(
         model.name,
         model.parameters,

@@ -12,7 +12,7 @@ from functools import cached_property
 
 import numpy as np
 
-from cascade.engines.base import Failure, Gate, Model, Prompt, Reader, Reply, prompt_of
+from cascade.engines.base import Engine, Failure, Gate, Prompt, Reader, Reply, prompt_of
 from cascade.errors import CascadeError
 from cascade.policies.base import LivePolicy
 from cascade.policies.ledgers import Prices, available_units, pass_costs
@@ -146,7 +146,7 @@ class Cascade:
 
     def __init__(
         self,
-        models: Sequence[Model],
+        models: Sequence[Engine],
         policy: LivePolicy,
         name: str = "cascade",
         readers: dict[int, Reader] | None = None,

@@ -13,7 +13,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from cascade.engines.base import Prompt, prompt_of
-from cascade.engines.local import LocalModel
 from cascade.runtime.engine import Cascade
 from cascade.serving.batching import Batcher, ClosedError, Event, FullError, Ticket
 from cascade.serving.errors import ApiError, busy, unavailable, wrong
@@ -147,8 +146,7 @@ def warm_up(cascade: Cascade) -> None:
     asked = (Question("warm-up", "What is 2 plus 2?", "arithmetic", choices=("3", "4")), Question("warm-up", "?", ""))
     prompts: list[Prompt] = [prompt_of(question, max_new_tokens=2) for question in asked]
     for model in cascade.models:
-        if isinstance(model, LocalModel):
-            model.check_letters(prompts[0].letters)
-            model.answer(prompts)
+        model.check_letters(prompts[0].letters)
+        model.warm_up(prompts)
     for reader in cascade.readers.values():
         reader.p_ik(prompts)

@@ -28,14 +28,15 @@ from pathlib import Path
 from typing import Any
 
 from cascade.engines.attempts import retry_after
-from cascade.engines.base import Failure, Prompt, Reply
+from cascade.engines.base import Failure, Price, Prompt, Reply
 from cascade.engines.endpoint import Endpoint, SpendingCapError
 from cascade.engines.request_cache import RequestCache
+from cascade.engines.settings import EndpointConfig
 from cascade.errors import CascadeError
 
 KEY = "sk-hostile-0123456789-abcdef"
 KEY_VARIABLE = "CASCADE_ATTACK_KEY"
-PRICE = (2.0, 8.0)
+PRICE = Price(2.0, 8.0)
 MOST_SECONDS, MOST_BYTES = 20.0, 2**27
 
 
@@ -169,10 +170,10 @@ def ask(server: Hostile, folder: Path, count: int = 1, **more: Any) -> Outcome:
     """Asks questions, and keeps everything that is left of that."""
     os.environ[KEY_VARIABLE] = KEY
     settings: dict[str, Any] = {
-        "name": "m", "base_url": server.url, "api_key_env": KEY_VARIABLE, "cache": folder / "cache.sqlite",
+        "endpoint": "m", "base_url": server.url, "api_key_env": KEY_VARIABLE, "cache": folder / "cache.sqlite",
         "timeout": 0.4, "backoff": 0.01, "attempts": 2, "price": PRICE,
     }  # fmt: skip
-    model = Endpoint(**settings | more)
+    model = Endpoint(EndpointConfig(**settings | more))
     log = logging.StreamHandler(io.StringIO())
     root = logging.getLogger()
     level = root.level
@@ -362,9 +363,16 @@ ATTACKS = (
 
 
 def _ask_until_the_cap(url: str, cache: str) -> None:
-    model = Endpoint(
-        name="m", base_url=url, api_key_env=KEY_VARIABLE, cache=cache, price=PRICE, spending_cap=0.01, backoff=0.01
+    settings = EndpointConfig(
+        endpoint="m",
+        base_url=url,
+        api_key_env=KEY_VARIABLE,
+        cache=Path(cache),
+        price=PRICE,
+        spending_cap=0.01,
+        backoff=0.01,
     )
+    model = Endpoint(settings)
     own = [Prompt(f"q{i}", f"Question {i} of {os.getpid()} Answer:", tuple("ABCD")) for i in range(500)]
     try:
         model.answer(own)

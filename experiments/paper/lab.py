@@ -62,7 +62,7 @@ class Lab:
         """A model's answers and hidden states, from disk or made."""
         if (model, task) not in self._scored:
             load_task(task)  # an unknown one is refused before weights are looked for
-            decoder = self.scale.decoder(model, task)
+            decoder = self.scale.decoder(model, task).build()
             self._scored[model, task] = score(
                 decoder, task, self.runs / "stores", batch_size=self.scale.scoring_batch_size
             )
@@ -79,7 +79,7 @@ class Lab:
         """The P(IK) probe of a model, trained on a task; ``depth`` is how far up it reads, in (0, 1]."""
         scored = self.scored(model, task)
         layer = self.scale.layer if depth is None else max(1, round(depth * scored.store.key.layers[-1]))
-        return probe_for(self.scale.decoder(model, task), task, scored, self.runs, layer, self.seed)
+        return probe_for(self.scale.decoder(model, task).build(), task, scored, self.runs, layer, self.seed)
 
     def probed_on(self, task: str) -> str:
         """The task that a task's probes are trained on: its own, but that of MMLU for GPQA (the paper's §4.2)."""

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 import openai
 
-from cascade.engines.base import OPEN, Failure, Prompt, Reply
+from cascade.engines.base import OPEN, Engine, Failure, Prompt, Reply
 from cascade.policies.base import Thresholds
 from cascade.policies.thresholds import ThresholdPolicy
 from cascade.runtime import Cascade
@@ -24,7 +24,7 @@ from cascade.serving.service import Limits, Service
 
 
 @dataclass
-class Plain:
+class Plain(Engine):
     """A model that says one thing with one confidence; what it is asked before it replies may block or raise."""
 
     name: str
@@ -35,6 +35,7 @@ class Plain:
     batch_size: int = 8
     parallel: int = 1
     parameters: int | None = 10
+    identity: dict[str, str] = field(default_factory=dict)
     num_layers: int | None = None
     hidden_size: int | None = None
     probe_layer: int | None = None
