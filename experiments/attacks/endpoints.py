@@ -91,7 +91,7 @@ class Hostile:
 
     def dollars(self, usage: tuple[int, int] = (10, 1)) -> float:
         """What a server that says less would really bill."""
-        return len(self.bodies) * (usage[0] * PRICE[0] + usage[1] * PRICE[1]) / 1e6
+        return len(self.bodies) * (usage[0] * PRICE.input + usage[1] * PRICE.output) / 1e6
 
 
 def reply(handler: BaseHTTPRequestHandler, status: int, body: bytes, headers: Sequence[tuple[str, str]] = ()) -> None:
