@@ -256,7 +256,7 @@ class Decoder:
         found = weight_files(model.source, model.origin.get("revision"))
         stored = str(getattr(model.config, "dtype", None) or "float32").removeprefix("torch.")
         disk = found if found is not None else model.parameters * (DTYPES[stored].itemsize if stored in DTYPES else 4)
-        memory = weight_bytes(model.config, model.dtype, model.quantization)
+        memory = weight_bytes(model.config, model.dtype, model.quantization, model.trust_remote_code)
         shape = f"{model.depth} × {model.hidden_size:,}"
         return Weights(model.name, model.parameters, shape, model.precision, memory, disk, found is not None)
 

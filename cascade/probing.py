@@ -64,6 +64,7 @@ class ScoredTaskDataModule(HiddenStateDataModule):
         split_seed: Another seed is another split.
         prompt_style: raw is the paper's text, chat gives it to the model's chat template (thinking off).
         letters: auto, or bare to read option letters without a space before them.
+        trust_remote_code: Run the Python that the model brings with it, with all your rights; without, it is refused.
     """
 
     def __init__(
@@ -86,10 +87,13 @@ class ScoredTaskDataModule(HiddenStateDataModule):
         split_seed: int = 0,
         prompt_style: PromptStyle = "raw",
         letters: LetterForm = "auto",
+        trust_remote_code: bool = False,
     ) -> None:
         super().__init__(batch_size, split_seed)
         self.task = load_task(task)
-        self.model = HuggingFaceModel(model, revision, dtype, device_map, quantization, prompt_style, letters)
+        self.model = HuggingFaceModel(
+            model, revision, dtype, device_map, quantization, prompt_style, letters, trust_remote_code
+        )
         if layer is not None and layers is not None:
             raise CascadeError(f"Expected `layer` or `layers`, but got both: {layer} and {layers}")
         one = default_layer(self.model.depth) if layer is None else layer
@@ -295,6 +299,7 @@ def probe_for(
     flags |= {"data.dtype": key.dtype, "data.split_seed": seed, "seed_everything": seed, "out": out}
     flags |= {"data.quantization": key.quantization} if key.quantization else {}
     flags |= {"data.revision": key.model_revision} if model.origin else {}
+    flags |= {"data.trust_remote_code": True} if model.trust_remote_code else {}
     flags |= {f"data.{name}": value for name, value in model.prompts.settings.items()}
     return train([f"--{name}={value}" for name, value in flags.items()]).probe
 

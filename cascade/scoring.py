@@ -26,6 +26,7 @@ from cascade.models.local import FirstToken
 from cascade.simulation.schema import SCHEMA, parquet_bytes, validate_scores
 from cascade.tasks.base import Question, Task, is_attempt, parse_open_ended
 from cascade.tasks.load import load_task
+from probes.errors import ProbeError
 from probes.files import write_atomically
 from probes.store import MANIFEST, HiddenStateStore, StoreKey, StoreLayout, StoreWriter
 
@@ -53,7 +54,7 @@ class Scored:
         try:
             tables = []
             for shard in range(self.store.num_shards):
-                scores, seconds = (_read(path) for path in score_paths(self.store.folder, shard))
+                scores, seconds = (_read(self.store, path) for path in score_paths(self.store.folder, shard))
                 tables.append(scores.append_column("seconds", seconds["seconds"]))
             # Shards written before a column was added lack it.
             whole = pa.concat_tables(tables, promote_options="default")
@@ -73,10 +74,12 @@ def score_paths(folder: Path, shard: int) -> tuple[Path, Path]:
     return folder / f"scores-{shard:05d}.parquet", folder / f"seconds-{shard:05d}.parquet"
 
 
-def _read(path: Path) -> pa.Table:
+def _read(store: HiddenStateStore, path: Path) -> pa.Table:
     try:
-        return pq.read_table(path, page_checksum_verification=True)
-    except (OSError, pa.ArrowException) as error:
+        return pq.read_table(pa.BufferReader(store.read_beside(path.name)), page_checksum_verification=True)
+    except ProbeError as error:
+        raise CascadeError(str(error)) from error
+    except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
         raise CascadeError(f"Score rows {path} are corrupt or gone; delete them and score again: {error}") from error
 
 
@@ -91,6 +94,7 @@ def store_key(model: HuggingFaceModel, task: Task, layers: Sequence[int] | str =
         task_revision=task.revision,
         dtype=model.dtype,
         quantization=model.quantization,
+        trust_remote_code=model.trust_remote_code,
         layers=model.layers(layers),
         position="last_prompt_token",
         versions={name: ".".join(version(name).split(".")[:2]) for name in ("torch", "transformers")},
@@ -198,7 +202,9 @@ def score_share(
     if rank != 0:
         return None
     _wait_for_others(writer)
-    return Scored(writer.finish(), False, model.prompts.template_hashes)
+    # Measured seconds are other ones in every run: their checksums would make manifests differ.
+    scores = [score_paths(writer.folder, shard)[0].name for shard in range(len(writer.shards))]
+    return Scored(writer.finish(scores), False, model.prompts.template_hashes)
 
 
 def missing_shards(layout: StoreLayout) -> list[int]:

@@ -30,7 +30,7 @@ from cascade.report.probe_plots import METRICS, plot_layers
 from cascade.report.strict_json import strict_json
 from cascade.report.tracking import RUN_ID, finish_tracking, start_tracking, sweep_folder
 from probes import Probe, ProbeError
-from probes.files import write_atomically
+from probes.files import locked, write_atomically
 from probes.layers import LayerRow, best_head, layer_table
 from probes.training import ProbeModule, TrainedHead
 
@@ -174,12 +174,18 @@ def _command_line(args: list[str] | None) -> TrainCLI:
 
 
 def _run(cli: TrainCLI, out: Path) -> Trained:
-    trainer: Trainer = cli.trainer
-    data, module = cli.datamodule, cli.model
+    data = cli.datamodule
     if cli.config.plan:
         raise CascadeError("Expected `plan` on the command line alone, where it prints what training would cost")
     run = ProbeRun.of(out, data.model.name, data.task.name, data.layers, data.model.prompts, data.labels, data.targets)
     run.folder.mkdir(parents=True, exist_ok=True)
+    with locked(run.folder):
+        return _fill(cli, run)
+
+
+def _fill(cli: TrainCLI, run: ProbeRun) -> Trained:
+    """Trains into a run's folder, which is nobody else's meanwhile."""
+    trainer, data, module = cli.trainer, cli.datamodule, cli.model
     data.prepare_data()
     if data.scored.reused:
         print(f"Reusing {data.scored.store.rows:,} scored rows in {data.scored.store.folder}", file=sys.stderr)

@@ -82,6 +82,7 @@ class HuggingFaceModel:
         quantization: ``4bit`` (NF4) or ``8bit``: bitsandbytes packs the weights, and computes in `dtype`.
         prompt_style: ``raw`` or ``chat``; see `cascade.models.prompts.PromptForm`.
         letters: ``auto`` or ``bare``; see there.
+        trust_remote_code: Run the Python that the model's folder or repository brings; without, it is refused.
 
     Raises:
         CascadeError: If there is no such model, or an argument is not known.
@@ -100,6 +101,7 @@ class HuggingFaceModel:
         quantization: Quantization | None = None,
         prompt_style: PromptStyle = "raw",
         letters: LetterForm = "auto",
+        trust_remote_code: bool = False,
     ) -> None:
         from transformers import AutoConfig
 
@@ -110,12 +112,15 @@ class HuggingFaceModel:
                 f"Expected `quantization` to be one of {', '.join(QUANTIZATIONS)} or none, but got {quantization!r}"
             )
         self.name, self.dtype, self.quantization = name, dtype, quantization
-        self._prompt_form = (prompt_style, letters)
+        self._prompt_form, self.trust_remote_code = (prompt_style, letters), trust_remote_code
+        if trust_remote_code:
+            red = ("\033[1;31m", "\033[0m") if sys.stderr.isatty() else ("", "")
+            print(f"{red[0]}The Python that {name} brings with it is run{red[1]}", file=sys.stderr)
         self.source, self.device_map = resolve_model(name), device_map
         self.origin: dict[str, Any] = {}
         with self._load_errors(" (a plan needs its config.json, and its tokenizer to count tokens; no weights)"):
             self.origin = find_model(self.source, revision)
-            self.config = AutoConfig.from_pretrained(self.source, **self.origin)
+            self.config = AutoConfig.from_pretrained(self.source, **self.origin, trust_remote_code=trust_remote_code)
         self.revision: str = self.origin.get("revision") or hash_folder(Path(self.source))
 
     @cached_property
@@ -124,7 +129,9 @@ class HuggingFaceModel:
         from transformers import AutoTokenizer
 
         with self._load_errors():
-            tokenizer = AutoTokenizer.from_pretrained(self.source, **self.origin)
+            tokenizer = AutoTokenizer.from_pretrained(
+                self.source, **self.origin, trust_remote_code=self.trust_remote_code
+            )
         # transformers makes one of nothing where files are missing
         if len(tokenizer) <= len(tokenizer.all_special_ids):
             raise CascadeError(f"Expected the tokenizer of {self.name!r} to have tokens, but its files are not there")
@@ -148,6 +155,11 @@ class HuggingFaceModel:
         except ProbeError as error:  # the Hub's answer, which says it all
             raise CascadeError(f"{error}{hint}") from error
         except (OSError, ValueError, httpx.HTTPError) as error:
+            if "trust_remote_code" in str(error):
+                raise CascadeError(
+                    f"Expected {self.name!r} to need no Python of its own, but its files name some (auto_map); where "
+                    f"you trust it, set `trust_remote_code` to true"
+                ) from error
             reason = str(error).strip().splitlines()[0]
             if self.origin.get("local_files_only"):
                 reason += " (only the cache was read: the Hub is out of reach, denies access, or is not to be asked)"
@@ -173,6 +185,7 @@ class HuggingFaceModel:
             model = AutoModelForCausalLM.from_pretrained(
                 self.source,
                 **self.origin,
+                trust_remote_code=self.trust_remote_code,
                 dtype=DTYPES[self.dtype],
                 device_map=self.device_map,
                 **packing(self.quantization, self.dtype),
@@ -202,7 +215,7 @@ class HuggingFaceModel:
     @cached_property
     def parameters(self) -> int:
         """Number of parameters, shared ones counted once and packed ones unpacked; from the configuration alone."""
-        return count_parameters(self.config)
+        return count_parameters(self.config, self.trust_remote_code)
 
     @property
     def tokenizer_hash(self) -> str:

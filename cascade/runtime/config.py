@@ -30,7 +30,7 @@ from cascade.tasks.base import PromptStyle
 from probes.errors import ProbeError
 from probes.probe import Probe
 
-_OF_DECODERS = "probe dtype revision device_map quantization batch_size prompt_style letters".split()
+_OF_DECODERS = "probe dtype revision device_map quantization batch_size prompt_style letters trust_remote_code".split()
 _OF_ENDPOINTS = "base_url api_key_env kind cache spending_cap concurrency timeout attempts parameters".split()
 _OF_THRESHOLDS = "p_t p_ik p_ik_reader".split()
 DEFAULT_CHAIN = "mini-llama-small,mini-llama-medium,mini-llama-large"
@@ -89,6 +89,7 @@ class Member:
         prompt_style: Of a decoder: raw (the paper's text) or chat (through its chat template, thinking off), as the
             probe was trained.
         letters: Of a decoder: auto, or bare to read option letters without a space before them.
+        trust_remote_code: Of a decoder: run the Python that it brings with it; without, it is refused.
         base_url: Of an endpoint: where it is; by default OpenAI's own.
         api_key_env: Of an endpoint: environment variable that holds the key.
         kind: Of an endpoint: chat (/v1/chat/completions) or completions (/v1/completions).
@@ -112,6 +113,7 @@ class Member:
     batch_size: int = 32
     prompt_style: PromptStyle = "raw"
     letters: LetterForm = "auto"
+    trust_remote_code: bool = False
     base_url: str | None = None
     api_key_env: str = "OPENAI_API_KEY"
     kind: Literal["chat", "completions"] = "chat"
@@ -158,6 +160,7 @@ class Member:
             self.quantization,
             self.prompt_style,
             self.letters,
+            self.trust_remote_code,
         )
 
 
