@@ -194,6 +194,9 @@ def score_share(
         model.model  # noqa: B018 - loads the weights, which must not count as time of the first question
         with tqdm(total=total, initial=done, desc=label, unit="q", disable=None, leave=False, position=rank) as bar:
             for number in pending:
+                if number not in missing_shards(layout):  # another run at the same store was quicker
+                    bar.update(len(writer.shards[number]))
+                    continue
                 states, table = asker.ask(writer.shards[number], batch_size, bar)
                 scores_path, seconds_path = score_paths(writer.folder, number)
                 write_atomically(seconds_path, parquet_bytes(table.select(["question_id", "seconds"])))
