@@ -7,10 +7,9 @@ to use the probe on raw hidden states is in it; nothing is ever unpickled. Train
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
-from numbers import Integral, Real
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +22,17 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from probes.calibration import Calibrator, build_calibrator
+from probes.card import PICTURE, model_card
 from probes.errors import ProbeError
 from probes.files import write_atomically
-from probes.heads import HeadConfig, build_head
+from probes.heads import LARGEST_WIDTH, HeadConfig, build_head, whole_number
 from probes.hub import locate, push_refusal, refusal
+from probes.tensors import check_tensors, read_json, shape_calibrators
 
 FORMAT = 1
-WEIGHTS, CONFIG, CARD, PICTURE = _FILES = ["model.safetensors", "config.json", "README.md", "reliability.png"]
+WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
+_FILES = [WEIGHTS, CONFIG, CARD, PICTURE]
+_RANGES = (("hidden_size", 1, LARGEST_WIDTH), ("layer", 0, 10**6), ("num_layers", 0, 10**6), ("members", 1, 10_000))
 _ASKED_WITH = ("token", "cache_dir", "endpoint")
 
 
@@ -86,17 +89,23 @@ class ProbeConfig:
     trained_with: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for name, least in {"hidden_size": 1, "layer": 0, "num_layers": 0, "members": 1}.items():
-            value = getattr(self, name)
-            if not isinstance(value, Integral) or isinstance(value, bool) or value < least:
-                raise ProbeError(f"Expected `{name}` to be a whole number, {least} at least, but got {value!r}")
-            object.__setattr__(self, name, int(value))  # numpy's are none to JSON
+        for name, least, most in _RANGES:
+            object.__setattr__(self, name, whole_number(name, getattr(self, name), least, most))
         if not isinstance(self.threshold, Real) or isinstance(self.threshold, bool) or not 0 <= self.threshold <= 1:
             raise ProbeError(f"Expected `threshold` to be a number in [0, 1], but got {self.threshold!r}")
         object.__setattr__(self, "threshold", float(self.threshold))
         for name in (f.name for f in fields(self) if f.type == "str"):
             if not isinstance(value := getattr(self, name), str):
                 raise ProbeError(f"Expected `{name}` to be a text, but got {value!r}")
+        for name in ("metrics", "trained_with"):
+            held = getattr(self, name)
+            if not isinstance(held, Mapping) or not all(
+                isinstance(key, str) and isinstance(value, Real) and not isinstance(value, bool)
+                for key, value in held.items()
+            ):
+                raise ProbeError(f"Expected `{name}` to be numbers by their names, but got {held!r}")
+        if not isinstance(self.head, HeadConfig):
+            raise ProbeError(f"Expected `head` to be a HeadConfig, but got {self.head!r}")
         if self.calibrates not in ("logit", "probability"):
             raise ProbeError(f"Expected `calibrates` to be logit or probability, but got {self.calibrates!r}")
 
@@ -276,18 +285,30 @@ class Probe(nn.Module, ModelHubMixin):
         """
         folder = _checkpoint_folder(str(folder_or_id), revision, download)
         for name in (CONFIG, WEIGHTS):
-            if not (folder / name).exists():
+            if not (folder / name).is_file():
                 raise ProbeError(f"Expected a probe checkpoint in {folder}, but there is no {name}")
         try:
-            values = json.loads((folder / CONFIG).read_text())
+            values = read_json(folder / CONFIG)
             tensors = load_file(folder / WEIGHTS)
-        except (ValueError, SafetensorError) as error:
+        except (ValueError, SafetensorError, OSError) as error:
             raise ProbeError(f"Probe checkpoint {folder} is corrupt: {error}") from error
-        probe = cls(ProbeConfig.from_json(values, str(folder / CONFIG)))
-        load_strictly(probe, tensors, folder / WEIGHTS)
-        if (folder / PICTURE).exists():
-            probe.picture = (folder / PICTURE).read_bytes()
-        return probe.eval()
+        probe = load_strictly(ProbeConfig.from_json(values, str(folder / CONFIG)), tensors, folder / WEIGHTS, cls)
+        probe.picture = _read_picture(folder)
+        return probe
+
+
+def _read_picture(folder: Path) -> bytes | None:
+    """The reliability diagram, where there is one. It goes wherever the probe is saved or pushed to."""
+    path, inside = folder / PICTURE, folder.resolve()
+    if not path.is_file():
+        return None
+    # Files in the Hub's cache are links into the blobs of their repository.
+    allowed = [inside, *([inside.parents[1] / "blobs"] if inside.parent.name == "snapshots" else [])]
+    if not any(path.resolve().is_relative_to(place) for place in allowed):
+        raise ProbeError(f"Expected {path} to lie in its folder, but it is a link to {path.resolve()}")
+    if not (picture := path.read_bytes()).startswith(b"\x89PNG"):
+        raise ProbeError(f"Expected {path} to be a PNG, but it is none")
+    return picture
 
 
 def _checkpoint_folder(name: str, revision: str | None, download: Mapping[str, Any]) -> Path:
@@ -306,83 +327,16 @@ def _checkpoint_folder(name: str, revision: str | None, download: Mapping[str, A
         raise ProbeError(refusal(error, name, revision, endpoint=download.get("endpoint"))) from error
 
 
-def load_strictly(probe: Probe, tensors: Mapping[str, Tensor], path: Path) -> None:
-    """Loads tensors into a probe; ``path`` names them in errors.
+def load_strictly(config: ProbeConfig, tensors: Mapping[str, Tensor], path: Path, kind: type[Probe] = Probe) -> Probe:
+    """The probe of a configuration and its tensors, copied; ``path`` names them in errors.
 
     Raises:
-        ProbeError: If one is missing, unexpected, of another shape, of mixed precision, or not finite, or a state
-            would be divided by zero or less.
+        ProbeError: As `check_tensors`.
     """
-    for name, module in probe.named_modules():
-        if isinstance(module, Calibrator):
-            own = {n.removeprefix(f"{name}."): t for n, t in tensors.items() if n.startswith(f"{name}.")}
-            try:
-                module.shape_like(own)
-            except (ProbeError, KeyError) as error:
-                raise ProbeError(f"Probe checkpoint {path} is corrupt: {error}") from error
-    expected = probe.state_dict()
-    for name in sorted(set(expected) | set(tensors)):
-        if name not in tensors:
-            raise ProbeError(f"Expected tensor {name!r} in {path}, but it is missing")
-        if name not in expected:
-            raise ProbeError(f"Expected no tensor {name!r} in {path}, but it is there")
-        if expected[name].shape != tensors[name].shape:
-            raise ProbeError(
-                f"Expected tensor {name!r} in {path} to be {tuple(expected[name].shape)}, "
-                f"but got {tuple(tensors[name].shape)}"
-            )
-        if not bool(torch.isfinite(tensors[name]).all()):
-            raise ProbeError(f"Expected tensor {name!r} in {path} to be finite, but it holds NaN or infinity")
-        if name.rpartition(".")[2] == "scale" and not bool((tensors[name] > 0).all()):
-            raise ProbeError(
-                f"Expected tensor {name!r} in {path} to be positive, but it goes down to {float(tensors[name].min()):g}"
-            )
-    dtypes = {tensor.dtype for tensor in tensors.values()}
-    if dtypes not in ({torch.float32}, {torch.float64}):
-        raise ProbeError(
-            f"Expected all tensors in {path} to be float32, or all float64, but got {sorted(map(str, dtypes))}"
-        )
-    probe.to(dtypes.pop())
+    with torch.device("meta"):  # takes no memory, whatever sizes the configuration says
+        check_tensors(kind(replace(config, members=1)), config.members, tensors, path)
+        probe = kind(config)
+    shape_calibrators(probe, tensors, path)
+    probe = probe.to(next(iter(tensors.values())).dtype).to_empty(device="cpu")
     probe.load_state_dict(tensors)
-
-
-def model_card(config: ProbeConfig, hub_id: str | None = None, picture: bool = False) -> str:
-    """The README of a checkpoint: what it reads, what it says, how good it was, how to use it.
-
-    Args:
-        config: The probe's.
-        hub_id: Where the code sample loads it from; by default the folder that the card lies in.
-        picture: Whether a reliability diagram lies beside it.
-    """
-    rows = "\n".join(f"| {name} | {value:.4f} |" for name, value in config.metrics.items())
-    table = f"\n| test metric | value |\n|---|---|\n{rows}\n" if rows else ""
-    diagram = (
-        f"\n![Reliability on the test part: P(IK) against the share of right answers]({PICTURE})\n" if picture else ""
-    )
-    names = ("base_revision", "task", "task_revision", "split_fingerprint", "template_hash")
-    known = {name: f"`{text}`" if (text := getattr(config, name)) else "unknown" for name in names}
-    depth = f" of {config.num_layers}" if config.num_layers else ""
-    # Metadata of the Hub knows only models that are on it.
-    base = f"base_model: {config.base_model}\n" if re.fullmatch(r"[\w.-]+/[\w.-]+", config.base_model) else ""
-    return f"""---
-tags: [p-ik, probe, calibration, uncertainty]
-{base}---
-
-# P(IK) probe for {config.base_model}, layer {config.layer}
-
-Reads the hidden state of `{config.base_model}` (revision {known["base_revision"]}) after decoder block
-{config.layer}{depth} at the {config.position.replace("_", " ")}, and gives P(IK): the probability
-that {config.label}. Trained on {known["task"]} (revision {known["task_revision"]}, split
-{known["split_fingerprint"]}, prompt {known["template_hash"]}); calibration: {config.calibration}; threshold
-{config.threshold}{f" ({config.told_apart})" if config.trained_with else ""}.
-{table}{diagram}
-```python
-import torch
-
-from probes import Probe
-
-probe = Probe.from_pretrained("{hub_id or "."}")
-states = torch.randn(3, {config.hidden_size})  # stand for raw outputs of decoder block {config.layer}
-p_ik = probe.predict(states)  # [...]
-```
-"""
+    return probe.eval()

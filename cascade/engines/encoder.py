@@ -47,8 +47,10 @@ class Encoder(Readable):
         source, max_tokens = settings.encoder, settings.max_tokens
         try:
             origin = find_model(source, settings.revision)
-            self.tokenizer = AutoTokenizer.from_pretrained(source, **origin)
-            self.model = AutoModel.from_pretrained(source, dtype=torch.float32, **origin).eval()
+            self.tokenizer = AutoTokenizer.from_pretrained(source, **origin, trust_remote_code=False)
+            self.model = AutoModel.from_pretrained(
+                source, dtype=torch.float32, **origin, trust_remote_code=False
+            ).eval()
         except ProbeError as error:
             raise CascadeError(str(error)) from error
         except (OSError, ValueError, httpx.HTTPError) as error:

@@ -42,6 +42,7 @@ class DecoderConfig(EngineConfig):
         quantization: 4bit (NF4) or 8bit: bitsandbytes packs the weights, and computes in dtype.
         prompt_style: raw is the paper's text, chat gives it to the model's chat template (thinking off).
         letters: auto, or bare to read option letters without a space before them.
+        trust_remote_code: Run the Python that the model brings with it, with all your rights; without, it is refused.
         batch_size: Prompts in one forward pass.
     """
 
@@ -54,6 +55,7 @@ class DecoderConfig(EngineConfig):
     quantization: Quantization | None = None
     prompt_style: PromptStyle = "raw"
     letters: LetterForm = "auto"
+    trust_remote_code: bool = False
     batch_size: int = 32
 
     def build(self, probe: Probe | None = None, needs_confidence: bool = True) -> StatesEngine:

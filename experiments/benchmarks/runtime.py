@@ -50,7 +50,7 @@ def random_llama(folder: Path, layers: int, hidden: int, seed: int, batch: int) 
 
     logging.disable_progress_bar()
     torch.manual_seed(seed)
-    tokenizer = AutoTokenizer.from_pretrained(ASSETS / "mini-llama-small")
+    tokenizer = AutoTokenizer.from_pretrained(ASSETS / "mini-llama-small", trust_remote_code=False)
     shape = {"hidden_size": hidden, "intermediate_size": 3 * hidden, "num_hidden_layers": layers}
     config = LlamaConfig(
         vocab_size=len(tokenizer), num_attention_heads=hidden // 64, max_position_embeddings=512, **shape

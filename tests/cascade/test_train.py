@@ -24,6 +24,7 @@ from cascade.probing.data import ScoredTaskDataModule
 from cascade.scoring.scored import score
 from cascade.train import main, train
 from probes import Probe, stratified_split
+from probes.files import locked
 
 MODEL = "mini-llama-small"
 
@@ -191,6 +192,18 @@ def test_a_run_folder_holds_one_run(trained, runs, tmp_path, monkeypatch):
             train([*settings, "--model.depth=2", "--logger=none"])
     assert {path.name for path in folder.iterdir()} == {"config.yaml"}
     assert yaml.safe_load((folder / "config.yaml").read_text())["model"]["depth"] == 2
+
+
+def test_a_run_folder_that_another_run_writes_to_is_refused_and_left_as_it_is(tmp_path, capsys):
+    folder = tmp_path / f"{MODEL}--mini-mmlu--layer-2"
+    folder.mkdir()
+    (folder / "config.yaml").write_text("the other run's")
+    with locked(folder), pytest.raises(SystemExit):
+        main([f"--out={tmp_path}", f"--data.stores={tmp_path / 'stores'}"])
+    assert {path.name for path in folder.iterdir()} == {"config.yaml"}
+    assert (folder / "config.yaml").read_text() == "the other run's"
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.startswith(f"error: Expected {folder} to be written by one run at a time, but process {os.getpid()} on")
 
 
 def test_what_is_wrong_with_the_data_costs_no_earlier_run(trained, runs, tmp_path):
