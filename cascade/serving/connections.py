@@ -13,13 +13,17 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 SPARE_FILES = 128
 """Files that a server has open beside its connections, generously: models, caches, the log."""
 
+KEEP_ALIVE_SECONDS = 30
+"""For which an idle connection is kept after a reply. Clients drop theirs after 5 s by default: were it as little here,
+a request might meet a connection that is just being closed."""
+
 
 class BoundedConnection(H11Protocol):
     """A connection that is closed where it stays silent, or sends a request's head or what is left of a refused body
     too slowly; and the longest silent of all where there are too many.
 
     Attributes:
-        head_seconds: From the connection's beginning, or the end of the last reply, to the whole head of a request.
+        head_seconds: From the connection's beginning, or the first byte after a reply, to the whole head of a request.
         grace_seconds: For which a new connection is left alone, however many there are.
     """
 
@@ -51,9 +55,11 @@ class BoundedConnection(H11Protocol):
         self._watch()
 
     def on_response_complete(self) -> None:
-        """See uvicorn."""
+        """See uvicorn, which closes what stays idle from here on after `KEEP_ALIVE_SECONDS`."""
         super().on_response_complete()
-        self._watch()
+        self._silent_since = self.loop.time()
+        if self.conn.trailing_data[0]:  # a part of the next head came before
+            self._watch()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """See asyncio."""

@@ -15,7 +15,7 @@ from types import FrameType
 import uvicorn
 
 from cascade.serving.app import create_app
-from cascade.serving.connections import BoundedConnection, most_connections
+from cascade.serving.connections import KEEP_ALIVE_SECONDS, BoundedConnection, most_connections
 from cascade.serving.service import Service
 
 _LAST_REPLIES_SECONDS = 30
@@ -35,6 +35,7 @@ class Server(uvicorn.Server):
                 create_app(service),
                 http=BoundedConnection,
                 ws="none",
+                timeout_keep_alive=KEEP_ALIVE_SECONDS,
                 limit_concurrency=most_connections(service.limits.connections) + 1,
                 lifespan="off",
                 log_config=None,
