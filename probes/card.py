@@ -7,10 +7,8 @@ from __future__ import annotations
 
 import json
 import re
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from probes.probe import ProbeConfig
+from probes.config import ProbeConfig
 
 PICTURE = "reliability.png"
 
