@@ -22,7 +22,6 @@ from rich.console import Console
 from rich.table import Table
 
 from cascade.commands import PLAN_HELP, verb_parser
-from cascade.engines.local import LocalModel
 from cascade.errors import CascadeError, one_line_errors
 from cascade.miniature.families import MODEL_NAMES
 from cascade.planning.costs import plan_cascade
@@ -98,10 +97,8 @@ def _check_letters(cascade: Cascade, questions: Sequence[Question]) -> None:
     """Refuses a model that fails on every question of some letters: later ones would answer all, at their price."""
     letters = dict.fromkeys(question.letters for question in questions if question.choices)
     for place in cascade.policy.places:
-        model = cascade.models[place]
-        if isinstance(model, LocalModel):
-            for some in letters:
-                model.check_letters(some)
+        for some in letters:
+            cascade.models[place].check_letters(some)
 
 
 def _folder(runs: Path, names: Sequence[str], label: str) -> Path:

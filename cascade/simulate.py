@@ -18,8 +18,8 @@ from jsonargparse import ArgumentParser
 from cascade.commands import PLAN_HELP, verb_parser
 from cascade.engines.chain import ChainModels
 from cascade.errors import CascadeError, one_line_errors
-from cascade.policies.policy import Thresholds
-from cascade.simulation.tuning import Goal
+from cascade.policies.base import Thresholds
+from cascade.policies.tuning import Goal
 from cascade.studies import Data, is_task, simulate
 from probes.errors import ProbeError
 

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 from cascade.engines.chain import ChainModels
 from cascade.errors import CascadeError
-from cascade.policies.policy import Thresholds
-from cascade.simulation.tuning import Goal
+from cascade.policies.base import Thresholds
+from cascade.policies.tuning import Goal
 from cascade.tasks.files import holds_questions
 from cascade.tasks.load import PROBED_ON, TASK_NAMES
 from probes.files import file_name, write_atomically
@@ -120,7 +120,7 @@ def simulate(
 
     Args:
         data: Whose scores, and which of them.
-        thresholds: Of the fixed tables. Without one for P(IK) there is none: no probe is trained or asked.
+        thresholds: Of the fixed tables. Where that of P(IK) is ``None``, no probe is trained or asked.
         goal: What is wanted of the thresholds that are found.
         models: How models that are run here are loaded and probed.
         prices: YAML of prices for dollars, such as configs/prices/table-12.yaml.
@@ -207,7 +207,7 @@ def _sweep_layers(
     from cascade.scores.logs import divide
     from cascade.simulation.study import layer_point
 
-    depths = [model.depth for model in own_models(names, models)[:-1]]
+    depths = [model.num_layers for model in own_models(names, models)[:-1]]
     found = []
     for layer in range(1, max(depths) + 1):
         share = layer / max(depths)

@@ -1,7 +1,7 @@
 """One attempt at an OpenAI-compatible endpoint: what is sent, what may come back, and what it means if it fails.
 
 Every failure says whether another attempt may do better and whether this one may have been billed. Trying again,
-caching and counting are `cascade.models.endpoint`'s. An endpoint is not trusted: it gets so many bytes and so much
+caching and counting are `cascade.engines.endpoint`'s. An endpoint is not trusted: it gets so many bytes and so much
 time, it cannot send a request on to somebody else, and the key is taken out of all that it says.
 """
 
@@ -23,9 +23,8 @@ import httpcore2
 import httpx2
 import openai
 
-from cascade.engines.openai_format import Kind
+from cascade.engines.openai_format import Kind, most_bytes
 from cascade.errors import CascadeError
-from cascade.models.openai_format import Kind, most_bytes
 
 MAX_WAIT_SECONDS = 60.0
 """The longest wait that a provider's ``Retry-After`` is followed for."""
@@ -212,7 +211,7 @@ def send(client: openai.OpenAI, kind: Kind, request: Mapping[str, Any], api_key_
 
     Args:
         client: Of `open_client`.
-        kind: Of `cascade.models.openai_format`.
+        kind: Of `cascade.engines.openai_format`.
         request: What `build_request` made.
         api_key_env: Where the key is from, for errors; the key itself is kept out of them.
 

@@ -1,20 +1,25 @@
-"""One interface for every engine: what a model is asked, what it replies, and when it may stop half way.
+"""One protocol for every engine: its settings, what a model is asked, what it replies, when it may stop half way.
 
-Local decoders (`cascade.engines.local`) and OpenAI-compatible endpoints (`cascade.engines.endpoint`) both keep to it.
-Nothing here knows of chains: who is asked next is the policy's to say.
+What an engine that shows hidden states has on top is `cascade.engines.states`. Nothing here knows of chains: who is
+asked next is the policy's to say. Starts without torch.
 """
 
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from dataclasses import MISSING, asdict, dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 import numpy as np
 
 from cascade.errors import CascadeError
 from cascade.tasks.base import Question, multiple_choice_prompt, open_ended_prompt
+
+if TYPE_CHECKING:
+    from probes.probe import Probe
 
 
 @dataclass(frozen=True)
@@ -146,7 +151,7 @@ class Gate:
     """Which prompts go on after each confidence; those that do not are dropped there.
 
     Both are called with the places of some of the prompts, ``[some]``, int64, and a confidence for each, ``[some]``,
-    float64, from the thread that called `Model.answer`.
+    float64, from the thread that called `Engine.answer`.
 
     Attributes:
         p_ik: Asked inside the forward pass, at the probe's layer; ``None`` where the probe is not to be read at all.
@@ -160,37 +165,57 @@ class Gate:
 OPEN = Gate()
 
 
-class Model(Protocol):
+@dataclass(frozen=True)
+class Weights:
+    """What a model's weights take.
+
+    Attributes:
+        model: Which.
+        parameters: How many, shared ones once.
+        shape: Blocks × width.
+        dtype: What it computes in.
+        precision: Dtype, and how they are packed.
+        memory: Bytes when loaded; what the questions take beside them is not counted.
+        disk: Bytes of the files: as they are, or as the configuration's dtype has them.
+        there: Whether the files are on disk.
+    """
+
+    model: str
+    parameters: int
+    shape: str
+    dtype: str
+    precision: str
+    memory: int
+    disk: int
+    there: bool
+
+
+class Engine(ABC):
     """A model that can be a stage of a cascade.
 
     Attributes:
         name: As score tables and configurations call it.
-        identity: What its replies depend on, as JSON values; another identity is another model.
-        parameters, num_layers, hidden_size: ``None`` where a provider does not say.
+        num_layers, hidden_size: ``None`` where a provider does not say.
+        context: Tokens of prompt and answer that there is room for; ``None`` where it is not known.
         probe_layer, probe_parameters: Of the P(IK) probe; ``None`` and 0 where there is none.
         batch_size: Prompts in one call of `answer` that are worth waiting for.
         parallel: Calls of `answer` that may run at once, from different threads.
     """
 
-    @property
-    def name(self) -> str: ...  # noqa: D102
-    @property
-    def identity(self) -> dict[str, Any]: ...  # noqa: D102
-    @property
-    def parameters(self) -> int | None: ...  # noqa: D102
-    @property
-    def num_layers(self) -> int | None: ...  # noqa: D102
-    @property
-    def hidden_size(self) -> int | None: ...  # noqa: D102
-    @property
-    def probe_layer(self) -> int | None: ...  # noqa: D102
-    @property
-    def probe_parameters(self) -> int: ...  # noqa: D102
-    @property
-    def batch_size(self) -> int: ...  # noqa: D102
-    @property
-    def parallel(self) -> int: ...  # noqa: D102
+    name: str
+    num_layers: int | None = None
+    hidden_size: int | None = None
+    probe_layer: int | None = None
+    probe_parameters: int = 0
+    batch_size: int = 32
+    parallel: int = 1
 
+    @property
+    @abstractmethod
+    def identity(self) -> dict[str, Any]:
+        """What the replies depend on, as JSON values; another identity is another model."""
+
+    @abstractmethod
     def answer(
         self,
         prompts: Sequence[Prompt],
@@ -208,11 +233,108 @@ class Model(Protocol):
         Raises:
             CascadeError: If the model cannot be asked at all. What is wrong with one prompt only is a `Failure`.
         """
-        ...
 
-    def release(self) -> None:
+    @property
+    def parameters(self) -> int | None:
+        """Number of parameters; ``None`` where a provider does not say."""
+        return None
+
+    @property
+    def context(self) -> int | None:  # noqa: D102 - the class says it
+        return None
+
+    def release(self) -> None:  # noqa: B027 - many hold nothing
         """Gives back what the model holds (weights, connections); the next call takes it again."""
-        ...
+
+    def check_letters(self, letters: Sequence[str]) -> None:  # noqa: B027 - not known before it is asked
+        """Refuses option letters with which no question could be answered, whatever it says.
+
+        Raises:
+            CascadeError: If they cannot be told apart.
+        """
+
+    def warm_up(self, prompts: Sequence[Prompt]) -> None:  # noqa: B027 - nobody pays for a warm endpoint
+        """Loads what the first question would have to wait for."""
+
+    def count_tokens(self, texts: Sequence[str]) -> list[int] | None:
+        """Tokens of each text; ``None`` where the tokenizer is a provider's own."""
+        return None
+
+    def weights(self) -> Weights | None:
+        """What its weights take on this machine, none of them loaded for it; ``None`` where they are elsewhere."""
+        return None
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineConfig(ABC):
+    """Settings of an engine, a dataclass beside it, with an entry in `cascade.engines.ENGINES`.
+
+    Attributes:
+        price: What a provider charges.
+        called: What messages call it.
+        named_by: The field that says which model.
+        shows_states: Whether a probe can read what it builds.
+        answers: Whether what it builds is an `Engine`, and no mere reader.
+    """
+
+    called: ClassVar[str] = "an engine"
+    named_by: ClassVar[str] = "model"
+    shows_states: ClassVar[bool] = False
+    answers: ClassVar[bool] = True
+    price: Price | None = None
+
+    @property
+    def name(self) -> str:
+        """As score tables call the model."""
+        name: str = getattr(self, self.named_by)
+        return name
+
+    @abstractmethod
+    def build(self, probe: Probe | None = None, needs_confidence: bool = True) -> Any:
+        """The engine, nothing of which is loaded or connected yet.
+
+        Args:
+            probe: Reads P(IK) from its states, where it shows some.
+            needs_confidence: Whether P(T) is wanted; nobody asks that of a chain's last model.
+
+        Raises:
+            CascadeError: If there is no such model, or a setting is not what it has to be.
+        """
+
+    def flags(self) -> dict[str, Any]:
+        """As the ``--data.*`` of `cascade.train` take them back."""
+        return {"engine": self.entry()}
+
+    def entry(self) -> dict[str, Any]:
+        """As a cascade's YAML has it: what is not as it is by default."""
+        own = {f.name: f for f in fields(self)}
+        given = {name: value for name, value in asdict(self).items() if getattr(self, name) != own[name].default}
+        plain = {name: str(value) if isinstance(value, Path) else value for name, value in given.items()}
+        return {"engine": self.registered} | {name: value for name, value in plain.items() if value != {}}
+
+    def changed(self, *but: str) -> list[str]:
+        """Names of the fields, but for some, that are not as they are by default."""
+        own = [f for f in fields(self) if f.default is not MISSING and f.name not in but]
+        return [f.name for f in own if getattr(self, f.name) != f.default]
+
+    @property
+    def registered(self) -> str:
+        """Its name in `cascade.engines.ENGINES`."""
+        from cascade.engines import ENGINES
+
+        here = f"{type(self).__module__}:{type(self).__qualname__}"
+        return next(name for name, where in ENGINES.items() if where == here)
+
+    def check_processes(self, count: int) -> None:  # noqa: B027 - any number of them
+        """Refuses more processes, each with a model of its own, than there can be.
+
+        Raises:
+            CascadeError: If there can be but one.
+        """
+
+    def remark(self, dollars: float) -> str:
+        """What has to be known before it is asked for so much money; empty where nothing has."""
+        return ""
 
 
 class Reader(Protocol):

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from cascade.engines.settings import DecoderConfig
 from cascade.tasks.base import PromptStyle
 
 
@@ -35,6 +36,11 @@ class ChainModels:
     probe_task: str | None = None
     prompt_style: PromptStyle = "raw"
     letters: Literal["auto", "bare"] = "auto"
+
+    def decoder(self, name: str) -> DecoderConfig:
+        """Settings of one of its models."""
+        loaded = (self.dtype, self.device_map, self.quantization, self.prompt_style, self.letters)
+        return DecoderConfig(name, self.revisions.get(name), *loaded, batch_size=self.batch_size)
 
     @property
     def marks(self) -> tuple[str, ...]:

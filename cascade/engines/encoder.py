@@ -14,8 +14,11 @@ import torch
 from huggingface_hub.utils import httpx
 from torch import Tensor
 
+from cascade.engines.base import Prompt
 from cascade.engines.files import find_model, hash_folder
 from cascade.engines.huggingface import hash_tokenizer
+from cascade.engines.settings import EncoderConfig
+from cascade.engines.states import Readable, States
 from cascade.errors import CascadeError
 from cascade.progress import progress
 from probes.capture import HiddenStateCapture
@@ -25,25 +28,29 @@ from probes.store import HiddenStateStore, StoreKey, StoreWriter
 POSITION = "mean_of_tokens"
 
 
-class Encoder:
+class Encoder(Readable):
     """A Hugging Face encoder and its tokenizer, in float32 on the CPU.
 
     Args:
-        source: A folder or a Hub id.
-        name: What stores and probes call it; by default the source.
-        max_tokens: Longer texts are cut.
+        settings: Which, and how much of a text it reads.
+        name: What stores and probes call it; by default as the settings do.
 
     Raises:
         CascadeError: If it cannot be loaded.
     """
 
-    def __init__(self, source: str, name: str | None = None, max_tokens: int = 256) -> None:
+    parameters: int = 0
+
+    def __init__(self, settings: EncoderConfig, name: str | None = None) -> None:
         from transformers import AutoModel, AutoTokenizer
 
+        source, max_tokens = settings.encoder, settings.max_tokens
         try:
-            origin = find_model(source)
-            self.tokenizer = AutoTokenizer.from_pretrained(source, **origin)
-            self.model = AutoModel.from_pretrained(source, dtype=torch.float32, **origin).eval()
+            origin = find_model(source, settings.revision)
+            self.tokenizer = AutoTokenizer.from_pretrained(source, **origin, trust_remote_code=False)
+            self.model = AutoModel.from_pretrained(
+                source, dtype=torch.float32, **origin, trust_remote_code=False
+            ).eval()
         except ProbeError as error:
             raise CascadeError(str(error)) from error
         except (OSError, ValueError, httpx.HTTPError) as error:
@@ -55,6 +62,16 @@ class Encoder:
         self.hidden_size: int = self.model.config.hidden_size
         self.parameters = sum(p.numel() for p in self.model.parameters())
         self.template_hash = f"max_tokens={max_tokens}"  # texts are read as they are, up to there
+
+    @property
+    def shown(self) -> States:
+        """What its states are of."""
+        known = (self.hidden_size, self.name, self.revision, "float32")
+        return States(POSITION, *known, frozenset([self.template_hash]))
+
+    def states_at(self, prompts: Sequence[Prompt], layer: int) -> Tensor:
+        """``[prompts, hidden]``: the mean over each prompt's tokens."""
+        return self.run([prompt.text for prompt in prompts])[layer]
 
     @torch.inference_mode()
     def run(self, texts: Sequence[str]) -> dict[int, Tensor]:

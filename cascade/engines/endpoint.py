@@ -22,8 +22,7 @@ import numpy as np
 import openai
 import tenacity
 
-from cascade.errors import CascadeError
-from cascade.models.attempts import (
+from cascade.engines.attempts import (
     MAX_WAIT_SECONDS,
     AttemptError,
     QuestionError,
@@ -32,12 +31,11 @@ from cascade.models.attempts import (
     scrub,
     send,
 )
-from cascade.models.base import OPEN, Failure, Gate, Prompt, Reply
-from cascade.models.openai_format import (
+from cascade.engines.base import OPEN, Engine, Failure, Gate, Prompt, Reply
+from cascade.engines.openai_format import (
     LIMITS,
     PATHS,
     Completion,
-    Kind,
     MalformedResponseError,
     NoLogprobsError,
     build_request,
@@ -46,6 +44,7 @@ from cascade.models.openai_format import (
     usage_can_be,
 )
 from cascade.engines.request_cache import RequestCache, StoredResponse, canonical_json, request_key
+from cascade.engines.settings import EndpointConfig
 from cascade.errors import CascadeError
 
 OPENAI_URL = "https://api.openai.com/v1"
@@ -75,77 +74,34 @@ class _Job:
     halt: threading.Event
 
 
-class Endpoint:
+class Endpoint(Engine):
     """A model behind an OpenAI-compatible endpoint.
 
     Args:
-        name: As the provider calls the model.
-        cache: SQLite file of replies and spending, on a local disk; endpoints and processes may share one.
-        base_url: Such as ``http://localhost:8000/v1``; ``None`` is OpenAI's own.
-        api_key_env: Environment variable that holds the key. Read when something is sent, so that what is in the cache
-            needs none; it may be unset where `base_url` is this machine.
-        kind: ``chat`` sends the prompt as one user message, ``completions`` as it is.
-        parameters: Number of them, if it is known.
-        price: US dollars for a million tokens, (prompt, completion). Discounts are not known of.
-        spending_cap: US dollars, or ``None`` for no cap. It covers everything ever spent through `cache` by endpoints
-            that had a price, whichever run or process it was. Before a request leaves, the most that it can cost
-            (a token a byte, all tokens that may be generated) has to fit under it. Attempts that may have been billed
-            without our seeing it (timeouts, cut connections, malformed replies) stay counted at that most, as do
-            replies whose usage cannot be (fewer tokens than their texts have) and requests under way in a process
-            that is killed. Beyond that the endpoint's usage is believed.
-        concurrency: Requests under way at once.
-        timeout: Seconds of silence after which an attempt is given up; five times as many in all.
-        attempts: For each question, the first one included; fewer where nothing listens at `base_url` on this machine.
+        settings: Where it is, how it is asked, and what it may cost.
         needs_confidence: Whether P(T) is wanted. A chain's last model needs none, and then log-probabilities are
             asked for only where `Prompt.top_logprobs` does.
-        top_logprobs: The most alternatives that the provider shows; by default 20 for chat and 5 for completions.
-        limit_field: What the provider calls the most tokens to generate; by default ``max_completion_tokens`` for chat
-            and ``max_tokens`` for completions. One that does not know the name may generate without end.
-        options: Further fields of the request (``reasoning_effort``); ``null`` leaves out one of ours, such as
-            ``temperature``.
-        backoff: Seconds that the first pause before another attempt lasts at most, at random. The most doubles with
-            every attempt, up to a minute; a provider's ``Retry-After`` is added, up to another.
 
     Raises:
         CascadeError: If one of them is not what it has to be.
     """
 
-    num_layers: int | None = None
-    hidden_size: int | None = None
-    probe_layer: int | None = None
-    probe_parameters: int = 0
-    parallel: int = 1
+    parameters: int | None = None
 
-    def __init__(
-        self,
-        *,
-        name: str,
-        cache: str | Path,
-        base_url: str | None = None,
-        api_key_env: str = "OPENAI_API_KEY",
-        kind: Kind = "chat",
-        parameters: int | None = None,
-        price: tuple[float, float] | None = None,
-        spending_cap: float | None = None,
-        concurrency: int = 8,
-        timeout: float = 60.0,
-        attempts: int = 6,
-        needs_confidence: bool = True,
-        top_logprobs: int | None = None,
-        limit_field: str | None = None,
-        options: Mapping[str, Any] | None = None,
-        backoff: float = 0.5,
-    ) -> None:
-        self.name, self.parameters, self.kind = name, parameters, kind
-        self.base_url = (base_url or OPENAI_URL).rstrip("/")
-        self.price, self.spending_cap = price, spending_cap
-        self.concurrency = self.batch_size = concurrency
-        self.timeout, self.attempts, self.backoff = timeout, attempts, backoff
+    def __init__(self, settings: EndpointConfig, needs_confidence: bool = True) -> None:
+        self.name, self.parameters, self.kind = settings.endpoint, settings.parameters, settings.kind
+        self.base_url = (settings.base_url or OPENAI_URL).rstrip("/")
+        self.price = None if settings.price is None else (settings.price.input, settings.price.output)
+        self.spending_cap = settings.spending_cap
+        self.concurrency = self.batch_size = settings.concurrency
+        self.timeout, self.attempts, self.backoff = settings.timeout, settings.attempts, settings.backoff
         self.needs_confidence = needs_confidence
-        self.top_logprobs = (20 if kind == "chat" else 5) if top_logprobs is None else top_logprobs
-        self.limit_field = limit_field or ("max_completion_tokens" if kind == "chat" else "max_tokens")
-        self.options = dict(options or {})
-        self._cache_path, self._api_key_env = Path(cache), api_key_env
+        shown = 20 if self.kind == "chat" else 5
+        self.top_logprobs = shown if settings.top_logprobs is None else settings.top_logprobs
+        limit = "max_completion_tokens" if self.kind == "chat" else "max_tokens"
+        self.limit_field = settings.limit_field or limit
+        self.options = dict(settings.options)
+        self._cache_path, self._api_key_env = Path(settings.cache), settings.api_key_env
         self._check_arguments()
         self._cache: RequestCache | None = None
         self._client: openai.OpenAI | None = None
@@ -170,7 +126,7 @@ class Endpoint:
         expect(self.backoff >= 0, "backoff", "at least 0 seconds", self.backoff)
         expect(self.limit_field in LIMITS, "limit_field", f"one of {', '.join(LIMITS)}", self.limit_field)
         if self.price is not None:
-            two = len(self.price) == 2 and all(math.isfinite(p) and p >= 0 for p in self.price)
+            two = all(math.isfinite(p) and p >= 0 for p in self.price)
             expect(two, "price", "two numbers of at least 0, (input, output)", self.price)
         if self.spending_cap is not None:
             expect(self.spending_cap >= 0, "spending_cap", "at least 0 dollars", self.spending_cap)

@@ -20,14 +20,15 @@ import torch
 from huggingface_hub.utils import httpx
 from torch import Tensor
 
+from cascade.engines.base import Weights
 from cascade.engines.files import find_model, hash_folder, resolve_model
 from cascade.engines.generation import continue_greedily
-from cascade.engines.prompts import LetterForm, PromptForm
-from cascade.engines.weights import QUANTIZATIONS, Quantization, count_parameters, packing
+from cascade.engines.prompts import PromptForm
+from cascade.engines.settings import QUANTIZATIONS, DecoderConfig
+from cascade.engines.weights import count_parameters, packing, weight_bytes, weight_files
 from cascade.errors import CascadeError
 from cascade.miniature.families import MODEL_NAMES
-from cascade.tasks.base import PromptStyle
-from probes.capture import HiddenStateCapture, last_token_positions, resolve_layers
+from probes.capture import HiddenStateCapture, last_token_positions
 from probes.early_exit import EarlyExit
 from probes.errors import ProbeError
 from probes.store import DTYPES, precision_of
@@ -75,13 +76,7 @@ class HuggingFaceModel:
     """A decoder and its tokenizer. The weights are loaded when they are first needed, and not before.
 
     Args:
-        name: A miniature's name, a folder, or a Hub id.
-        revision: Branch, tag or commit on the Hub.
-        dtype: ``float32``, ``float16`` or ``bfloat16``; the weights are cast to it.
-        device_map: As in `transformers`; without it the GPU where there is one, else the CPU.
-        quantization: ``4bit`` (NF4) or ``8bit``: bitsandbytes packs the weights, and computes in `dtype`.
-        prompt_style: ``raw`` or ``chat``; see `cascade.engines.prompts.PromptForm`.
-        letters: ``auto`` or ``bare``; see there.
+        settings: Which, and how it is loaded.
 
     Raises:
         CascadeError: If there is no such model, or an argument is not known.
@@ -91,31 +86,29 @@ class HuggingFaceModel:
         origin: See `find_model`.
     """
 
-    def __init__(
-        self,
-        name: str,
-        revision: str | None = None,
-        dtype: str = "float32",
-        device_map: str | None = None,
-        quantization: Quantization | None = None,
-        prompt_style: PromptStyle = "raw",
-        letters: LetterForm = "auto",
-    ) -> None:
+    def __init__(self, settings: DecoderConfig) -> None:
         from transformers import AutoConfig
 
-        if dtype not in DTYPES:
-            raise CascadeError(f"Expected `dtype` to be one of {', '.join(DTYPES)}, but got {dtype!r}")
-        if quantization not in (None, *QUANTIZATIONS):
+        self.settings = settings
+        self.name, self.dtype, self.quantization = settings.model, settings.dtype, settings.quantization
+        if self.dtype not in DTYPES:
+            raise CascadeError(f"Expected `dtype` to be one of {', '.join(DTYPES)}, but got {self.dtype!r}")
+        if self.quantization not in (None, *QUANTIZATIONS):
             raise CascadeError(
-                f"Expected `quantization` to be one of {', '.join(QUANTIZATIONS)} or none, but got {quantization!r}"
+                f"Expected `quantization` to be one of {', '.join(QUANTIZATIONS)} or none, but got "
+                f"{self.quantization!r}"
             )
-        self.name, self.dtype, self.quantization = name, dtype, quantization
-        self._prompt_form = (prompt_style, letters)
-        self.source, self.device_map = resolve_model(name), device_map
+        self.trust_remote_code = settings.trust_remote_code
+        if self.trust_remote_code:
+            red = ("\033[1;31m", "\033[0m") if sys.stderr.isatty() else ("", "")
+            print(f"{red[0]}The Python that {self.name} brings with it is run{red[1]}", file=sys.stderr)
+        self.source, self.device_map = resolve_model(self.name), settings.device_map
         self.origin: dict[str, Any] = {}
         with self._load_errors(" (a plan needs its config.json, and its tokenizer to count tokens; no weights)"):
-            self.origin = find_model(self.source, revision)
-            self.config = AutoConfig.from_pretrained(self.source, **self.origin)
+            self.origin = find_model(self.source, settings.revision)
+            self.config = AutoConfig.from_pretrained(
+                self.source, **self.origin, trust_remote_code=self.trust_remote_code
+            )
         self.revision: str = self.origin.get("revision") or hash_folder(Path(self.source))
 
     @cached_property
@@ -124,7 +117,9 @@ class HuggingFaceModel:
         from transformers import AutoTokenizer
 
         with self._load_errors():
-            tokenizer = AutoTokenizer.from_pretrained(self.source, **self.origin)
+            tokenizer = AutoTokenizer.from_pretrained(
+                self.source, **self.origin, trust_remote_code=self.trust_remote_code
+            )
         # transformers makes one of nothing where files are missing
         if len(tokenizer) <= len(tokenizer.all_special_ids):
             raise CascadeError(f"Expected the tokenizer of {self.name!r} to have tokens, but its files are not there")
@@ -139,7 +134,7 @@ class HuggingFaceModel:
     @cached_property
     def prompts(self) -> PromptForm:
         """How prompts become tokens."""
-        return PromptForm(self.tokenizer, self.name, *self._prompt_form)
+        return PromptForm(self.tokenizer, self.name, self.settings.prompt_style, self.settings.letters)
 
     @contextlib.contextmanager
     def _load_errors(self, hint: str = "") -> Iterator[None]:
@@ -148,6 +143,11 @@ class HuggingFaceModel:
         except ProbeError as error:  # the Hub's answer, which says it all
             raise CascadeError(f"{error}{hint}") from error
         except (OSError, ValueError, httpx.HTTPError) as error:
+            if "trust_remote_code" in str(error):
+                raise CascadeError(
+                    f"Expected {self.name!r} to need no Python of its own, but its files name some (auto_map); where "
+                    f"you trust it, set `trust_remote_code` to true"
+                ) from error
             reason = str(error).strip().splitlines()[0]
             if self.origin.get("local_files_only"):
                 reason += " (only the cache was read: the Hub is out of reach, denies access, or is not to be asked)"
@@ -155,11 +155,6 @@ class HuggingFaceModel:
                 f"Expected `model` to be one of {', '.join(MODEL_NAMES)}, a folder or a Hub id, but {self.name!r} "
                 f"could not be loaded: {reason}{hint}"
             ) from error
-
-    @property
-    def precision(self) -> str:
-        """What the states depend on beside the weights' names: the dtype, and how the weights are packed."""
-        return precision_of(self.dtype, self.quantization)
 
     @cached_property
     def model(self) -> Any:
@@ -173,6 +168,7 @@ class HuggingFaceModel:
             model = AutoModelForCausalLM.from_pretrained(
                 self.source,
                 **self.origin,
+                trust_remote_code=self.trust_remote_code,
                 dtype=DTYPES[self.dtype],
                 device_map=self.device_map,
                 **packing(self.quantization, self.dtype),
@@ -202,16 +198,12 @@ class HuggingFaceModel:
     @cached_property
     def parameters(self) -> int:
         """Number of parameters, shared ones counted once and packed ones unpacked; from the configuration alone."""
-        return count_parameters(self.config)
+        return count_parameters(self.config, self.trust_remote_code)
 
     @property
     def tokenizer_hash(self) -> str:
         """Hash of everything the tokenizer does to text."""
         return hash_tokenizer(self.tokenizer)
-
-    def layers(self, layers: Sequence[int] | str) -> tuple[int, ...]:
-        """Layer numbers of this model, checked."""
-        return resolve_layers(layers, self.depth)
 
     def option_tokens(self, prompt: str, letters: Sequence[str]) -> tuple[int, ...]:
         """The token that stands for each option letter right after a prompt; see `PromptForm.option_tokens`."""
@@ -231,27 +223,15 @@ class HuggingFaceModel:
         """Tokens of each prompt."""
         return [len(ids) for ids in self.prompts.encode(prompts, verbose=False).input_ids]
 
-    def lengths(self, prompts: Sequence[str], room: int = 0, names: Sequence[str] | None = None) -> list[int]:
-        """Tokens of each prompt; ``room`` more have to fit in the context.
-
-        Args:
-            prompts: Texts.
-            room: Tokens of the answer.
-            names: What errors call the prompts; by default their places.
-
-        Raises:
-            CascadeError: If a prompt is longer than the model's context.
-        """
-        lengths, context = self.count_tokens(prompts), self.context
-        limit = None if context is None else context - room
-        if limit is not None and (over := [i for i, length in enumerate(lengths) if length > limit]):
-            longest = max(over, key=lambda i: lengths[i])
-            raise CascadeError(
-                f"Expected prompts of at most {limit} tokens for {self.name!r}, but prompt "
-                f"{longest if names is None else repr(names[longest])} has {lengths[longest]}"
-                + (f", and {len(over) - 1:,} more are too long" if len(over) > 1 else "")
-            )
-        return lengths
+    def weights(self) -> Weights:
+        """Sizes of the weights, and whether they are on disk."""
+        found = weight_files(self.source, self.origin.get("revision"))
+        stored = str(getattr(self.config, "dtype", None) or "float32").removeprefix("torch.")
+        disk = found if found is not None else self.parameters * (DTYPES[stored].itemsize if stored in DTYPES else 4)
+        memory = weight_bytes(self.config, self.dtype, self.quantization, self.trust_remote_code)
+        shape = f"{self.depth} × {self.hidden_size:,}"
+        precision = precision_of(self.dtype, self.quantization)
+        return Weights(self.name, self.parameters, shape, self.dtype, precision, memory, disk, found is not None)
 
     @torch.inference_mode()
     def run(

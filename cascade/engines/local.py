@@ -7,89 +7,143 @@ from the same pass, and only the rows that pass it are continued, from their key
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
-from pathlib import PurePath
-from typing import Any, NamedTuple
+from importlib.metadata import version
 
 import numpy as np
 import torch
-from safetensors.torch import save
 from torch import Tensor
 
-from cascade.engines.base import OPEN, Failure, Gate, Prompt, Reply, TokenLogprob
+from cascade.engines.base import OPEN, Failure, Gate, Prompt, Reply, TokenLogprob, Weights
 from cascade.engines.generation import Continuation, continue_greedily
 from cascade.engines.huggingface import HuggingFaceModel, Prefill
+from cascade.engines.prompts import PromptForm
 from cascade.engines.sampling import Sampler
+from cascade.engines.states import StatesEngine
 from cascade.errors import CascadeError
 from cascade.tasks.base import Question, multiple_choice_prompt
-from probes.probe import Probe, ProbeConfig
+from probes.probe import Probe
 
-POSITION = "last_prompt_token"
 _MOST_ENDINGS = 1024
 
 
-class LocalModel:
+class LocalModel(StatesEngine):
     """A decoder on this machine.
 
     Args:
         decoder: The model; its weights are loaded with the first question.
-        probe: Its P(IK) head; without one P(IK) is not known.
-        batch_size: Prompts in one forward pass.
-        allow_base_mismatch: Read P(IK) with a probe of another base or prompt template all the same, where the width
-            agrees.
+        probe: See `StatesEngine`.
+        allow_base_mismatch: See `StatesEngine`.
 
     Raises:
-        CascadeError: If the probe was trained on another model, revision, dtype, position or prompt template.
+        CascadeError: See `StatesEngine`.
     """
 
-    parallel = 1
-
     def __init__(
-        self,
-        decoder: HuggingFaceModel,
-        probe: Probe | None = None,
-        batch_size: int = 32,
-        allow_base_mismatch: bool = False,
+        self, decoder: HuggingFaceModel, probe: Probe | None = None, allow_base_mismatch: bool = False
     ) -> None:
-        if batch_size < 1:
-            raise CascadeError(f"Expected `batch_size` to be at least 1, but got {batch_size}")
-        self.decoder, self.probe, self.batch_size = decoder, probe, batch_size
-        self.name = decoder.name
-        self.num_layers: int | None = decoder.depth
-        self.hidden_size: int | None = decoder.hidden_size
-        self.probe_layer: int | None = None
-        self.probe_parameters = 0
+        self.decoder, self.batch_size = decoder, decoder.settings.batch_size
+        if self.batch_size < 1:
+            raise CascadeError(f"Expected `batch_size` to be at least 1, but got {self.batch_size}")
+        self.name, self.revision = decoder.name, decoder.revision
+        self.dtype, self.quantization = decoder.dtype, decoder.quantization
+        self.trust_remote_code = decoder.trust_remote_code
+        self.num_layers, self.hidden_size = decoder.depth, decoder.hidden_size
         self._tokens: dict[tuple[str, ...], tuple[int, ...]] = {}
-        if probe is not None:
-            check_probe(probe, decoder, allow_base_mismatch)
-            self.probe_layer = probe.config.layer
-            self.probe_parameters = sum(parameter.numel() for parameter in probe.parameters())
+        super().__init__(replace(decoder.settings, revision=decoder.origin.get("revision")), probe, allow_base_mismatch)
 
-    @cached_property
+    @property
     def parameters(self) -> int:
         """Number of the decoder's parameters."""
         return self.decoder.parameters
 
     @property
-    def identity(self) -> dict[str, Any]:
-        """Weights, precision, the probe's weights, and how prompts are given where that is not raw."""
-        probe = None if self.probe is None else probe_identity(self.probe)
-        precision, revision = self.decoder.precision, self.decoder.revision
-        known = {"name": self.name, "revision": revision, "dtype": precision, "probe": probe}
-        return known | self.decoder.prompts.settings
+    def context(self) -> int | None:
+        """Where the configuration says it."""
+        return self.decoder.context
+
+    @property
+    def prompts(self) -> PromptForm:
+        """How prompts become tokens."""
+        return self.decoder.prompts
+
+    @property
+    def tokenizer_hash(self) -> str:
+        """Hash of everything the tokenizer does to text."""
+        return self.decoder.tokenizer_hash
+
+    @property
+    def versions(self) -> dict[str, str]:
+        """Of torch and transformers."""
+        return {name: ".".join(version(name).split(".")[:2]) for name in ("torch", "transformers")}
+
+    def count_tokens(self, texts: Sequence[str]) -> list[int]:
+        """Tokens of each prompt, as it is given."""
+        return self.decoder.count_tokens(texts)
+
+    def weights(self) -> Weights:
+        """Sizes of the weights, and whether they are on disk."""
+        return self.decoder.weights()
+
+    def warm_up(self, prompts: Sequence[Prompt]) -> None:
+        """Loads the weights."""
+        self.answer(prompts)
 
     def release(self) -> None:
         """Gives the weights' memory back."""
         self.decoder.release()
 
+    def p_t_tokens(self, prompts: Sequence[Prompt]) -> dict[str, str]:
+        """Those of the question with the most choices, or all that begin "Answer"."""
+        tokens = self.first_tokens(max(prompts, key=lambda prompt: len(prompt.letters)))
+        spelt = self.decoder.tokenizer.convert_ids_to_tokens(list(tokens))
+        return dict(zip(map(str, tokens), spelt, strict=True))
+
+    def read(self, prompts: Sequence[Prompt], layers: Sequence[int]) -> tuple[list[Reply], dict[int, Tensor]]:
+        """Replies and states of one pass; see `StatesEngine.read`."""
+        self.decoder.model  # noqa: B018 - loads the weights, which is no question's time
+        chosen = [self.first_tokens(prompt) for prompt in prompts]
+        start = time.perf_counter()
+        limit = max(0 if prompt.letters else prompt.max_new_tokens for prompt in prompts)
+        output = self.decoder.run([prompt.text for prompt in prompts], layers, limit)
+        seconds = (time.perf_counter() - start) / len(prompts)
+        replies = []
+        for i, prompt in enumerate(prompts):
+            first = FirstToken.of(output.first_token[i], chosen[i], bool(prompt.letters))
+            written = 1 if output.completion_tokens is None else int(output.completion_tokens[i])
+            replies.append(
+                Reply(
+                    text=output.texts[i] if first.place is None else prompt.letters[first.place],
+                    prompt_tokens=int(output.prompt_tokens[i]),
+                    completion_tokens=written,
+                    seconds=seconds,
+                    p_t=first.p_t,
+                    p_t_normalized=first.p_t_normalized,
+                    option_mass=first.option_mass,
+                    unseen_mass=0.0,
+                    options=first.options,
+                    finish_reason="length" if written == limit else "stop",
+                )
+            )
+        return replies, output.states
+
+    def states_at(self, prompts: Sequence[Prompt], layer: int) -> Tensor:
+        """``[prompts, hidden]``; the pass goes no further than the layer."""
+        taken: list[Tensor] = []
+
+        def take(states: Tensor) -> Tensor:
+            taken.append(states)
+            return torch.zeros(len(states), dtype=torch.bool)
+
+        self.decoder.prefill([prompt.text for prompt in prompts], exit_layer=layer, keep=take)
+        return taken[0]
+
     def answer(
         self, prompts: Sequence[Prompt], gate: Gate = OPEN, on_token: Callable[[int, str], None] | None = None
     ) -> list[Reply | Failure]:
-        """One reply a prompt; see `cascade.engines.base.Model`."""
+        """One reply a prompt; rows leave the pass at the probe's layer, and after the first token."""
         lengths = self.decoder.count_tokens([prompt.text for prompt in prompts]) if prompts else []
         replies: dict[int, Reply | Failure] = {}
         for place, (prompt, length) in enumerate(zip(prompts, lengths, strict=True)):
@@ -336,69 +390,3 @@ class FirstToken:
         best = int(probabilities.argmax())
         p_t = float(probabilities[best])
         return cls(tokens[best], p_t, best, min(p_t / mass, 1.0), mass, tuple(probabilities.tolist()))
-
-
-def probe_identity(probe: Probe) -> str:
-    """Hash of a probe's weights and layer."""
-    tensors = {name: tensor.cpu().contiguous() for name, tensor in probe.state_dict().items()}
-    return hashlib.sha256(save(tensors) + str(probe.config.layer).encode()).hexdigest()[:16]
-
-
-class States(NamedTuple):
-    """What hidden states are of, as far as a probe minds.
-
-    Attributes:
-        position, hidden_size, base_model, base_revision, dtype: As in `ProbeConfig`.
-        templates: Template hashes of prompts in their form; see `PromptForm.template_hashes`.
-    """
-
-    position: str
-    hidden_size: int
-    base_model: str
-    base_revision: str
-    dtype: str
-    templates: frozenset[str]
-
-
-def check_states(config: ProbeConfig, found: States, whose: str, allow_base_mismatch: bool = False) -> None:
-    """Refuses hidden states that a probe was not trained on.
-
-    Args:
-        config: The probe's. What somebody else's does not say (a dtype, a template hash) is taken at any; without a
-            revision the base is known by its name, of a folder the last part.
-        found: What the states are of.
-        whose: In words, for the error.
-        allow_base_mismatch: Take another model's states, or those of another prompt template, all the same, where width
-            and position agree.
-
-    Raises:
-        CascadeError: Naming what differs.
-    """
-    base = "base_revision" if config.base_revision else "base_model"
-    of_base = () if allow_base_mismatch else (base, "dtype") if config.dtype else (base,)
-    for name in ("position", "hidden_size", *of_base):
-        wanted, here = getattr(config, name), getattr(found, name)
-        same = PurePath(wanted).name == PurePath(here).name if name == "base_model" else wanted == here
-        if not same:
-            raise CascadeError(
-                f"Expected hidden states of the probe's base {config.base_model} ({name}={wanted}), but {whose} "
-                f"({name}={here})"
-            )
-    if config.template_hash and config.template_hash not in found.templates and not allow_base_mismatch:
-        raise CascadeError(
-            f"Expected hidden states after prompts in the form that the probe of {config.base_model} was trained on "
-            f"(template_hash={config.template_hash}), but {whose} "
-            f"(template_hash={' or '.join(sorted(found.templates))})"
-        )
-
-
-def check_probe(probe: Probe, decoder: HuggingFaceModel, allow_base_mismatch: bool = False) -> None:
-    """Refuses a probe that was not trained on a decoder's states.
-
-    Raises:
-        CascadeError: Naming what differs.
-    """
-    prompts = decoder.prompts
-    known = (decoder.hidden_size, decoder.name, decoder.revision, decoder.precision)
-    found = States(POSITION, *known, prompts.template_hashes)
-    check_states(probe.config, found, f"this is {decoder.name} with {prompts.style} prompts", allow_base_mismatch)

@@ -8,13 +8,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-import torch
 
 from cascade.engines.base import Prompt
-from cascade.engines.encoder import POSITION as MEAN
-from cascade.engines.encoder import Encoder
-from cascade.engines.huggingface import HuggingFaceModel
-from cascade.engines.local import States, check_probe, check_states, probe_identity
+from cascade.engines.states import Readable, check_states, probe_identity
 from probes.probe import Probe
 
 
@@ -22,7 +18,7 @@ class ModelReader:
     """Reads prompts for another model.
 
     Args:
-        model: A decoder or an encoder.
+        model: Whatever shows states: a decoder, an encoder.
         probe: Trained on its states, to predict that other model.
         batch_size: Prompts in one pass.
 
@@ -30,15 +26,10 @@ class ModelReader:
         CascadeError: If the probe was trained on other states.
     """
 
-    def __init__(self, model: HuggingFaceModel | Encoder, probe: Probe, batch_size: int = 32) -> None:
+    def __init__(self, model: Readable, probe: Probe, batch_size: int = 32) -> None:
         self.model, self.probe, self.batch_size = model, probe, batch_size
         self.name = model.name
-        if isinstance(model, HuggingFaceModel):
-            check_probe(probe, model)
-        else:
-            known = (model.hidden_size, model.name, model.revision, "float32")
-            found = States(MEAN, *known, frozenset([model.template_hash]))
-            check_states(probe.config, found, f"this is {model.name}")
+        check_states(probe.config, model.shown, model.described)
 
     @property
     def identity(self) -> dict[str, str]:
@@ -52,26 +43,13 @@ class ModelReader:
 
     def p_ik(self, prompts: Sequence[Prompt]) -> np.ndarray:
         """``[prompts]``, float64: how likely the other model is to know."""
-        found = np.zeros(len(prompts))
+        found, layer = np.zeros(len(prompts)), self.probe.config.layer
         order = sorted(range(len(prompts)), key=lambda place: -len(prompts[place].text))
         for start in range(0, len(order), self.batch_size):
             places = order[start : start + self.batch_size]
-            found[places] = self.probe.predict(self._states([prompts[place].text for place in places]))
+            found[places] = self.probe.predict(self.model.states_at([prompts[place] for place in places], layer))
         return found
 
     def release(self) -> None:
-        """Gives a decoder's memory back; an encoder, which is loaded as it is made, is kept."""
-        if isinstance(self.model, HuggingFaceModel):
-            self.model.release()
-
-    def _states(self, texts: list[str]) -> torch.Tensor:
-        if isinstance(self.model, Encoder):
-            return self.model.run(texts)[self.probe.config.layer]
-        taken: list[torch.Tensor] = []
-
-        def take(states: torch.Tensor) -> torch.Tensor:
-            taken.append(states)
-            return torch.zeros(len(states), dtype=torch.bool)
-
-        self.model.prefill(texts, exit_layer=self.probe.config.layer, keep=take)
-        return taken[0]
+        """Gives the memory back of what can be loaded again."""
+        self.model.release()

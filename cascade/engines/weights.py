@@ -5,24 +5,24 @@ Counted on torch's meta device, where weights take no memory: shared ones once, 
 
 from __future__ import annotations
 
+import json
 from importlib.util import find_spec
-from typing import Any, Literal
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
 
+from cascade.engines.settings import Quantization
 from cascade.errors import CascadeError
 from probes.store import DTYPES
-
-Quantization = Literal["4bit", "8bit"]
-QUANTIZATIONS: tuple[Quantization, ...] = ("4bit", "8bit")
 
 # Bytes a weight in bitsandbytes' linear layers: four bits and a float32 scale for each 64 weights; eight bits (the
 # scale of each row is lost in the rounding).
 _QUANTIZED_BYTES = {"4bit": 0.5 + 4 / 64, "8bit": 1.0}
 
 
-def empty_model(config: Any) -> nn.Module:
+def empty_model(config: Any, trust_remote_code: bool = False) -> nn.Module:
     """The decoder of a Hugging Face configuration, its weights tied where they are, none of them in memory.
 
     Raises:
@@ -32,7 +32,7 @@ def empty_model(config: Any) -> nn.Module:
 
     try:
         with torch.device("meta"):
-            model: Any = AutoModelForCausalLM.from_config(config)
+            model: Any = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
     except ValueError as error:
         reason = str(error).strip().splitlines()[0]
         raise CascadeError(
@@ -42,20 +42,23 @@ def empty_model(config: Any) -> nn.Module:
     return model  # type: ignore[no-any-return]
 
 
-def count_parameters(config: Any) -> int:
+def count_parameters(config: Any, trust_remote_code: bool = False) -> int:
     """Number of parameters of a configuration's decoder, shared ones counted once; needs no weights."""
-    return sum(parameter.numel() for parameter in empty_model(config).parameters())
+    return sum(parameter.numel() for parameter in empty_model(config, trust_remote_code).parameters())
 
 
-def weight_bytes(config: Any, dtype: str, quantization: Quantization | None = None) -> int:
+def weight_bytes(
+    config: Any, dtype: str, quantization: Quantization | None = None, trust_remote_code: bool = False
+) -> int:
     """Memory of a decoder's weights, bytes.
 
     Args:
         config: Hugging Face configuration.
         dtype: One of `probes.store.DTYPES`.
         quantization: All linear layers but the last, which gives the logits, are packed.
+        trust_remote_code: See `cascade.engines.huggingface.HuggingFaceModel`.
     """
-    model: Any = empty_model(config)
+    model: Any = empty_model(config, trust_remote_code)
     total = float(sum(p.numel() for p in model.parameters()) * DTYPES[dtype].itemsize)
     if quantization is not None:
         head = model.get_output_embeddings()
@@ -85,3 +88,32 @@ def packing(quantization: Quantization | None, dtype: str) -> dict[str, Any]:
         return {"quantization_config": BitsAndBytesConfig(load_in_8bit=True)}
     nf4 = {"bnb_4bit_quant_type": "nf4", "bnb_4bit_compute_dtype": DTYPES[dtype]}
     return {"quantization_config": BitsAndBytesConfig(load_in_4bit=True, **nf4)}
+
+
+def weight_files(source: str, revision: str | None) -> int | None:
+    """Bytes of a model's weights on disk, in a folder or in the Hub's cache; ``None`` where they are not all there."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+
+    folder = Path(source)
+    if not folder.is_dir():
+        try:
+            folder = Path(snapshot_download(source, revision=revision, local_files_only=True))
+        except (LocalEntryNotFoundError, HFValidationError):
+            return None
+    for index in ("model.safetensors.index.json", "pytorch_model.bin.index.json"):
+        if (folder / index).exists():
+            names = _indexed(folder / index)
+            there = [folder / name for name in names if (folder / name).exists()]
+            return sum(path.stat().st_size for path in there) if len(there) == len(names) else None
+    for name in ("model.safetensors", "pytorch_model.bin"):
+        if (folder / name).exists():
+            return (folder / name).stat().st_size
+    return None
+
+
+def _indexed(index: Path) -> set[str]:
+    try:
+        return set(json.loads(index.read_text())["weight_map"].values())
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CascadeError(f"Expected {index} to name the weights' files, but reading it failed: {error!r}") from error

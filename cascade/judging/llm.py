@@ -7,14 +7,13 @@ and the spending cap are its. A verdict that cannot be read is asked for again, 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
 
 from jsonargparse import ArgumentParser
 
-from cascade.engines.base import Failure, Model, Price, Prompt
-from cascade.engines.endpoint import Endpoint
+from cascade.engines.base import Engine, Failure, Prompt
+from cascade.engines.settings import EndpointConfig
 from cascade.errors import CascadeError
 from cascade.judging.base import Case
 from cascade.judging.evidence import Evidence, EvidenceFile
@@ -23,42 +22,22 @@ from cascade.tasks.judging import Verdict
 
 
 @dataclass(frozen=True)
-class JudgeConfig:
-    """An LLM judge, as YAML.
+class JudgeConfig(EndpointConfig):
+    """An LLM judge, as YAML: an endpoint's settings, and what it is asked.
 
     Attributes:
-        endpoint: The provider's name of the model.
         prompt: Template of the prompt; by default ours, `cascade/judging/prompt.txt`.
         evidence: JSON lines of ``id`` and ``evidence`` for the judge to read.
-        base_url: Where the endpoint is; by default OpenAI's own.
-        api_key_env: Environment variable that holds the key.
-        kind: chat (/v1/chat/completions) or completions (/v1/completions).
         cache: SQLite file of the replies and of what was spent.
-        spending_cap: US dollars that may ever be spent through that file.
-        price: What the provider charges.
-        concurrency: Requests at once.
-        timeout: Seconds for one request.
-        attempts: How often one request is tried.
         max_tokens: The longest reply.
         asks: How often one case is asked for a verdict that can be read.
-        options: Further fields of the request.
     """
 
-    endpoint: str
+    cache: Path = Path("runs/judge.sqlite")
     prompt: Path | None = None
     evidence: Path | None = None
-    base_url: str | None = None
-    api_key_env: str = "OPENAI_API_KEY"
-    kind: Literal["chat", "completions"] = "chat"
-    cache: Path = Path("runs/judge.sqlite")
-    spending_cap: float | None = None
-    price: Price | None = None
-    concurrency: int = 8
-    timeout: float = 60.0
-    attempts: int = 6
     max_tokens: int = 256
     asks: int = 3
-    options: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for name in ("max_tokens", "asks"):
@@ -96,7 +75,7 @@ class LLMJudge:
 
     def __init__(
         self,
-        model: Model,
+        model: Engine,
         template: Template,
         evidence: Evidence | None = None,
         max_tokens: int = 256,
@@ -120,22 +99,8 @@ class LLMJudge:
             raise CascadeError(f"Expected one source of `evidence`, but got a function and {config.evidence}")
         if config.evidence is not None:
             evidence = EvidenceFile(config.evidence)
-        endpoint = Endpoint(
-            name=config.endpoint,
-            cache=config.cache,
-            base_url=config.base_url,
-            api_key_env=config.api_key_env,
-            kind=config.kind,
-            price=None if config.price is None else (config.price.input, config.price.output),
-            spending_cap=config.spending_cap,
-            concurrency=config.concurrency,
-            timeout=config.timeout,
-            attempts=config.attempts,
-            needs_confidence=False,
-            options=config.options,
-        )
         template = Template.read(config.prompt, with_evidence=evidence is not None)
-        return cls(endpoint, template, evidence, config.max_tokens, config.asks)
+        return cls(config.build(needs_confidence=False), template, evidence, config.max_tokens, config.asks)
 
     def judge(self, cases: Sequence[Case], on_verdict: Callable[[], None] | None = None) -> list[Verdict]:
         """See `cascade.judging.base.Judge`. Every case is asked before one without a verdict is complained of."""

@@ -6,24 +6,23 @@ store's writer would write. GPU hours are rough: one GPU of the paper's kind at 
 
 from __future__ import annotations
 
-import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
+from cascade.engines.base import Engine, EngineConfig, Weights
 from cascade.engines.chain import ChainModels
-from cascade.engines.huggingface import HuggingFaceModel
-from cascade.engines.weights import weight_bytes
+from cascade.engines.states import showing_states
 from cascade.errors import CascadeError
 from cascade.policies.ledgers import pass_costs
 from cascade.probing.chain import own_models
 from cascade.probing.data import ScoredTaskDataModule
-from cascade.runtime.config import CascadeConfig, Member
-from cascade.scores.arrays import ChainScores, ModelScores
+from cascade.runtime.config import CascadeConfig
+from cascade.scores.columns import ModelInfo, Passes, Usage
 from cascade.scoring.scored import MAX_NEW_TOKENS, missing_shards, store_key
 from cascade.tasks.base import Question, Task, multiple_choice_prompt, open_ended_prompt
 from cascade.tasks.load import PROBED_ON, load_task
@@ -33,29 +32,6 @@ from probes.store import DTYPES, StoreLayout
 GPU, PEAK_FLOPS = "RTX A6000", {"float32": 38.7e12, "float16": 154.8e12, "bfloat16": 154.8e12}
 UTILISATION = 0.3
 CHARACTERS_A_TOKEN = 4
-
-
-@dataclass(frozen=True)
-class Weights:
-    """A decoder's weights.
-
-    Attributes:
-        model: Which.
-        parameters: How many, shared ones once.
-        shape: Blocks × width.
-        precision: Dtype, and how they are packed.
-        memory: Bytes when loaded; what the questions take beside them is not counted.
-        disk: Bytes of the files: as they are, or as the configuration's dtype has them.
-        there: Whether the files are on disk.
-    """
-
-    model: str
-    parameters: int
-    shape: str
-    precision: str
-    memory: int
-    disk: int
-    there: bool
 
 
 @dataclass(frozen=True)
@@ -134,11 +110,11 @@ def _free(folder: Path) -> int:
 
 def plan_training(data: ScoredTaskDataModule) -> Plan:
     """Of `cascade.train` and `cascade.score`: the passes that the heads learn from; the heads are small beside them."""
-    model = Decoder(data.model)
     if data.store is not None:
         done = Work(data.model.name, data.task.name, len(data.task.questions), 0, True, 0, folder=data.store)
         return Plan((), (_done(done),), data.store)
-    return Plan((model.weights(),), (model.scoring(data.task, data.stores),), data.stores)
+    model = Planned(data.model)
+    return Plan(_weights([model]), (model.scoring(data.task, data.stores),), data.stores)
 
 
 def plan_chain(
@@ -153,13 +129,13 @@ def plan_chain(
         settings: How the models are loaded and probed.
         probes: Whether they are probed at all.
     """
-    models = [Decoder(model) for model in own_models(names, settings)]
+    models = [Planned(model) for model in own_models(names, settings)]
     probed = settings.probe_task or PROBED_ON.get(tasks[0], tasks[0])
     work: list[Work] = []
     for place, model in enumerate(models):
         for task in dict.fromkeys([*tasks, *([probed] if probes and place + 1 < len(models) else [])]):
             work.append(model.scoring(load_task(task), runs / "stores"))
-    return Plan(tuple(model.weights() for model in models), tuple(work), runs)
+    return Plan(_weights(models), tuple(work), runs)
 
 
 def plan_cascade(config: CascadeConfig, questions: Sequence[Question], label: str, journal: Path) -> Plan:
@@ -171,23 +147,22 @@ def plan_cascade(config: CascadeConfig, questions: Sequence[Question], label: st
         label: Their name.
         journal: Where the run says what it has done.
     """
-    members = config.members
-    decoders = {m.name: Decoder(model) for m in members if (model := m.decoder) is not None}
-    decoders |= {
-        f"{m.reader.model} (reads for {m.name})": Decoder(reader)
-        for m in members
-        if m.reader is not None and (reader := m.reader.decoder) is not None
-    }
+    settings = {member.name: member.settings for member in config.members}
+    for member in config.members:
+        # An encoder is small beside the model that it reads for.
+        if member.reader is not None and (reader := member.reader.settings).answers:
+            settings[f"{reader.name} (reads for {member.name})"] = reader
     there = _answered(journal, questions)
-    tokenizer = next(iter(decoders.values()), None)  # an endpoint's own is not known
-    work = [decoder.asking(name, questions, label, there) for name, decoder in decoders.items()]
-    work += [_endpoint(m, questions, label, there, tokenizer) for m in members if m.endpoint is not None]
-    by_name = {m.name: m for m in members}
-    return Plan(
-        tuple({decoder.model.name: decoder.weights() for decoder in decoders.values()}.values()),
-        tuple(_priced(one, by_name.get(one.model)) for one in work),
-        journal.parent,
-    )
+    models = {name: Planned(one.build()) for name, one in settings.items()}
+    counts = next((model for model in models.values() if model.weights is not None), None)
+    work = [model.asking(name, questions, label, there, counts) for name, model in models.items()]
+    # Those that run here first, then those that are asked elsewhere.
+    work.sort(key=lambda one: models[one.model].weights is None)
+    return Plan(_weights(models.values()), tuple(_priced(one, settings[one.model]) for one in work), journal.parent)
+
+
+def _weights(models: Iterable[Planned]) -> tuple[Weights, ...]:
+    return tuple({m.engine.name: m.weights for m in models if m.weights is not None}.values())
 
 
 def _answered(journal: Path, questions: Sequence[Question]) -> int:
@@ -201,15 +176,12 @@ def _done(work: Work) -> Work:
     return replace(work, rows_there=work.questions, remark="a finished store is read, and nothing scored")
 
 
-def _priced(work: Work, member: Member | None) -> Work:
-    if member is None or member.price is None:
+def _priced(work: Work, settings: EngineConfig) -> Work:
+    if (price := settings.price) is None:
         return work
     left = 1 - work.rows_there / work.questions
-    dollars = left * (work.prompt_tokens * member.price.input + work.completion_tokens * member.price.output) / 1e6
-    remark = work.remark
-    if member.endpoint is not None and member.spending_cap is not None and dollars > member.spending_cap:
-        remark = f"above its spending_cap of {member.spending_cap:g} dollars"
-    return replace(work, dollars=dollars, remark=remark)
+    dollars = left * (work.prompt_tokens * price.input + work.completion_tokens * price.output) / 1e6
+    return replace(work, dollars=dollars, remark=settings.remark(dollars) or work.remark)
 
 
 def _prompt(question: Question) -> str:
@@ -220,62 +192,47 @@ def _estimate(prompts: Sequence[str]) -> np.ndarray:
     return np.array([-(-len(prompt) // CHARACTERS_A_TOKEN) for prompt in prompts], dtype=np.int64)
 
 
-def _endpoint(member: Member, questions: Sequence[Question], label: str, there: int, tokenizer: Decoder | None) -> Work:
-    prompts = [_prompt(question) for question in questions]
-    tokens = (_estimate(prompts) if tokenizer is None else tokenizer.tokens(prompts)[0]).sum()
-    written = sum(1 if question.choices else MAX_NEW_TOKENS for question in questions)
-    flops = None if member.parameters is None else 2.0 * member.parameters * len(questions)
-    return Work(member.name, label, len(questions), int(tokens), False, written, flops, rows_there=there)
-
-
-class Decoder:
-    """A decoder that is planned with, and not loaded.
+class Planned:
+    """An engine that is planned with, and not loaded.
 
     Args:
-        model: The decoder; its tokenizer need not be there.
+        engine: Any; its tokenizer need not be there.
     """
 
-    def __init__(self, model: HuggingFaceModel) -> None:
-        self.model = model
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
 
     @cached_property
-    def _tokenizes(self) -> bool:
+    def weights(self) -> Weights | None:
+        """What its weights take; ``None`` where it runs elsewhere."""
+        return self.engine.weights()
+
+    def tokens(self, prompts: Sequence[str]) -> np.ndarray | None:
+        """Tokens of each prompt, ``[prompts]``, int64, by its own tokenizer; ``None`` where that is not there."""
         try:
-            return self.model.tokenizer is not None
+            counted = self.engine.count_tokens(prompts)
         except CascadeError:
-            return False
-
-    def tokens(self, prompts: Sequence[str]) -> tuple[np.ndarray, bool]:
-        """Tokens of each prompt, ``[prompts]``, int64, and whether they are counted or estimated from its length."""
-        if not self._tokenizes:
-            return _estimate(prompts), False
-        return np.array(self.model.count_tokens(prompts), dtype=np.int64), True
-
-    def weights(self) -> Weights:
-        """Sizes of the weights, and whether they are on disk."""
-        model = self.model
-        found = weight_files(model.source, model.origin.get("revision"))
-        stored = str(getattr(model.config, "dtype", None) or "float32").removeprefix("torch.")
-        disk = found if found is not None else model.parameters * (DTYPES[stored].itemsize if stored in DTYPES else 4)
-        memory = weight_bytes(model.config, model.dtype, model.quantization)
-        shape = f"{model.depth} × {model.hidden_size:,}"
-        return Weights(model.name, model.parameters, shape, model.precision, memory, disk, found is not None)
+            return None
+        return None if counted is None else np.array(counted, dtype=np.int64)
 
     def scoring(self, task: Task, stores: Path) -> Work:
         """A task scored into a store, what is there already left out."""
+        model = showing_states(self.engine)
         prompts = [task.prompt(question) for question in task.questions]
         written = np.full(len(prompts), 1 if task.kind == "multiple_choice" else MAX_NEW_TOKENS)
-        layers = self.model.layers("all")
+        layers = model.layers("all")
         rows_there, folder = 0, None
         left = np.ones(len(prompts), dtype=bool)
-        row_bytes = len(layers) * self.model.hidden_size * DTYPES[self.model.dtype].itemsize
-        if self._tokenizes:  # the store's key holds the tokenizer's hash
-            layout = StoreLayout(stores, store_key(self.model, task), len(prompts), self.model.hidden_size)
+        row_bytes = len(layers) * model.hidden_size * DTYPES[model.dtype].itemsize
+        counted = self.tokens(prompts)
+        if counted is not None:  # the store's key holds the tokenizer's hash
+            layout = StoreLayout(stores, store_key(model, task), len(prompts), model.hidden_size)
             folder, missing = layout.folder, set(missing_shards(layout))
             for number, rows in enumerate(layout.shards):
                 left[rows.start : rows.stop] = number in missing
             rows_there = int((~left).sum())
-        work = self._work(self.model.name, task.name, prompts, written, left)
+        tokens = _estimate(prompts) if counted is None else counted
+        work = self._work(model.name, task.name, tokens, counted is not None, written, left)
         return replace(
             work,
             rows_there=rows_there,
@@ -284,72 +241,41 @@ class Decoder:
             store_bytes_left=row_bytes * int(left.sum()),
         )
 
-    def asking(self, name: str, questions: Sequence[Question], label: str, there: int) -> Work:
-        """Questions answered live, of which ``there`` are answered; the first ones are taken for those."""
+    def asking(
+        self, name: str, questions: Sequence[Question], label: str, there: int, counts: Planned | None = None
+    ) -> Work:
+        """Questions answered live, of which ``there`` are answered; the first ones are taken for those.
+
+        Args:
+            name: What the plan calls the model.
+            questions: What is asked.
+            label: Their name.
+            there: How many are answered.
+            counts: Whose tokenizer counts for a model that runs elsewhere.
+        """
         prompts = [_prompt(question) for question in questions]
         written = np.array([1 if question.choices else MAX_NEW_TOKENS for question in questions])
+        own = self.tokens(prompts)
+        tokens = counts.tokens(prompts) if own is None and self.weights is None and counts is not None else own
+        tokens = _estimate(prompts) if tokens is None else tokens
         left = np.arange(len(prompts)) >= there
-        return replace(self._work(name, label, prompts, written, left), rows_there=there)
+        return replace(self._work(name, label, tokens, own is not None, written, left), rows_there=there)
 
-    def _work(self, name: str, task: str, prompts: Sequence[str], written: np.ndarray, left: np.ndarray) -> Work:
-        model = self.model
-        tokens, counted = self.tokens(prompts)
-        scores = ModelScores(
-            name,
-            np.zeros(len(prompts), bool),
-            None,
-            parameters=model.parameters,
-            num_layers=model.depth,
-            hidden_size=model.hidden_size,
-            prompt_tokens=tokens,
-            completion_tokens=written.astype(np.int64),
-        )
-        chain = ChainScores(tuple(map(str, range(len(prompts)))), (scores,))
-        plain, whole = (pass_costs(chain, unit).whole[0] for unit in ("flops", "flops-context"))
-        seconds = float(whole[left].sum()) / (PEAK_FLOPS[model.dtype] * UTILISATION)
+    def _work(
+        self, name: str, task: str, tokens: np.ndarray, counted: bool, written: np.ndarray, left: np.ndarray
+    ) -> Work:
+        model, weights = self.engine, self.weights
+        flops = None if model.parameters is None else 2.0 * model.parameters * len(tokens)
+        work = Work(name, task, len(tokens), int(tokens.sum()), counted, int(written.sum()), flops)
+        if None in (model.parameters, model.num_layers, model.hidden_size):
+            return work
+        info = ModelInfo(name, model.parameters, model.num_layers, model.hidden_size)
+        passes = Passes((info,), (Usage(len(tokens), tokens, written.astype(np.int64)),))
+        whole = pass_costs(passes, "flops-context").whole[0]
+        seconds = 0.0 if weights is None else float(whole[left].sum()) / (PEAK_FLOPS[weights.dtype] * UTILISATION)
         longest, context = int(tokens.max(initial=0)), model.context
         room = int(written.max(initial=1)) if int(written.max(initial=1)) > 1 else 0
         remark = ""
         if context is not None and longest + room > context:
             remark = f"its longest prompt has {longest:,} tokens, and there is room for {context - room:,}"
-        return Work(
-            name,
-            task,
-            len(prompts),
-            int(tokens.sum()),
-            counted,
-            int(written.sum()),
-            float(plain.sum()),
-            float(whole.sum()),
-            gpu_hours=seconds / 3600,
-            remark=remark,
-        )
-
-
-def weight_files(source: str, revision: str | None) -> int | None:
-    """Bytes of a model's weights on disk, in a folder or in the Hub's cache; ``None`` where they are not all there."""
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
-
-    folder = Path(source)
-    if not folder.is_dir():
-        try:
-            folder = Path(snapshot_download(source, revision=revision, local_files_only=True))
-        except (LocalEntryNotFoundError, HFValidationError):
-            return None
-    for index in ("model.safetensors.index.json", "pytorch_model.bin.index.json"):
-        if (folder / index).exists():
-            names = _indexed(folder / index)
-            there = [folder / name for name in names if (folder / name).exists()]
-            return sum(path.stat().st_size for path in there) if len(there) == len(names) else None
-    for name in ("model.safetensors", "pytorch_model.bin"):
-        if (folder / name).exists():
-            return (folder / name).stat().st_size
-    return None
-
-
-def _indexed(index: Path) -> set[str]:
-    try:
-        return set(json.loads(index.read_text())["weight_map"].values())
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CascadeError(f"Expected {index} to name the weights' files, but reading it failed: {error!r}") from error
+        return replace(work, flops_context=float(whole.sum()), gpu_hours=seconds / 3600, remark=remark)

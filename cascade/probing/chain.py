@@ -5,14 +5,13 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
+from cascade.engines.base import EngineConfig
 from cascade.engines.chain import ChainModels
-from cascade.engines.huggingface import HuggingFaceModel
-from cascade.engines.local import States, check_states
+from cascade.engines.states import States, StatesEngine, check_states, showing_states
 from cascade.errors import CascadeError
 from cascade.probing.data import BATCH_SIZE, OWN_LABEL, ScoredTaskDataModule, default_layer
 from cascade.probing.fit import fit
@@ -28,7 +27,7 @@ DEFAULT = ChainModels()
 
 
 def probe_for(
-    model: HuggingFaceModel, task: str, scored: Scored, runs: Path, layer: int | None = None, seed: int = 0
+    model: StatesEngine, task: str, scored: Scored, runs: Path, layer: int | None = None, seed: int = 0
 ) -> Probe:
     """The probe of a scored model at a layer, from the folder of runs; trained where missing or outdated.
 
@@ -74,18 +73,8 @@ def probe_for(
             f"{table.num_rows}, the others are for validation and test); name a task with more by "
             f"`--models.probe_task`, or leave P(IK) out by `--p_ik null`"
         )
-    settings: dict[str, Any] = {
-        "model": key.model,
-        "task": task,
-        "layer": layer,
-        "stores": runs / "stores",
-        "dtype": key.dtype,
-        "revision": key.model_revision if model.origin else None,
-        "quantization": key.quantization,
-        "split_seed": seed,
-        **model.prompts.settings,
-    }
-    data = ScoredTaskDataModule(**settings)
+    flags = model.settings.flags()
+    data = ScoredTaskDataModule(task=task, layer=layer, stores=runs / "stores", split_seed=seed, **flags)
     return fit(data, ProbeModule(), out=out, seed=seed).probe
 
 
@@ -142,12 +131,17 @@ def with_p_ik(
     return pa.table({field.name: columns[field.name] for field in SCHEMA if field.name in columns})
 
 
-def own_models(names: Sequence[str], settings: ChainModels = DEFAULT) -> list[HuggingFaceModel]:
-    """The models of a chain, none of them loaded yet."""
-    loaded = (settings.dtype, settings.device_map, settings.quantization, settings.prompt_style, settings.letters)
-    if unknown := sorted(set(settings.revisions) - set(names)):
+def own_models(chain: Sequence[str | EngineConfig], settings: ChainModels = DEFAULT) -> list[StatesEngine]:
+    """The models of a chain, none of them loaded yet.
+
+    Args:
+        chain: Engines' settings, or names of decoders that ``settings`` are about.
+        settings: How the named ones are loaded, and the layer that all but the last have to have.
+    """
+    if unknown := sorted(set(settings.revisions) - set(chain)):
         raise CascadeError(f"Expected `revisions` of models in the chain, but got {', '.join(unknown)}")
-    models = [HuggingFaceModel(name, settings.revisions.get(name), *loaded) for name in names]
+    configs = [settings.decoder(one) if isinstance(one, str) else one for one in chain]
+    models = [showing_states(config.build()) for config in configs]
     if settings.layer is not None:
         for model in models[:-1]:
             model.layers([settings.layer])
@@ -155,7 +149,7 @@ def own_models(names: Sequence[str], settings: ChainModels = DEFAULT) -> list[Hu
 
 
 def own_scores(
-    names: Sequence[str],
+    chain: Sequence[str | EngineConfig],
     task: str,
     runs: Path,
     depth: float | None = None,
@@ -165,23 +159,23 @@ def own_scores(
     """Scores of models we run ourselves, with the P(IK) of their probes, all but the last model's.
 
     Args:
-        names: A chain, smallest first.
+        chain: Engines' settings, or names of decoders, smallest first.
         task: Task to answer.
         runs: Folder of stores and probe runs.
         depth: How far up each model its probe reads, in (0, 1]; by default as ``settings`` say.
-        settings: How the models are loaded, and what their probes are trained on.
+        settings: How the named models are loaded, and what the probes are trained on.
         probes: Whether there is P(IK) at all; without it nothing is trained.
     """
     probed = (settings.probe_task or PROBED_ON.get(task, task)) if probes else task
     # What is unknown is refused before anything is run.
     tasks = {name: load_task(name) for name in dict.fromkeys([task, probed])}
-    models = own_models(names, settings)
+    models = own_models(chain, settings)
     tables = []
     for place, model in enumerate(models):
         scored = _scored(model, tasks[task], runs, settings.batch_size)
         probe = None
         if probes and place + 1 < len(models):
-            layer = settings.layer if depth is None else max(1, round(depth * model.depth))
+            layer = settings.layer if depth is None else max(1, round(depth * model.num_layers))
             own = scored if tasks[task] is tasks[probed] else _scored(model, tasks[probed], runs, settings.batch_size)
             probe = probe_for(model, probed, own, runs, layer)
         model.release()
@@ -191,7 +185,7 @@ def own_scores(
     return pa.concat_tables(tables, promote_options="default")  # columns that a model lacks are null
 
 
-def _scored(model: HuggingFaceModel, task: Task, runs: Path, batch_size: int) -> Scored:
+def _scored(model: StatesEngine, task: Task, runs: Path, batch_size: int) -> Scored:
     scored = score(model, task, runs / "stores", batch_size=batch_size)
     if scored.reused:
         print(f"Reusing {scored.store.rows:,} scored rows in {scored.store.folder}", file=sys.stderr)

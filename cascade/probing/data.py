@@ -4,19 +4,18 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
 
-from cascade.engines.huggingface import HuggingFaceModel
-from cascade.engines.prompts import LetterForm
-from cascade.engines.weights import Quantization
+from cascade.engines.base import EngineConfig
+from cascade.engines.settings import DecoderConfig, read_settings
+from cascade.engines.states import StatesEngine, showing_states
 from cascade.errors import CascadeError
 from cascade.probing.labels import read_label_file, read_labels
 from cascade.probing.runs import RUNS
 from cascade.scoring.scored import Scored, score, store_key
-from cascade.tasks.base import PromptStyle
 from cascade.tasks.load import load_task
 from probes import HiddenStateStore, ProbeConfig
 from probes.data import HiddenStateDataModule, LabelledStates
@@ -24,6 +23,7 @@ from probes.states import open_states
 
 OWN_LABEL = ProbeConfig.label
 BATCH_SIZE = 256
+DEFAULT_MODEL = "mini-llama-small"
 
 
 def default_layer(depth: int) -> int:
@@ -35,16 +35,12 @@ class ScoredTaskDataModule(HiddenStateDataModule):
     """A model's hidden states on a task, labelled by whether the model was right; scored first where missing.
 
     Args:
-        model: A miniature's name, a folder, or a Hub id.
+        model: A decoder: a miniature's name, a folder, or a Hub id.
         task: Name of the task, or a file of questions and answers.
         layer: The one layer to read (0 = embeddings); by default three quarters of the way up.
         layers: Instead of one layer a list of them, or ``all``: a head is trained on each.
         store: A finished store to read instead of the one under ``stores``.
         stores: Folder of stores.
-        dtype: float32, float16 or bfloat16.
-        revision: Branch, tag or commit on the Hub.
-        device_map: As in transformers, such as auto for a model that is larger than one GPU.
-        quantization: 4bit or 8bit: bitsandbytes packs the weights.
         labels: Parquet file with ``question_id`` and ``correct`` to learn from instead of the scored answers: those of
             another model, or of several samples a question, whose label is then the share of right ones.
         targets: What heads are trained towards: correct, the verdict, or p_right, the probability that the model gives
@@ -54,45 +50,62 @@ class ScoredTaskDataModule(HiddenStateDataModule):
         scoring_batch_size: Prompts in one forward pass while scoring.
         batch_size: Rows of a training batch.
         split_seed: Another seed is another split.
-        prompt_style: raw is the paper's text, chat gives it to the model's chat template (thinking off).
-        letters: auto, or bare to read option letters without a space before them.
+        engine: Instead of a decoder any engine, described as in a cascade's YAML.
+        decoder: Further settings of the decoder.
     """
 
     def __init__(
         self,
-        model: str = "mini-llama-small",
+        model: str = DEFAULT_MODEL,
         task: str = "mini-mmlu",
         layer: int | None = None,
         layers: Literal["all"] | list[int] | None = None,
         store: Path | None = None,
         stores: Path = RUNS / "stores",
-        dtype: str = "float32",
-        revision: str | None = None,
-        device_map: str | None = None,
-        quantization: Quantization | None = None,
         labels: Path | None = None,
         targets: Literal["correct", "p_right"] = "correct",
         memory: float | None = None,
         scoring_batch_size: int = 128,
         batch_size: int = BATCH_SIZE,
         split_seed: int = 0,
-        prompt_style: PromptStyle = "raw",
-        letters: LetterForm = "auto",
+        engine: dict[str, Any] | None = None,
+        **decoder: Any,
     ) -> None:
         super().__init__(batch_size, split_seed)
         self.save_hyperparameters(logger=False)  # what a run's config.yaml says
         self.task = load_task(task)
-        self.model = HuggingFaceModel(model, revision, dtype, device_map, quantization, prompt_style, letters)
+        # The rest of this signature is that of these settings.
+        self.settings: EngineConfig = DecoderConfig(model=model, batch_size=scoring_batch_size, price=None, **decoder)
+        if engine is not None:
+            given = [*(["model"] if model != DEFAULT_MODEL else []), *self.settings.changed("batch_size")]
+            if given:
+                raise CascadeError(
+                    f"Expected `engine` or settings of a decoder, but got both: {engine} and {', '.join(given)}"
+                )
+            self.settings = read_settings(engine, "`engine`")
+        self.hparams.update(self.settings.flags())
+        self.engine = self.settings.build()
         if layer is not None and layers is not None:
             raise CascadeError(f"Expected `layer` or `layers`, but got both: {layer} and {layers}")
-        one = default_layer(self.model.depth) if layer is None else layer
-        self.layers = self.model.layers([one] if layers is None else layers)
+        self.layers: tuple[int, ...] = ()
+        if self.settings.shows_states:
+            one = default_layer(self.model.num_layers) if layer is None else layer
+            self.layers = self.model.layers([one] if layers is None else layers)
         if memory is not None and not memory >= 0:
             raise CascadeError(f"Expected `memory` to be at least 0 GiB, but got {memory}")
         self.memory = None if memory is None else int(memory * 2**30)
         self.stores, self.store, self.scoring_batch_size = stores, store, scoring_batch_size
         self.labels, self.targets = labels, targets
         self.scored: Scored | None = None
+
+    @property
+    def model(self) -> StatesEngine:
+        """The engine, as one whose states are read.
+
+        Raises:
+            CascadeError: If it shows none.
+        """
+        return showing_states(self.engine)
 
     def prepare_data(self) -> None:
         """Scores the task unless that lies on disk."""
@@ -111,7 +124,7 @@ class ScoredTaskDataModule(HiddenStateDataModule):
             layer=0,
             base_model=store.key.model,
             base_revision=store.key.model_revision,
-            num_layers=self.model.depth,
+            num_layers=self.model.num_layers,
             template_hash=store.key.template_hash,
             task=store.key.task,
             task_revision=store.key.task_revision,

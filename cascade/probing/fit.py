@@ -27,7 +27,7 @@ from cascade.report.probe_plots import plot_layers
 from cascade.report.tracking import RUN_ID, finish_tracking, start_tracking
 from cascade.strict_json import strict_json
 from probes import Probe
-from probes.files import write_atomically
+from probes.files import locked, write_atomically
 from probes.layers import LayerRow, TrainedHead, best_head, layer_table
 from probes.training import ProbeModule
 
@@ -149,6 +149,20 @@ def _fit(
 ) -> Trained:
     run = ProbeRun.of(out, data.model.name, data.task.name, data.layers, data.model.prompts, data.labels, data.targets)
     run.folder.mkdir(parents=True, exist_ok=True)
+    with locked(run.folder):
+        return _fill(run, data, module, trainer, keep, logger, config)
+
+
+def _fill(
+    run: ProbeRun,
+    data: ScoredTaskDataModule,
+    module: ProbeModule,
+    trainer: Trainer,
+    keep: str,
+    logger: str,
+    config: str,
+) -> Trained:
+    """Trains into a run's folder, which is nobody else's meanwhile."""
     data.prepare_data()
     assert data.scored is not None
     if data.scored.reused:

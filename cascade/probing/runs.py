@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from cascade.engines.prompts import PromptForm
+from cascade.engines.states import Form
 from probes.files import file_name
 
 RUNS = Path("runs")
@@ -35,7 +35,7 @@ class ProbeRun:
         model: str,
         task: str,
         layer: int | Sequence[int],
-        prompts: PromptForm | None = None,
+        prompts: Form | None = None,
         labels: Path | None = None,
         targets: str = "correct",
     ) -> ProbeRun:

@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 
 from cascade.policies.ledgers import available_units
 from cascade.scores.arrays import ChainScores, model_scores
+from cascade.scores.columns import CONFIDENCES
 
 
 def print_logs(files: Sequence[Path], table: pa.Table, labelled: bool) -> None:
@@ -26,7 +27,7 @@ def print_logs(files: Sequence[Path], table: pa.Table, labelled: bool) -> None:
     for name in sorted(set(table["model"].to_pylist())):
         rows = table.filter(pc.equal(table["model"], name))
         model = model_scores(name, rows, labelled=labelled)
-        has = [column for column in ("p_t", "p_ik", "p_ik_reader") if getattr(model, column) is not None]
+        has = [column for column in CONFIDENCES if column in model.signals.known]
         one = ChainScores(tuple(rows["question_id"].to_pylist()), (model,), labelled=labelled)
         units = ", ".join(available_units(one))
         if units == "calls":

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import cast
 
 import pyarrow as pa
 
-from cascade.engines.base import Model, Reader
-from cascade.engines.local import LocalModel
+from cascade.engines.base import Engine, Reader
 from cascade.errors import CascadeError
+from cascade.policies.base import LivePolicy, Thresholds
 from cascade.policies.file import read_policy
 from cascade.policies.ledgers import Prices
-from cascade.policies.policy import LivePolicy, ThresholdPolicy, Thresholds
+from cascade.policies.thresholds import ThresholdPolicy
 from cascade.runtime.config import CascadeConfig, Member, ReaderSettings
 from cascade.runtime.engine import Cascade
 from cascade.scores.arrays import ChainScores, align, check_chain
@@ -71,7 +72,7 @@ def _policy(config: CascadeConfig, names: list[str], readers: dict[int, Reader])
     return ThresholdPolicy.whole(thresholds), bool(config.normalize)
 
 
-def _check_probes(policy: LivePolicy, models: list[Model], source: Path) -> None:
+def _check_probes(policy: LivePolicy, models: list[Engine], source: Path) -> None:
     """Refuses a policy that was chosen with P(IK) where nobody reads P(IK): without it, it decides otherwise.
 
     Thresholds in a configuration are every stage's, and pass over the models that have no probe.
@@ -84,36 +85,17 @@ def _check_probes(policy: LivePolicy, models: list[Model], source: Path) -> None
             )
 
 
-def build_model(member: Member, last: bool = False) -> Model:
+def build_model(member: Member, last: bool = False) -> Engine:
     """One model of a cascade; the last one has no probe but one that is named, and gives no confidence if it is remote.
 
     Raises:
         CascadeError, ProbeError: If the model or its probe is missing, or they do not fit.
     """
-    if member.endpoint is not None:
-        from cascade.engines.endpoint import Endpoint
-
-        return Endpoint(
-            name=member.endpoint,
-            base_url=member.base_url,
-            api_key_env=member.api_key_env,
-            kind=member.kind,
-            parameters=member.parameters,
-            price=None if member.price is None else (member.price.input, member.price.output),
-            cache=member.cache,
-            spending_cap=member.spending_cap,
-            concurrency=member.concurrency,
-            timeout=member.timeout,
-            attempts=member.attempts,
-            needs_confidence=not last,
-        )
-    decoder = member.decoder
-    assert decoder is not None  # `Member` has one or the other
-    return LocalModel(decoder, _probe(member, last), member.batch_size)
+    return cast(Engine, member.settings.build(_probe(member, last), needs_confidence=not last))
 
 
 def _probe(member: Member, last: bool) -> Probe | None:
-    if member.probe == "none":
+    if member.probe == "none" or not member.settings.shows_states:
         return None
     if member.probe is not None:
         return _named_probe(member.probe)
@@ -124,12 +106,9 @@ def _probe(member: Member, last: bool) -> Probe | None:
 
 
 def _reader(settings: ReaderSettings) -> Reader:
-    from cascade.engines.encoder import Encoder
     from cascade.engines.reader import ModelReader
 
-    if (settings.model is None) == (settings.encoder is None):
-        raise CascadeError("Expected a reader to have `model` or `encoder`, and not both")
-    return ModelReader(settings.decoder or Encoder(str(settings.encoder)), _named_probe(settings.probe))
+    return ModelReader(settings.settings.build(), _named_probe(settings.probe))
 
 
 def _named_probe(name: str) -> Probe:

@@ -6,140 +6,126 @@ thresholds for every stage, or whatever `cascade.simulate` chose, read from its 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Literal
+from typing import Any
 
 from jsonargparse import ArgumentParser
+from jsonargparse.typing import register_type
 
-from cascade.engines.base import Price
-from cascade.engines.huggingface import HuggingFaceModel
-from cascade.engines.prompts import LetterForm
-from cascade.engines.weights import Quantization
+from cascade.engines.base import EngineConfig, Price
+from cascade.engines.settings import read_settings, settings_of
 from cascade.errors import CascadeError
-from cascade.tasks.base import PromptStyle
 
-_OF_DECODERS = "probe dtype revision device_map quantization batch_size prompt_style letters".split()
-_OF_ENDPOINTS = "base_url api_key_env kind cache spending_cap concurrency timeout attempts parameters".split()
 _OF_THRESHOLDS = "p_t p_ik p_ik_reader".split()
 DEFAULT_CHAIN = "mini-llama-small,mini-llama-medium,mini-llama-large"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, init=False)
 class ReaderSettings:
     """Who reads the question for a model before that is run.
 
+    ``ReaderSettings(encoder=…, probe=…)``: as in YAML, what is not of the reader is of its engine.
+
     Attributes:
+        settings: Of the engine that reads: a decoder, an encoder, or another that shows hidden states.
         probe: Folder or Hub id of the probe that predicts the model.
-        model: A decoder, or
-        encoder: an encoder, by folder or Hub id.
-        dtype, device_map, quantization, prompt_style: Of a decoder: see `Member`.
     """
 
+    settings: EngineConfig
     probe: str
-    model: str | None = None
-    encoder: str | None = None
-    dtype: str = "float32"
-    device_map: str | None = None
-    quantization: Quantization | None = None
-    prompt_style: PromptStyle = "raw"
 
-    @property
-    def decoder(self) -> HuggingFaceModel | None:
-        """The decoder, not loaded yet, where it is one."""
-        if self.model is None:
-            return None
-        return HuggingFaceModel(self.model, None, self.dtype, self.device_map, self.quantization, self.prompt_style)
+    def __init__(self, settings: EngineConfig | None = None, *, probe: str, **engine: Any) -> None:
+        found = settings or settings_of(engine, "a reader", keys=("model", "encoder"))
+        if not found.shows_states:
+            raise CascadeError(
+                f"Expected a reader that shows hidden states, but got {found.called}, {found.name!r}, which shows none"
+            )
+        object.__setattr__(self, "settings", found)
+        object.__setattr__(self, "probe", probe)
+
+    @classmethod
+    def read(cls, values: Any) -> ReaderSettings:
+        """From an entry of YAML.
+
+        Raises:
+            CascadeError: If it is none of a reader.
+        """
+        if not isinstance(values, Mapping) or not isinstance(values.get("probe"), str):
+            raise CascadeError(f"Expected `reader` to have `model` or `encoder`, and a `probe`, but got {values!r}")
+        engine = {name: value for name, value in values.items() if name != "probe"}
+        return cls(read_settings(engine, "a reader", keys=("model", "encoder")), probe=values["probe"])
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, init=False)
 class Member:
     """One model of a cascade: ``model`` for a decoder on this machine, ``endpoint`` for one behind an API.
 
+    ``Member(model=…, dtype=…, probe=…)``, ``Member(endpoint=…, base_url=…)``, ``Member(engine=NAME, …)``: as in YAML,
+    what is not of the member is of its engine, whose settings say what there is.
+
     Attributes:
-        model: A miniature's name, a folder or a Hub id.
-        endpoint: The provider's name of a model.
-        probe: Of a decoder: folder or Hub id of its P(IK) probe, or ``none``. By default a miniature has the one that
-            is shipped with it, and any other model none.
+        settings: Of its engine.
+        probe: Folder or Hub id of its P(IK) probe, or ``none``. By default a miniature has the one that is shipped
+            with it, and any other model none.
         reader: Who says P(IK) of this model before it is run.
-        dtype: Of a decoder: float32, float16 or bfloat16.
-        revision: Of a decoder: branch, tag or commit on the Hub.
-        device_map: Of a decoder: as in transformers, such as auto for one that is larger than a GPU.
-        quantization: Of a decoder: 4bit or 8bit; bitsandbytes packs the weights.
-        batch_size: Of a decoder: prompts in one forward pass.
-        prompt_style: Of a decoder: raw (the paper's text) or chat (through its chat template, thinking off), as the
-            probe was trained.
-        letters: Of a decoder: auto, or bare to read option letters without a space before them.
-        base_url: Of an endpoint: where it is; by default OpenAI's own.
-        api_key_env: Of an endpoint: environment variable that holds the key.
-        kind: Of an endpoint: chat (/v1/chat/completions) or completions (/v1/completions).
-        cache: Of an endpoint: SQLite file of the replies and of what was spent.
-        spending_cap: Of an endpoint: US dollars that may ever be spent through that file.
-        concurrency: Of an endpoint: requests at once.
-        timeout: Of an endpoint: seconds for one request.
-        attempts: Of an endpoint: how often one request is tried.
-        parameters: Of an endpoint: how many, where that is known, for costs in FLOPs.
-        price: What a provider charges.
     """
 
-    model: str | None = None
-    endpoint: str | None = None
+    settings: EngineConfig
     probe: str | None = None
     reader: ReaderSettings | None = None
-    dtype: str = "float32"
-    revision: str | None = None
-    device_map: str | None = None
-    quantization: Quantization | None = None
-    batch_size: int = 32
-    prompt_style: PromptStyle = "raw"
-    letters: LetterForm = "auto"
-    base_url: str | None = None
-    api_key_env: str = "OPENAI_API_KEY"
-    kind: Literal["chat", "completions"] = "chat"
-    cache: Path = Path("runs/requests.sqlite")
-    spending_cap: float | None = None
-    concurrency: int = 8
-    timeout: float = 60.0
-    attempts: int = 6
-    parameters: int | None = None
-    price: Price | None = None
 
-    def __post_init__(self) -> None:
-        if (self.model is None) == (self.endpoint is None):
-            raise CascadeError(
-                f"Expected each of `models` to have `model` or `endpoint`, and not both, but got model={self.model!r}, "
-                f"endpoint={self.endpoint!r}"
-            )
-        this, other, foreign = "a decoder", "an endpoint", _OF_ENDPOINTS
-        if self.endpoint is not None:
-            this, other, foreign = other, this, [n for n in _OF_DECODERS if (n, self.probe) != ("probe", "none")]
-        if given := _given(self, foreign):
-            raise CascadeError(
-                f"Expected settings of {this} for {self.name!r}, but got {', '.join(f'`{name}`' for name in given)}, "
-                f"of {other}"
-            )
+    def __init__(
+        self,
+        settings: EngineConfig | None = None,
+        *,
+        probe: str | None = None,
+        reader: ReaderSettings | None = None,
+        **engine: Any,
+    ) -> None:
+        own = () if probe in (None, "none") else ("probe",)
+        found = settings or settings_of(engine, own=own)
+        if not found.answers:
+            raise CascadeError(f"Expected models that answer, but got {found.called}, {found.name!r}, which only reads")
+        for name, value in (("settings", found), ("probe", probe), ("reader", reader)):
+            object.__setattr__(self, name, value)
+
+    @classmethod
+    def read(cls, values: Any) -> Member:
+        """From an entry of YAML.
+
+        Raises:
+            CascadeError: If it is none of a model.
+        """
+        if not isinstance(values, Mapping):
+            raise CascadeError(f"Expected each of `models` to have `model` or `endpoint`, but got {values!r}")
+        engine = {name: value for name, value in values.items() if name not in ("probe", "reader")}
+        probe, reader = values.get("probe"), values.get("reader")
+        if probe is not None and not isinstance(probe, str):
+            raise CascadeError(f"Expected `probe` to be a folder, a Hub id or none, but got {probe!r}")
+        settings = read_settings(engine, own=() if probe in (None, "none") else ("probe",))
+        return cls(settings, probe=probe, reader=None if reader is None else ReaderSettings.read(reader))
+
+    def to_yaml(self) -> dict[str, Any]:
+        """As `read` takes it back."""
+        values = self.settings.entry() | ({} if self.probe is None else {"probe": self.probe})
+        if self.reader is not None:
+            values["reader"] = self.reader.settings.entry() | {"probe": self.reader.probe}
+        return values
 
     @property
     def name(self) -> str:
         """As score tables call it."""
-        name = self.model or self.endpoint
-        assert name is not None
-        return name
+        return self.settings.name
 
     @property
-    def decoder(self) -> HuggingFaceModel | None:
-        """The decoder, not loaded yet, where it is one."""
-        if self.model is None:
-            return None
-        return HuggingFaceModel(
-            self.model,
-            self.revision,
-            self.dtype,
-            self.device_map,
-            self.quantization,
-            self.prompt_style,
-            self.letters,
-        )
+    def price(self) -> Price | None:
+        """What a provider charges."""
+        return self.settings.price
+
+
+register_type(Member, serializer=Member.to_yaml, deserializer=Member.read)
 
 
 @dataclass(frozen=True)
@@ -198,7 +184,8 @@ class CascadeConfig:
         try:
             values = parser.instantiate(parser.parse_path(path))
         except Exception as error:
-            raise CascadeError(f"Expected {path} to be a cascade's configuration, but {error}") from error
+            reason = " ".join(str(error).split())
+            raise CascadeError(f"Expected {path} to be a cascade's configuration, but {reason}") from error
         return cls(**values.as_dict()) if not isinstance(values, cls) else values
 
     @property
@@ -210,6 +197,6 @@ class CascadeConfig:
         return tuple(Member(model=name.strip()) for name in names if name.strip())
 
 
-def _given(settings: Member | CascadeConfig, names: list[str]) -> list[str]:
+def _given(settings: CascadeConfig, names: list[str]) -> list[str]:
     """Those settings that are not as they are by default."""
     return [f.name for f in fields(settings) if f.name in names and getattr(settings, f.name) != f.default]

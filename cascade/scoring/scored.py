@@ -11,7 +11,6 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 
 import pyarrow as pa
@@ -20,13 +19,15 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from cascade.engines.huggingface import HuggingFaceModel, PromptOutput
-from cascade.engines.local import FirstToken
+from cascade.engines.base import Prompt, Reply
+from cascade.engines.settings import DecoderConfig
+from cascade.engines.states import POSITION, StatesEngine
 from cascade.errors import CascadeError
 from cascade.progress import progress
 from cascade.scores.schema import SCHEMA, parquet_bytes, validate_scores
 from cascade.tasks.base import Question, Task, is_attempt, parse_open_ended
 from cascade.tasks.load import load_task
+from probes.errors import ProbeError
 from probes.files import write_atomically
 from probes.store import MANIFEST, HiddenStateStore, StoreKey, StoreLayout, StoreWriter
 
@@ -54,7 +55,7 @@ class Scored:
         try:
             tables = []
             for shard in range(self.store.num_shards):
-                scores, seconds = (_read(path) for path in score_paths(self.store.folder, shard))
+                scores, seconds = (_read(self.store, path) for path in score_paths(self.store.folder, shard))
                 tables.append(scores.append_column("seconds", seconds["seconds"]))
             # Shards written before a column was added lack it.
             whole = pa.concat_tables(tables, promote_options="default")
@@ -74,14 +75,16 @@ def score_paths(folder: Path, shard: int) -> tuple[Path, Path]:
     return folder / f"scores-{shard:05d}.parquet", folder / f"seconds-{shard:05d}.parquet"
 
 
-def _read(path: Path) -> pa.Table:
+def _read(store: HiddenStateStore, path: Path) -> pa.Table:
     try:
-        return pq.read_table(path, page_checksum_verification=True)
-    except (OSError, pa.ArrowException) as error:
+        return pq.read_table(pa.BufferReader(store.read_beside(path.name)), page_checksum_verification=True)
+    except ProbeError as error:
+        raise CascadeError(str(error)) from error
+    except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
         raise CascadeError(f"Score rows {path} are corrupt or gone; delete them and score again: {error}") from error
 
 
-def store_key(model: HuggingFaceModel, task: Task, layers: Sequence[int] | str = "all") -> StoreKey:
+def store_key(model: StatesEngine, task: Task, layers: Sequence[int] | str = "all") -> StoreKey:
     """What the hidden states of ``model`` on ``task`` depend on."""
     return StoreKey(
         model=model.name,
@@ -92,14 +95,15 @@ def store_key(model: HuggingFaceModel, task: Task, layers: Sequence[int] | str =
         task_revision=task.revision,
         dtype=model.dtype,
         quantization=model.quantization,
+        trust_remote_code=model.trust_remote_code,
         layers=model.layers(layers),
-        position="last_prompt_token",
-        versions={name: ".".join(version(name).split(".")[:2]) for name in ("torch", "transformers")},
+        position=POSITION,
+        versions=model.versions,
     )
 
 
 def score(
-    model: HuggingFaceModel | str,
+    model: StatesEngine | str,
     task: Task | str,
     root: str | Path = "runs/stores",
     layers: Sequence[int] | str = "all",
@@ -109,7 +113,7 @@ def score(
     """Asks ``model`` every question of ``task``, once.
 
     Args:
-        model: A model, or a name to load one by.
+        model: An engine that shows hidden states, or the name of a decoder.
         task: A task, or its name.
         root: Folder of stores; this one's folder in it is named by its key.
         layers: Layers to keep, or ``"all"``.
@@ -126,7 +130,7 @@ def score(
 
 
 def score_share(
-    model: HuggingFaceModel | str,
+    model: StatesEngine | str,
     task: Task | str,
     root: str | Path = "runs/stores",
     layers: Sequence[int] | str = "all",
@@ -156,7 +160,7 @@ def score_share(
     Raises:
         CascadeError, ProbeError: As `score`.
     """
-    model = HuggingFaceModel(model) if isinstance(model, str) else model
+    model = DecoderConfig(model).build() if isinstance(model, str) else model
     task = load_task(task) if isinstance(task, str) else task
     if batch_size < 1 or shard_rows < 1:
         raise CascadeError(f"Expected `batch_size` and `shard_rows` of at least 1, but got {batch_size}, {shard_rows}")
@@ -188,9 +192,11 @@ def score_share(
     )
     if asker is not None:
         label = f"{model.name} · {task.name}" + (f" · rank {rank}" if ranks > 1 else "")
-        model.model  # noqa: B018 - loads the weights, which must not count as time of the first question
         with progress(total, label, initial=done, position=rank) as bar:
             for number in pending:
+                if _is_whole(layout, number):  # another run at the same store was quicker
+                    bar.update(len(writer.shards[number]))
+                    continue
                 states, table = asker.ask(writer.shards[number], batch_size, bar)
                 scores_path, seconds_path = score_paths(writer.folder, number)
                 write_atomically(seconds_path, parquet_bytes(table.select(["question_id", "seconds"])))
@@ -199,16 +205,19 @@ def score_share(
     if rank != 0:
         return None
     _wait_for_others(writer)
-    return Scored(writer.finish(), False, model.prompts.template_hashes)
+    # Measured seconds are other ones in every run: their checksums would make manifests differ.
+    scores = [score_paths(writer.folder, shard)[0].name for shard in range(len(writer.shards))]
+    return Scored(writer.finish(scores), False, model.prompts.template_hashes)
 
 
 def missing_shards(layout: StoreLayout) -> list[int]:
     """Numbers of the shards of which states, scores or seconds are not there."""
-    incomplete = set(layout.missing())
-    for number in range(len(layout.shards)):
-        if not all(path.exists() for path in score_paths(layout.folder, number)):
-            incomplete.add(number)
-    return sorted(incomplete)
+    layout.missing()  # refuses what is corrupt
+    return [number for number in range(len(layout.shards)) if not _is_whole(layout, number)]
+
+
+def _is_whole(layout: StoreLayout, number: int) -> bool:
+    return all(path.exists() for path in (layout.path(number), *score_paths(layout.folder, number)))
 
 
 def _wait_for_others(writer: StoreWriter) -> None:
@@ -229,49 +238,37 @@ class _Asker:
         CascadeError: If a prompt is longer than the context, or the option letters cannot be told apart.
     """
 
-    def __init__(self, model: HuggingFaceModel, task: Task, layers: tuple[int, ...]) -> None:
+    def __init__(self, model: StatesEngine, task: Task, layers: tuple[int, ...]) -> None:
         self.model, self.task, self.layers = model, task, layers
-        self.prompts = prompts = [task.prompt(question) for question in task.questions]
-        room = 0 if task.kind == "multiple_choice" else MAX_NEW_TOKENS
-        self.lengths = model.lengths(prompts, room, [question.id for question in task.questions])
-        self.parameters = model.parameters
         self.multiple_choice = task.kind == "multiple_choice"
-        if self.multiple_choice:
-            widest = max(range(len(prompts)), key=lambda row: len(task.questions[row].choices))
-            self.tokens = model.option_tokens(prompts[widest], task.questions[widest].letters)
-        else:
-            self.tokens = model.answer_prefix_tokens()
+        self.prompts = [
+            Prompt(question.id, task.prompt(question), question.letters, max_new_tokens=MAX_NEW_TOKENS)
+            for question in task.questions
+        ]
+        self.lengths = model.lengths(self.prompts)
+        self.parameters = model.parameters
+        self.tokens = model.p_t_tokens(self.prompts)
 
     def ask(self, rows: range, batch_size: int, bar: tqdm) -> tuple[dict[int, Tensor], pa.Table]:
         """States (rows in order, for each layer) and score rows of one shard."""
         states = {layer: torch.empty(0) for layer in self.layers}
         records: dict[int, dict[str, object]] = {}
         for batch in _batches(rows, self.lengths, batch_size):
-            start = time.perf_counter()
-            output = self.model.run(
-                [self.prompts[row] for row in batch],
-                self.layers,
-                max_new_tokens=0 if self.multiple_choice else MAX_NEW_TOKENS,
-            )
-            seconds = (time.perf_counter() - start) / len(batch)
+            replies, shown = self.model.read([self.prompts[row] for row in batch], self.layers)
             places = torch.tensor(batch) - rows.start
-            for layer, state in output.states.items():
+            for layer, state in shown.items():
                 if not states[layer].numel():
                     states[layer] = torch.empty(len(rows), state.shape[1], dtype=state.dtype)
                 states[layer][places] = state
-            for i, row in enumerate(batch):
-                records[row] = self._record(self.task.questions[row], output, i) | {"seconds": seconds}
+            for row, reply in zip(batch, replies, strict=True):
+                records[row] = self._record(self.task.questions[row], reply)
             bar.update(len(batch))
         ordered = [records[row] for row in rows]
         fields = [field for field in SCHEMA if field.name in ordered[0]]
-        tokens = self.model.tokenizer.convert_ids_to_tokens(list(self.tokens))
-        metadata = {"p_t_tokens": json.dumps(dict(zip(map(str, self.tokens), tokens, strict=True)))}
-        metadata |= self.model.prompts.settings
+        metadata = {"p_t_tokens": json.dumps(self.tokens)} | self.model.prompts.settings
         return states, pa.Table.from_pylist(ordered, schema=pa.schema(fields, metadata=metadata))
 
-    def _record(self, question: Question, output: PromptOutput, i: int) -> dict[str, object]:
-        tokens = self.tokens[: len(question.choices)] if self.multiple_choice else self.tokens
-        first = FirstToken.of(output.first_token[i], tokens, self.multiple_choice)
+    def _record(self, question: Question, reply: Reply) -> dict[str, object]:
         record: dict[str, object] = {
             "question_id": question.id,
             "model": self.model.name,
@@ -279,21 +276,19 @@ class _Asker:
             "subject": question.subject,
             "answer": question.answers[0],
             "popularity": question.popularity,
-            "prompt_tokens": int(output.prompt_tokens[i]),
+            "prompt_tokens": reply.prompt_tokens,
+            "completion_tokens": reply.completion_tokens,
             "parameters": self.parameters,
-            "num_layers": self.model.depth,
+            "num_layers": self.model.num_layers,
+            "seconds": reply.seconds,
+            "p_t": reply.p_t,
         }
-        record["p_t"] = first.p_t
-        if first.place is not None:
-            prediction = question.letters[first.place]
-            p_right = first.options[question.letters.index(question.answers[0])] / sum(first.options)
-            record |= {"p_t_normalized": first.p_t_normalized, "option_mass": first.option_mass, "p_right": p_right}
-            record["completion_tokens"] = 1
+        if self.multiple_choice:
+            prediction = reply.text
+            p_right = reply.options[question.letters.index(question.answers[0])] / sum(reply.options)
+            record |= {"p_t_normalized": reply.p_t_normalized, "option_mass": reply.option_mass, "p_right": p_right}
         else:
-            assert output.completion_tokens is not None  # a generating pass
-            prediction = parse_open_ended(output.texts[i])
-            record["completion_tokens"] = int(output.completion_tokens[i])
-        if not self.multiple_choice:
+            prediction = parse_open_ended(reply.text)
             record["attempted"] = is_attempt(question, prediction)
         return record | {"prediction": prediction, "correct": self.task.judge(question, prediction)}
 

@@ -27,15 +27,16 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+from cascade.engines.attempts import retry_after
+from cascade.engines.base import Failure, Price, Prompt, Reply
+from cascade.engines.endpoint import Endpoint, SpendingCapError
+from cascade.engines.request_cache import RequestCache
+from cascade.engines.settings import EndpointConfig
 from cascade.errors import CascadeError
-from cascade.models.attempts import retry_after
-from cascade.models.base import Failure, Prompt, Reply
-from cascade.models.endpoint import Endpoint, SpendingCapError
-from cascade.models.request_cache import RequestCache
 
 KEY = "sk-hostile-0123456789-abcdef"
 KEY_VARIABLE = "CASCADE_ATTACK_KEY"
-PRICE = (2.0, 8.0)
+PRICE = Price(2.0, 8.0)
 MOST_SECONDS, MOST_BYTES = 20.0, 2**27
 
 
@@ -90,7 +91,7 @@ class Hostile:
 
     def dollars(self, usage: tuple[int, int] = (10, 1)) -> float:
         """What a server that says less would really bill."""
-        return len(self.bodies) * (usage[0] * PRICE[0] + usage[1] * PRICE[1]) / 1e6
+        return len(self.bodies) * (usage[0] * PRICE.input + usage[1] * PRICE.output) / 1e6
 
 
 def reply(handler: BaseHTTPRequestHandler, status: int, body: bytes, headers: Sequence[tuple[str, str]] = ()) -> None:
@@ -169,10 +170,10 @@ def ask(server: Hostile, folder: Path, count: int = 1, **more: Any) -> Outcome:
     """Asks questions, and keeps everything that is left of that."""
     os.environ[KEY_VARIABLE] = KEY
     settings: dict[str, Any] = {
-        "name": "m", "base_url": server.url, "api_key_env": KEY_VARIABLE, "cache": folder / "cache.sqlite",
+        "endpoint": "m", "base_url": server.url, "api_key_env": KEY_VARIABLE, "cache": folder / "cache.sqlite",
         "timeout": 0.4, "backoff": 0.01, "attempts": 2, "price": PRICE,
     }  # fmt: skip
-    model = Endpoint(**settings | more)
+    model = Endpoint(EndpointConfig(**settings | more))
     log = logging.StreamHandler(io.StringIO())
     root = logging.getLogger()
     level = root.level
@@ -362,9 +363,16 @@ ATTACKS = (
 
 
 def _ask_until_the_cap(url: str, cache: str) -> None:
-    model = Endpoint(
-        name="m", base_url=url, api_key_env=KEY_VARIABLE, cache=cache, price=PRICE, spending_cap=0.01, backoff=0.01
+    settings = EndpointConfig(
+        endpoint="m",
+        base_url=url,
+        api_key_env=KEY_VARIABLE,
+        cache=Path(cache),
+        price=PRICE,
+        spending_cap=0.01,
+        backoff=0.01,
     )
+    model = Endpoint(settings)
     own = [Prompt(f"q{i}", f"Question {i} of {os.getpid()} Answer:", tuple("ABCD")) for i in range(500)]
     try:
         model.answer(own)

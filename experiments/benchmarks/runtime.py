@@ -22,8 +22,10 @@ from jsonargparse import ArgumentParser
 from cascade.engines.base import OPEN, Failure, Gate, Prompt, Reply, keep_all
 from cascade.engines.huggingface import HuggingFaceModel
 from cascade.engines.local import LocalModel
+from cascade.engines.settings import DecoderConfig
 from cascade.miniature.families import ASSETS
-from cascade.policies.policy import ThresholdPolicy, Thresholds
+from cascade.policies.base import Thresholds
+from cascade.policies.thresholds import ThresholdPolicy
 from cascade.runtime.costs import answer_costs, last_model_alone
 from cascade.runtime.engine import Cascade
 from experiments.benchmarks.side_by_side import alternate, report
@@ -41,21 +43,21 @@ class WholePasses(LocalModel):
         return super().answer(prompts, Gate(None if gate.p_ik is None else keep_all), on_token)
 
 
-def random_llama(folder: Path, layers: int, hidden: int, seed: int) -> HuggingFaceModel:
+def random_llama(folder: Path, layers: int, hidden: int, seed: int, batch: int) -> HuggingFaceModel:
     """A Llama of random weights with the miniature's tokenizer, saved and loaded like any other."""
     from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
     from transformers.utils import logging
 
     logging.disable_progress_bar()
     torch.manual_seed(seed)
-    tokenizer = AutoTokenizer.from_pretrained(ASSETS / "mini-llama-small")
+    tokenizer = AutoTokenizer.from_pretrained(ASSETS / "mini-llama-small", trust_remote_code=False)
     shape = {"hidden_size": hidden, "intermediate_size": 3 * hidden, "num_hidden_layers": layers}
     config = LlamaConfig(
         vocab_size=len(tokenizer), num_attention_heads=hidden // 64, max_position_embeddings=512, **shape
     )
     LlamaForCausalLM(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    return HuggingFaceModel(str(folder))
+    return HuggingFaceModel(DecoderConfig(str(folder), batch_size=batch))
 
 
 def random_probe(model: HuggingFaceModel, layer: int) -> Probe:
@@ -83,11 +85,11 @@ def chosen_thresholds(small: LocalModel, prompts: Sequence[Prompt], low_p_ik: fl
 
 def measure(values: Any, folder: Path) -> dict[str, Any]:
     """Medians of the three ways, and what the ledgers say of the same decisions."""
-    decoder = random_llama(folder / "small", values.layers, values.hidden, 0)
-    big = random_llama(folder / "large", values.layers, 2 * values.hidden, 1)
+    decoder = random_llama(folder / "small", values.layers, values.hidden, 0, values.batch)
+    big = random_llama(folder / "large", values.layers, 2 * values.hidden, 1, values.batch)
     probe = random_probe(decoder, values.layers // 2)
-    small, whole = (kind(decoder, probe, values.batch) for kind in (LocalModel, WholePasses))
-    large = LocalModel(big, batch_size=values.batch)
+    small, whole = (kind(decoder, probe) for kind in (LocalModel, WholePasses))
+    large = LocalModel(big)
     prompts = random_prompts(decoder, values.questions, values.words)
     policy = ThresholdPolicy.whole([chosen_thresholds(small, prompts, values.low_p_ik, values.low_p_t)])
     with_exit, without_exit = Cascade([small, large], policy), Cascade([whole, large], policy)

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from jsonargparse import ArgumentParser
 
-from cascade.engines.huggingface import HuggingFaceModel
+from cascade.engines.settings import DecoderConfig
 from cascade.errors import one_line_errors
 from cascade.miniature.families import ASSETS, MODEL_NAMES, size_of
 from cascade.scoring.scored import score
@@ -49,13 +49,13 @@ class Measured:
 
 def measure(name: str, runs: Path) -> Measured:
     """Scores one model on the three benchmarks and trains a probe on every layer."""
-    model = HuggingFaceModel(name)
+    model = DecoderConfig(name).build()
     tables = {task: score(model, task, runs / "stores").table() for task in ("mini-mmlu", "mini-gpqa", "mini-popqa")}
     mmlu, popqa = tables["mini-mmlu"], tables["mini-popqa"]
     test = list(stratified_split(mmlu["question_id"].to_pylist(), mmlu["subject"].to_pylist()).test)
     correct, p_t = mmlu["correct"].to_numpy()[test], mmlu["p_t"].to_numpy()[test]
     layers = []
-    for layer in range(model.depth + 1):
+    for layer in range(model.num_layers + 1):
         flags = [f"--data.model={name}", f"--data.layer={layer}", f"--data.stores={runs / 'stores'}"]
         trained = train([*flags, f"--out={runs / 'probes'}", "--logger=none"])
         layers.append(trained.metrics["after"]["auroc"])

@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 from jsonargparse import ArgumentParser
 from tqdm import tqdm
 
-from cascade.engines.huggingface import HuggingFaceModel
+from cascade.engines.settings import DecoderConfig
 from cascade.errors import one_line_errors
 from cascade.miniature.families import ASSETS, MODEL_NAMES
 from cascade.miniature.shipped import PROBE, PROBED, TASK, VALIDATION
@@ -36,7 +36,7 @@ def ship(name: str, runs: Path, out: Path = ASSETS) -> pa.Table:
     Returns:
         The validation rows that were written.
     """
-    model = HuggingFaceModel(name)
+    model = DecoderConfig(name).build()
     scored = score(model, TASK, runs / "stores")
     probe = probe_for(model, TASK, scored, runs) if name in PROBED else None
     if probe is not None:

@@ -18,11 +18,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cascade.engines.base import Failure, Price, Reply, prompt_of
-from cascade.engines.huggingface import HuggingFaceModel
-from cascade.engines.local import LocalModel
+from cascade.engines.settings import DecoderConfig
 from cascade.errors import CascadeError
 from cascade.planning.costs import Plan, plan_cascade
-from cascade.runtime.build import build_model
 from cascade.runtime.config import CascadeConfig, Member
 from cascade.scores.schema import SCHEMA, validate_scores, write_scores
 from cascade.tasks.base import Question
@@ -48,7 +46,7 @@ class Provider:
     @property
     def member(self) -> Member:
         """The endpoint with its price."""
-        return replace(self.scale.api, price=self.price)
+        return Member(replace(self.scale.api, price=self.price))
 
     def replies(self, task: str) -> Path:
         """The score table of its replies to a task."""
@@ -83,9 +81,10 @@ def _told(api: Provider, task: str, questions: Sequence[Question]) -> pa.Table:
     asked, folder = load_task(task), api.replies(task).parent
     folder.mkdir(parents=True, exist_ok=True)
     with served(api.scale.served, folder) as url:
-        member = replace(api.member, base_url=url or api.scale.api.base_url, cache=folder / "requests.sqlite")
+        where, cache = url or api.scale.api.base_url, folder / "requests.sqlite"
+        settings = replace(api.scale.api, price=api.price, base_url=where, cache=cache)
         # Nobody is asked after it, so that a provider's P(T) is for nothing.
-        endpoint = build_model(member, last=api.scale.served is None)
+        endpoint = settings.build(needs_confidence=api.scale.served is not None)
         try:
             replies = endpoint.answer([prompt_of(question) for question in questions])
         finally:
@@ -94,7 +93,7 @@ def _told(api: Provider, task: str, questions: Sequence[Question]) -> pa.Table:
     for question, reply in zip(questions, replies, strict=True):
         if isinstance(reply, Failure):
             if not reply.refusal:
-                raise CascadeError(f"{member.name} has no answer to {question.id!r}: {reply.reason}")
+                raise CascadeError(f"{settings.name} has no answer to {question.id!r}: {reply.reason}")
             reply = Reply("", 0, 0, 0.0)  # what it cost is not known
         records.append(
             {
@@ -111,7 +110,7 @@ def _told(api: Provider, task: str, questions: Sequence[Question]) -> pa.Table:
             | {name: getattr(reply, name) for name in ("p_t", "prompt_tokens", "completion_tokens", "seconds")}
         )
     fields = [field for field in SCHEMA if field.name in records[0]]
-    return validate_scores(pa.Table.from_pylist(records, schema=pa.schema(fields)), f"the replies of {member.name}")
+    return validate_scores(pa.Table.from_pylist(records, schema=pa.schema(fields)), f"the replies of {settings.name}")
 
 
 def _missing(questions: Sequence[Question], known: pa.Table | None) -> list[Question]:
@@ -126,10 +125,10 @@ def api_plan(api: Provider, task: str, wanted: Sequence[Question]) -> Plan | Non
     return plan_cascade(CascadeConfig(models=[api.member]), missing, task, api.out / "api" / "none.jsonl")
 
 
-def local_agreement(table: pa.Table, decoder: HuggingFaceModel, task: str) -> tuple[int, float]:
+def local_agreement(table: pa.Table, decoder: DecoderConfig, task: str) -> tuple[int, float]:
     """How many of the API's answers are those of the same model asked here, and the largest difference of P(T)."""
     rows = {row["question_id"]: row for row in table.to_pylist()}
-    model = LocalModel(decoder)
+    model = decoder.build()
     asked = [question for question in load_task(task).questions if question.id in rows]
     pairs = [
         (rows[question.id], reply)

@@ -11,10 +11,10 @@ from typing import Any, Protocol, TypeVar
 from jsonargparse import ArgumentParser
 
 from cascade.commands import PLAN_HELP
+from cascade.engines.settings import EndpointConfig
 from cascade.errors import CascadeError, one_line_errors
 from cascade.planning.costs import plan_chain
 from cascade.planning.table import print_plan
-from cascade.runtime.config import Member
 from cascade.strict_json import strict_json
 from experiments.paper.api import api_plan
 from experiments.paper.comparison import Comparison
@@ -159,7 +159,7 @@ def lab_of(values: Any) -> Lab:
     return Lab(scale, values.runs, out, values.limit, judge=values.judge)
 
 
-def read_endpoint(path: Path) -> Member:
+def read_endpoint(path: Path) -> EndpointConfig:
     """An endpoint as YAML.
 
     Raises:
@@ -168,13 +168,13 @@ def read_endpoint(path: Path) -> Member:
     if not path.is_file():
         raise CascadeError(f"Expected an endpoint's settings at {path}, but there is no such file")
     parser = ArgumentParser(exit_on_error=False)
-    parser.add_class_arguments(Member)
+    parser.add_class_arguments(EndpointConfig)
     try:
-        member = Member(**parser.instantiate(parser.parse_path(path)).as_dict())
+        settings = EndpointConfig(**parser.instantiate(parser.parse_path(path)).as_dict())
     except Exception as error:
         raise CascadeError(f"Expected {path} to be an endpoint's settings, but {error}") from error
-    if member.endpoint is None or member.price is None:
+    if settings.price is None:
         raise CascadeError(
             f"Expected {path} to have `endpoint` and `price`, as tables count dollars, but one is missing"
         )
-    return member
+    return settings

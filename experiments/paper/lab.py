@@ -17,8 +17,9 @@ import pyarrow.compute as pc
 from cascade.engines.base import Price
 from cascade.judge import judge_table
 from cascade.judging.base import Judge
+from cascade.policies.base import Thresholds
 from cascade.policies.ledgers import Prices, pass_costs, read_prices
-from cascade.policies.policy import ThresholdPolicy, Thresholds
+from cascade.policies.thresholds import ThresholdPolicy
 from cascade.probing.chain import probe_for, with_p_ik
 from cascade.scores.arrays import ChainScores, align, sub_chains
 from cascade.scoring.scored import Scored, score
@@ -61,7 +62,7 @@ class Lab:
         """A model's answers and hidden states, from disk or made."""
         if (model, task) not in self._scored:
             load_task(task)  # an unknown one is refused before weights are looked for
-            decoder = self.scale.decoder(model, task)
+            decoder = self.scale.decoder(model, task).build()
             self._scored[model, task] = score(
                 decoder, task, self.runs / "stores", batch_size=self.scale.scoring_batch_size
             )
@@ -78,7 +79,7 @@ class Lab:
         """The P(IK) probe of a model, trained on a task; ``depth`` is how far up it reads, in (0, 1]."""
         scored = self.scored(model, task)
         layer = self.scale.layer if depth is None else max(1, round(depth * scored.store.key.layers[-1]))
-        return probe_for(self.scale.decoder(model, task), task, scored, self.runs, layer, self.seed)
+        return probe_for(self.scale.decoder(model, task).build(), task, scored, self.runs, layer, self.seed)
 
     def probed_on(self, task: str) -> str:
         """The task that a task's probes are trained on: its own, but that of MMLU for GPQA (the paper's §4.2)."""

@@ -9,13 +9,13 @@ import contextlib
 import hashlib
 import io
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
-from cascade.engines.base import prompt_of
-from cascade.engines.local import LocalModel
+from cascade.engines.base import Engine, prompt_of
 from cascade.planning.costs import plan_cascade
-from cascade.policies.policy import ThresholdPolicy
+from cascade.policies.thresholds import ThresholdPolicy
 from cascade.run import run
 from cascade.runtime.config import CascadeConfig, Member
 from cascade.runtime.costs import measured_seconds
@@ -62,11 +62,7 @@ def live_times(lab: Lab, family: str, labels: list[str]) -> dict[str, Timed]:
     sizes = {size: model for size, model in scale.family(family).items() if size != API}
     last = list(sizes)[-1]
     models = [
-        LocalModel(
-            scale.decoder(model, scale.mmlu),
-            None if size == last else lab.probe(model, scale.mmlu),
-            scale.batch_size,
-        )
+        scale.decoder(model, scale.mmlu).build(None if size == last else lab.probe(model, scale.mmlu))
         for size, model in sizes.items()
     ]
     found: dict[str, list[Run]] = {label: [] for label in labels}
@@ -98,7 +94,7 @@ def live_plan(lab: Lab, family: str) -> str:
     asked = lab.questions(scale.mmlu)
     hours = {}
     for size, model in sizes.items():
-        member = Member(model=model, probe="none", dtype=scale.dtype, revision=scale.revisions.get(model))
+        member = Member(scale.decoder(model, scale.mmlu), probe="none")
         plan = plan_cascade(CascadeConfig(models=[member]), asked, scale.mmlu, lab.out / "live" / "none.jsonl")
         hours[size] = sum(work.gpu_hours for work in plan.work)
     whole = scale.repeats * sum(hours[size] for chain in chains for size in chain)
@@ -110,7 +106,7 @@ def live_plan(lab: Lab, family: str) -> str:
     )
 
 
-def _warm_up(models: list[LocalModel], task: str) -> None:
+def _warm_up(models: Sequence[Engine], task: str) -> None:
     """The first batches of a process are slower than all others."""
     prompts = [prompt_of(question) for question in load_task(task).questions[:64]]
     for model in models:

@@ -13,8 +13,7 @@ from types import MappingProxyType
 import yaml
 
 from cascade.engines.chain import ChainModels
-from cascade.engines.huggingface import HuggingFaceModel
-from cascade.runtime.config import Member
+from cascade.engines.settings import DecoderConfig, EndpointConfig
 from cascade.tasks.base import PromptStyle
 from experiments.paper.numbers import paper
 
@@ -50,7 +49,7 @@ class Scale:
     name: str
     llama: Mapping[str, str]
     qwen: Mapping[str, str]
-    api: Member
+    api: EndpointConfig
     mmlu: str
     gpqa: str
     popqa: str
@@ -88,10 +87,12 @@ class Scale:
             prompt_style=self.style(task),
         )
 
-    def decoder(self, model: str, task: str) -> HuggingFaceModel:
-        """One of its models as it is asked a task, not loaded yet."""
+    def decoder(self, model: str, task: str) -> DecoderConfig:
+        """Settings of one of its models as it is asked a task."""
         revision, style = self.revisions.get(model), self.style(task)
-        return HuggingFaceModel(model, revision, self.dtype, self.device_map, prompt_style=style)
+        return DecoderConfig(
+            model, revision, self.dtype, self.device_map, prompt_style=style, batch_size=self.batch_size
+        )
 
     def family(self, name: str) -> Mapping[str, str]:
         """Models by size of ``llama`` or ``qwen``; the API goes by the paper's name in both."""
@@ -107,7 +108,7 @@ MINIATURE = Scale(
     name="miniature",
     llama=MappingProxyType(dict(zip(LLAMA, [f"mini-llama-{s}" for s in ("small", "medium", "large")], strict=True))),
     qwen=MappingProxyType(dict(zip(QWEN, [f"mini-qwen3-{s}" for s in ("small", "medium", "large")], strict=True))),
-    api=Member(endpoint="mini-qwen3-large", kind="completions"),
+    api=EndpointConfig("mini-qwen3-large", kind="completions"),
     mmlu="mini-mmlu",
     gpqa="mini-gpqa",
     popqa="mini-popqa",
@@ -126,7 +127,7 @@ PAPER = Scale(
     name="paper",
     llama=MappingProxyType(_IDS),
     qwen=MappingProxyType({size: f"Qwen/Qwen3-{size}" for size in QWEN}),
-    api=Member(endpoint="gpt-4o", spending_cap=5.0),  # more than the paper's run cost, five times over
+    api=EndpointConfig("gpt-4o", spending_cap=5.0),  # more than the paper's run cost, five times over
     mmlu="mmlu",
     gpqa="gpqa",
     popqa="popqa",

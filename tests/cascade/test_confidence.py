@@ -17,14 +17,13 @@ import pytest
 import torch
 from scipy import stats
 
-from cascade.confidences import confidences, main
+from cascade import confidences
 from cascade.engines.base import Prompt, TokenLogprob
-from cascade.engines.endpoint import Endpoint
-from cascade.engines.huggingface import HuggingFaceModel
 from cascade.engines.local import LocalModel
 from cascade.engines.sampling import Sampler
+from cascade.engines.settings import DecoderConfig, EndpointConfig
 from cascade.errors import CascadeError
-from cascade.runtime.config import Member
+from cascade.score import main
 from cascade.scores.schema import CONFIDENCES, read_scores
 from cascade.scoring.confidence.asked import (
     do_you_know_question,
@@ -44,12 +43,13 @@ from probes import stratified_split
 from tests.cascade.faulty_server import FaultyServer, right_letter
 
 LETTERED = Question("q", "What is 2 plus 2?", "arithmetic", ("B",), ("3", "4", "5", "6"))
+SMALL = ["--data.model=mini-llama-small"]
 OPEN = Question("q", "Who wrote it?", "author", ("Ann Bel",))
 
 
 @pytest.fixture(scope="module")
 def small() -> LocalModel:
-    return LocalModel(HuggingFaceModel("mini-llama-small"), batch_size=16)
+    return DecoderConfig("mini-llama-small", batch_size=16).build()
 
 
 # Functions
@@ -167,7 +167,7 @@ def test_samples_do_not_depend_on_the_batch_and_do_on_question_and_seed(small):
         for seed in (0, 1, 2)
     ]
     whole = [reply.text for reply in small.answer(prompts)]
-    one = LocalModel(small.decoder, batch_size=5)
+    one = DecoderConfig("mini-llama-small", batch_size=5).build()
     assert [reply.text for reply in one.answer(prompts[::-1])][::-1] == whole
     assert len({tuple(whole[i::3]) for i in range(3)}) == 3
     same_text = [Prompt(f"other {i}", prompts[0].text, answer_prefix=False, temperature=1.5) for i in range(20)]
@@ -187,7 +187,7 @@ def test_a_sampled_letter_is_refused():
 
 def test_samples_of_an_endpoint_are_different_requests(tmp_path):
     with FaultyServer().running() as server:
-        model = Endpoint(name="m", base_url=server.url, cache=tmp_path / "c.sqlite", options={"seed": None})
+        model = EndpointConfig("m", server.url, cache=tmp_path / "c.sqlite", options={"seed": None}).build()
         model.answer([Prompt("q", "Question 1", answer_prefix=False, temperature=0.7, seed=i) for i in range(3)])
         model.answer([Prompt("q", "Question 1")])
     assert sorted(r["seed"] for r in server.requests[:3]) == [0, 1, 2]
@@ -219,7 +219,7 @@ def test_confidences_of_letters_are_those_of_the_models_own_distribution(small):
 def test_an_endpoint_gives_them_too(tmp_path):
     questions = [Question(f"q{i}", f"Number {i}?", "s", (right_letter(i),), ("w", "x", "y", "z")) for i in range(6)]
     with FaultyServer().running() as server:
-        model = Endpoint(name="m", base_url=server.url, cache=tmp_path / "c.sqlite")
+        model = EndpointConfig("m", server.url, cache=tmp_path / "c.sqlite").build()
         table = ask_confidences(model, questions, "t", Asking(("margin", "entropy", "p_true", "semantic_entropy")))
     rows = table.to_pylist()
     # Its letters have 0.7, 0.1, 0.1 and 0.1; it answers with a bare letter, always the same.
@@ -255,7 +255,8 @@ def test_the_entropy_of_options_needs_options(small):
 
 def test_every_confidence_of_the_miniature_end_to_end(tmp_path, capsys):
     out = tmp_path / "deep" / "scores.parquet"
-    main(["--model", "mini-llama-small", "--limit", "60", "--samples", "4", "--out", str(out)])
+    asked = [*SMALL, "--data.task", "mini-popqa", "--limit", "60", "--samples", "4"]
+    main([*asked, "--confidences", "all", "--out", str(out)])
     table = read_scores([out])
     rows = table.to_pylist()
     task = load_task("mini-popqa")
@@ -274,15 +275,15 @@ def test_every_confidence_of_the_miniature_end_to_end(tmp_path, capsys):
             continue
         area = auroc(np.array(values), np.array([row["correct"] for row in rows]))
         assert f"{area:.3f}" in said
-    decoder = HuggingFaceModel("mini-llama-small")
+    decoder = DecoderConfig("mini-llama-small").build()
     for row, question in zip(rows, task.questions, strict=False):
         prompts = 4 * decoder.count_tokens([task.prompt(question)])[0]
         assert row["confidence_self_consistency_prompt_tokens"] == prompts
         assert row["confidence_self_consistency_prompts"] == row["confidence_semantic_entropy_prompts"] == 4
         assert row["confidence_p_true_completion_tokens"] == row["confidence_p_true_prompts"] == 1
     again = tmp_path / "again.parquet"
-    flags = ["--batch_size", "7", "--methods", "self_consistency,p_true", "--samples", "4"]
-    main(["--model", "mini-llama-small", "--limit", "60", *flags, "--out", str(again)])
+    flags = ["--data.scoring_batch_size", "7", "--confidences", "self_consistency,p_true"]
+    main([*asked, *flags, "--out", str(again)])
     for name in ("self_consistency", "p_true"):
         first, second = (np.array(pq.read_table(p)[f"confidence_{name}"]) for p in (out, again))
         assert np.allclose(first, second, atol=1e-5)
@@ -296,31 +297,81 @@ def test_questions_that_a_probe_was_trained_on_are_named(tmp_path):
              for q in some]  # fmt: skip
     own.write_text("".join(json.dumps(line) + "\n" for line in lines))
     for task, everything in (("mini-mmlu", load_task("mini-mmlu").questions), (str(own), some)):
-        table = confidences(Member(model="mini-llama-small"), out, task, "margin", limit=40)
+        main([*SMALL, f"--data.task={task}", f"--out={out}", "--confidences=margin", "--limit=40"])
+        table = pq.read_table(out)
         split = stratified_split([q.id for q in everything], [q.subject for q in everything])
         train = {everything[row].id for row in split.train}
         for row in table.to_pylist():
             assert (row["split"] == "train") == (row["question_id"] in train) and row["p_ik"] is not None
         assert set(table["task"].to_pylist()) == {load_task(task).name}
-    foreign = confidences(Member(model="mini-llama-small"), out, "mini-popqa", "margin", limit=4)
+    main([*SMALL, "--data.task=mini-popqa", f"--out={out}", "--confidences=margin", "--limit=4"])
+    foreign = pq.read_table(out)
     assert foreign["split"].null_count == 4
 
 
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--methods", "magic"], "`methods` to be of"),
+        (["--confidences", "magic"], "`confidences` to be of"),
         (["--limit", "0"], "`limit` to be at least 1"),
-        (["--methods", "entropy"], "multiple-choice questions"),
-        (["--task", "mini-nothing"], "mini-nothing"),
+        (["--data.task", "mini-popqa", "--confidences", "entropy"], "multiple-choice questions"),
+        (["--data.task", "mini-nothing"], "mini-nothing"),
         (["--out", "x.csv"], "end in .parquet"),
     ],
 )
 def test_wrong_flags_are_one_line(tmp_path, capsys, flags, message):
     with pytest.raises(SystemExit):
-        main(["--model", "mini-llama-small", "--out", str(tmp_path / "o.parquet"), *flags])
+        main([*SMALL, "--out", str(tmp_path / "o.parquet"), *flags])
     said = capsys.readouterr().err
     assert message in said and "Traceback" not in said and not list(tmp_path.iterdir())
+
+
+def test_the_former_command_says_in_a_line_where_it_went(capsys):
+    with pytest.raises(SystemExit) as ended:
+        confidences.main(["--model=mini-llama-small"])
+    said = capsys.readouterr().err
+    assert ended.value.code == 2 and said.count("\n") == 1
+    assert "python -m cascade.score --data.model … --data.task … --out FILE.parquet --confidences all" in said
+
+
+@pytest.mark.parametrize("flags", [["--confidences=margin"], ["--limit=3"], ["--probe=none"]])
+def test_what_only_a_table_has_needs_a_file_for_it(capsys, flags):
+    with pytest.raises(SystemExit):
+        main([*SMALL, *flags])
+    assert f"Expected `out`, a file for the score table, where there is `{flags[0][2:].split('=')[0]}`" in (
+        capsys.readouterr().err
+    )
+
+
+def test_without_confidences_a_table_is_that_of_the_store_and_asking_says_the_same(tmp_path):
+    """And P(IK) is the shipped probe's in both."""
+    some = [*SMALL, "--data.task=mini-gpqa", f"--data.stores={tmp_path / 'stores'}"]
+    main([*some, f"--out={tmp_path / 'store.parquet'}"])
+    main([*some, f"--out={tmp_path / 'asked.parquet'}", "--limit=448"])
+    stored, asked = (read_scores([tmp_path / f"{name}.parquet"]).to_pylist() for name in ("store", "asked"))
+    assert len(stored) == 448 and list((tmp_path / "stores").glob("mini-llama-small--mini-gpqa--*"))
+    for one, other in zip(stored, asked, strict=True):
+        for name in ("question_id", "prediction", "correct", "prompt_tokens", "num_layers", "probe_layer", "split"):
+            assert one.get(name) == other.get(name)
+        for name in ("p_t", "p_ik", "option_mass"):
+            assert one[name] == pytest.approx(other[name], abs=1e-5)
+
+
+def test_an_endpoint_has_a_table_without_states_and_no_store(tmp_path, capsys):
+    own, out = tmp_path / "own.jsonl", tmp_path / "scores.parquet"
+    lines = [{"question": f"Number {i}?", "choices": list("wxyz"), "answer": right_letter(i)} for i in range(20)]
+    own.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    flags = ["--data.engine.endpoint=m", f"--data.task={own}", f"--data.stores={tmp_path / 'stores'}"]
+    with FaultyServer().running() as server:
+        flags += [f"--data.engine.base_url={server.url}", f"--data.engine.cache={tmp_path / 'a.sqlite'}"]
+        with pytest.raises(SystemExit):
+            main(flags)
+        assert "Expected an engine that shows hidden states" in capsys.readouterr().err
+        main([*flags, f"--out={out}"])
+        assert len(server.requests) == 20
+    rows = pq.read_table(out).to_pylist()
+    assert [row["model"] for row in rows] == ["m"] * 20 and {row["p_ik"] for row in rows} == {None}
+    assert not (tmp_path / "stores").exists()
 
 
 # Stopped, and gone on with
@@ -333,10 +384,11 @@ def measured_apart(table: pa.Table) -> tuple[pa.Table, pa.Table]:
 
 
 def test_what_was_asked_before_a_crash_is_not_asked_again(tmp_path, capsys):
-    flags = ["--model=mini-llama-small", "--methods=margin,p_true,self_consistency", "--samples=2", "--limit=520"]
+    flags = [*SMALL, "--data.task=mini-popqa", "--confidences=margin,p_true,self_consistency", "--samples=2"]
+    flags += ["--limit=520"]
     main([*flags, f"--out={tmp_path / 'whole.parquet'}"])
     out, parts = tmp_path / "killed.parquet", tmp_path / "killed.parquet.parts"
-    command = [sys.executable, "-m", "cascade.confidences", *flags, f"--out={out}"]
+    command = [sys.executable, "-m", "cascade.score", *flags, f"--out={out}"]
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
     while len(list(parts.glob("part-*.parquet"))) < 3:
         assert process.poll() is None
@@ -345,7 +397,7 @@ def test_what_was_asked_before_a_crash_is_not_asked_again(tmp_path, capsys):
     process.wait()
     before = [pq.read_table(path) for path in sorted(parts.glob("part-*.parquet"))]
     assert not out.exists() and 3 <= len(before) < 9
-    for change in ("--seed=1", "--methods=margin", "--max_new_tokens=5"):
+    for change in ("--seed=1", "--confidences=margin", "--max_new_tokens=5"):
         with pytest.raises(SystemExit):
             main([*flags, change, f"--out={out}"])
         assert f"but {change[2:].split('=')[0]} differ" in capsys.readouterr().err.splitlines()[-1]
@@ -381,15 +433,16 @@ def test_an_endpoint_that_fails_loses_nothing_of_what_it_was_asked(tmp_path, cap
     own, out = tmp_path / "own.jsonl", tmp_path / "scores.parquet"
     lines = [{"question": f"Number {i}?", "choices": list("wxyz"), "answer": right_letter(i)} for i in range(150)]
     own.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    flags = ["--endpoint=m", f"--task={own}", "--methods=margin", "--attempts=1", f"--out={out}"]
+    flags = ["--data.engine.endpoint=m", "--data.engine.attempts=1", f"--data.task={own}", "--confidences=margin"]
+    flags += [f"--out={out}"]
     with FaultyServer(fault=lambda question, attempt: "500" if question >= 100 else "ok").running() as server:
         with pytest.raises(SystemExit):
-            main([*flags, f"--base_url={server.url}", f"--cache={tmp_path / 'a.sqlite'}"])
+            main([*flags, f"--data.engine.base_url={server.url}", f"--data.engine.cache={tmp_path / 'a.sqlite'}"])
         said = capsys.readouterr().err.splitlines()[-1]
         assert "64 of 150 questions are kept in" in said and "goes on from there" in said
         server.fault, server.book = lambda question, attempt: "ok", []
         # No cache of replies: what is not asked again is what was kept.
-        main([*flags, f"--base_url={server.url}", f"--cache={tmp_path / 'b.sqlite'}"])
+        main([*flags, f"--data.engine.base_url={server.url}", f"--data.engine.cache={tmp_path / 'b.sqlite'}"])
         assert sorted(server.billed()) == list(range(64, 150))
     assert [row["correct"] for row in pq.read_table(out).to_pylist()] == [True] * 150
 

@@ -121,7 +121,7 @@ def test_a_cascade_file_is_one_of_running_and_serving(path):
         trained[data.model] = (checkpoint, data.dtype, data.revision)
     for member in config.members:
         if member.name in PUBLISHED:
-            assert (member.dtype, member.revision) == trained[member.name][1:]
+            assert (member.settings.dtype, member.settings.revision) == trained[member.name][1:]
         if member.probe is not None:  # lies where training with our own file puts it
             assert Path(member.probe) == trained[member.name][0]
 

@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections import Counter
+from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 
@@ -17,8 +18,9 @@ import pytest
 from jsonargparse import ArgumentParser
 
 from cascade.engines.attempts import retry_after
-from cascade.engines.base import Failure, Prompt, Reply
+from cascade.engines.base import Failure, Price, Prompt, Reply
 from cascade.engines.endpoint import Endpoint, SpendingCapError
+from cascade.engines.settings import EndpointConfig
 from cascade.errors import CascadeError
 from tests.cascade.faulty_server import BILLED_FAULTS, FAULTS, FaultyServer, good_body, right_letter, seeded_faults
 
@@ -42,8 +44,15 @@ def prompts(n: int) -> list[Prompt]:
 
 
 def endpoint(server: FaultyServer, path, **more) -> Endpoint:
-    settings = {"name": "m", "base_url": server.url, "timeout": 1.0, "backoff": 0.01, "cache": path / "cache.sqlite"}
-    return Endpoint(**settings | more)
+    settings = {"base_url": server.url, "timeout": 1.0, "backoff": 0.01, "cache": path / "cache.sqlite"} | more
+    needs_confidence = settings.pop("needs_confidence", True)
+    return Endpoint(configured(settings), needs_confidence)
+
+
+def configured(settings: dict) -> EndpointConfig:
+    """Settings with a price as two numbers."""
+    values = {"endpoint": settings.get("name", "m")} | {name: v for name, v in settings.items() if name != "name"}
+    return EndpointConfig(**values | ({"price": Price(*values["price"])} if "price" in values else {}))
 
 
 def stored_questions(path) -> list[int]:
@@ -67,20 +76,22 @@ import json, signal, sys
 signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in what a shell started in the background
 from cascade.errors import CascadeError
 from cascade.engines.base import Prompt
-from cascade.engines.endpoint import Endpoint
+from cascade.engines.settings import read_settings
 order, settings = json.loads(sys.argv[1]), json.loads(sys.argv[2])
 asked = [Prompt(f"q{i}", f"Question {i} Answer:", tuple("ABCD")) for i in order]
 print("ready", flush=True)
 try:
-    print(json.dumps([r.text for r in Endpoint(**settings).answer(asked)]))
+    print(json.dumps([r.text for r in read_settings(settings).build().answer(asked)]))
 except CascadeError as error:
     print(type(error).__name__, error)
 """
 
 
 def process(server: FaultyServer, path, order: list[int], **more) -> subprocess.Popen:
-    settings = {"name": "m", "base_url": server.url, "timeout": 1.0, "backoff": 0.01}
+    settings = {"endpoint": "m", "base_url": server.url, "timeout": 1.0, "backoff": 0.01}
     settings |= {"cache": str(path / "cache.sqlite")} | more
+    if "price" in settings:
+        settings["price"] = asdict(Price(*settings["price"]))
     command = [sys.executable, "-c", RUN, json.dumps(order), json.dumps(settings)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
@@ -166,7 +177,7 @@ def test_a_server_that_is_not_there_is_a_failure_and_costs_nothing(tmp_path, ser
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
 def test_a_server_of_this_machine_that_is_not_running_is_found_out_once_and_not_by_every_question(tmp_path, host):
     """Six attempts at 200 questions, eight at once, would pause for about three minutes."""
-    model = Endpoint(name="m", base_url=f"http://{host}:9/v1", cache=tmp_path / "cache.sqlite")
+    model = Endpoint(EndpointConfig("m", f"http://{host}:9/v1", cache=tmp_path / "cache.sqlite"))
     started = time.monotonic()
     replies = model.answer(prompts(200))
     assert time.monotonic() - started < 15
@@ -181,7 +192,7 @@ def test_a_server_that_was_there_before_and_one_elsewhere_are_tried_as_often_as_
         before = endpoint(server, tmp_path)
         before.answer(prompts(1))
         before.release()  # of a connection that is open
-    elsewhere = Endpoint(name="m", base_url="http://0.0.0.0:9/v1", cache=tmp_path / "other.sqlite", backoff=0.01)
+    elsewhere = Endpoint(EndpointConfig("m", "http://0.0.0.0:9/v1", cache=tmp_path / "other.sqlite", backoff=0.01))
     for model in (before, elsewhere):
         replies = model.answer(prompts(3)[1:])
         assert [reply.reason.split(",")[0] for reply in replies] == ["6 attempts"] * 2
@@ -363,26 +374,26 @@ def test_a_key_is_needed_for_other_machines_only(tmp_path, server, monkeypatch):
 )
 def test_settings_that_cannot_be_are_named(tmp_path, settings, names):
     with pytest.raises(CascadeError, match=names) as error:
-        Endpoint(name="m", cache=tmp_path / "cache.sqlite", **settings)
+        Endpoint(configured({"cache": tmp_path / "cache.sqlite", **settings}))
     assert "secret" not in str(error.value)
 
 
 def test_all_of_it_can_be_written_in_yaml(tmp_path, server):
     yaml = f"""
-        name: m
+        endpoint: m
         cache: {tmp_path}/cache.sqlite
         base_url: {server.url}
         kind: completions
-        price: [2.0, 8.0]
+        price: {{input: 2.0, output: 8.0}}
         spending_cap: 1
         top_logprobs: 20
         options: {{seed: 5, temperature: null}}
     """
     parser = ArgumentParser()
-    parser.add_class_arguments(Endpoint, "model")
+    parser.add_class_arguments(EndpointConfig, "model")
     parser.add_argument("--config", action="config")
     (tmp_path / "model.yaml").write_text("model:" + yaml)
-    model = parser.instantiate(parser.parse_args([f"--config={tmp_path}/model.yaml"])).model
+    model = parser.instantiate(parser.parse_args([f"--config={tmp_path}/model.yaml"])).model.build()
     (reply,) = model.answer(prompts(1))
     assert (reply.text, reply.dollars) == (right_letter(0), pytest.approx(28e-6))
     prompt = "Question 0 Answer:"

@@ -12,10 +12,9 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from skops import io as skops
 
-from cascade.engines.huggingface import HuggingFaceModel
-from cascade.engines.local import LocalModel
+from cascade.engines.settings import DecoderConfig
 from cascade.errors import CascadeError
-from cascade.policies.policy import Thresholds
+from cascade.policies.base import Thresholds
 from cascade.probing.chain import with_p_ik
 from cascade.scores.arrays import align
 from cascade.scoring.scored import score
@@ -65,7 +64,7 @@ def test_a_probe_that_does_not_say_its_bases_revision_is_taken_by_that_name_live
         probe = probe_from_tensors(head(scored[SMALL].store), layer=LAYER, base_model=base)
         p_ik = probe.predict(scored[SMALL].store.layer(LAYER))
         assert with_p_ik(scored[SMALL], probe)["p_ik"].to_pylist() == pytest.approx(p_ik.tolist())
-        assert LocalModel(HuggingFaceModel(SMALL), probe).probe_layer == LAYER
+        assert DecoderConfig(SMALL).build(probe).probe_layer == LAYER
 
 
 @pytest.mark.parametrize(
@@ -83,4 +82,4 @@ def test_what_a_probe_says_of_its_base_has_to_hold(scored, said, refusal):
     with pytest.raises(CascadeError, match=refusal):
         with_p_ik(scored[SMALL], probe)
     with pytest.raises(CascadeError, match=refusal):
-        LocalModel(HuggingFaceModel(SMALL), probe)
+        DecoderConfig(SMALL).build(probe)

@@ -6,8 +6,8 @@ import json
 
 import pytest
 
-from cascade.models.attempts import without_key
-from cascade.models.openai_format import most_bytes, parse_response, usage_can_be
+from cascade.engines.attempts import without_key
+from cascade.engines.openai_format import most_bytes, parse_response, usage_can_be
 from experiments.attacks.endpoints import ATTACKS, completion
 
 

@@ -12,8 +12,8 @@ from safetensors.torch import load, save
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
-from cascade.engines.encoder import Encoder
-from cascade.engines.huggingface import HuggingFaceModel
+from cascade.engines.settings import DecoderConfig, EncoderConfig
+from probes import Probe, ProbeConfig
 from tests.cascade.fake_hub import EXPIRED, NOWHERE, FakeHub, ask, commit_of, model_files
 
 PROMPT, TEXTS = "The answer is", ["a b", "c"]
@@ -24,19 +24,19 @@ LOAD = f"""
 import json, os, sys, time
 import transformers.models.auto.modeling_auto
 from cascade.errors import CascadeError
-from cascade.engines.encoder import Encoder
-from cascade.engines.huggingface import HuggingFaceModel
+from cascade.engines.settings import DecoderConfig, EncoderConfig
+from cascade.engines.settings import DecoderConfig
 for kind, name, revision in json.loads(sys.argv[1]):
     start, found = time.perf_counter(), {{}}
     os.environ["HF_TOKEN"] = kind if kind.startswith("hf_") else ""
     try:
         if kind == "reader":
-            model = Encoder(name)
+            model = EncoderConfig(name, revision).build()
             found["states"] = {{layer: state.tolist() for layer, state in model.run({TEXTS}).items()}}
         else:
-            model = HuggingFaceModel(name, revision)
+            model = DecoderConfig(name, revision).build()
             if kind == "run":
-                found["first_token"] = model.run(["{PROMPT}"]).first_token[0].tolist()
+                found["first_token"] = model.decoder.run(["{PROMPT}"]).first_token[0].tolist()
         found["revision"] = model.revision
     except CascadeError as error:
         found["error"] = str(error)
@@ -113,12 +113,12 @@ def loaded(reader, home) -> dict[tuple, dict]:
 
 
 def test_a_model_is_that_of_the_revision_asked_for(loaded, reader):
-    here = HuggingFaceModel("mini-llama-small").run([PROMPT]).first_token[0]
+    here = DecoderConfig("mini-llama-small").build().decoder.run([PROMPT]).first_token[0]
     for name, files in MODELS.items():
         assert loaded[name]["revision"] == commit_of(files)
         assert torch.equal(torch.tensor(loaded[name]["first_token"]), here) == (files is OLD)
     assert loaded[READER]["revision"] == commit_of({path.name: path.read_bytes() for path in reader.iterdir()})
-    states = Encoder(str(reader)).run(TEXTS)
+    states = EncoderConfig(str(reader)).build().run(TEXTS)
     assert loaded[READER]["states"] == {str(layer): state.tolist() for layer, state in states.items()}
 
 
@@ -160,3 +160,38 @@ def test_an_entry_point_without_a_network_ends_with_one_line(tmp_path):
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith(f"error: Expected to reach {NOWHERE} for meta-llama/Llama-3.2-3B-Instruct, but ")
     assert done.stderr.count("\n") == 1
+
+
+READ = """
+import json, sys
+from cascade.runtime.build import build_cascade
+from cascade.tasks.base import Question
+cascade = build_cascade(sys.argv[1])
+cascade.answer_many([Question("q", "Who?", "author", ("Nobody",))], progress=False)
+print(json.dumps(cascade.readers[0].identity["revision"]))
+"""
+
+
+@pytest.mark.parametrize("kind", ["model", "encoder"])
+def test_a_reader_is_of_the_revision_that_its_cascade_names(kind, reader, tmp_path):
+    """Of the branch that is named, and its probe of that commit: the Hub's main branch is another."""
+    files = {path.name: path.read_bytes() for path in reader.iterdir()} if kind == "encoder" else OLD
+    other = files | {"config.json": files["config.json"] + b"\n"}
+    name = f"nobody/{kind}"
+    shape = {"hidden_size": 16, "num_layers": 2, "position": "mean_of_tokens"} if kind == "encoder" else {}
+    shape = shape or {"hidden_size": 48, "num_layers": 3, "position": "last_prompt_token"}
+    probe = ProbeConfig(layer=1, base_model=name, base_revision=commit_of(files), **shape)
+    Probe(probe).save_pretrained(tmp_path / "probe")
+    reading = {kind: name, "probe": str(tmp_path / "probe")}
+    members = [{"model": "mini-llama-small"}, {"model": "mini-llama-medium"}]
+    hub = FakeHub(models={name: {"main": other, "v1": files}})
+    for revision in ({"revision": "v1"}, {"revision": commit_of(files)}, {}):
+        config = {"models": [members[0] | {"reader": reading | revision}, members[1]], "p_ik_reader": 0.5}
+        (tmp_path / "cascade.yaml").write_text(json.dumps(config))
+        done = ask(hub.url, tmp_path / "home", "-c", READ, str(tmp_path / "cascade.yaml"))
+        if revision:
+            assert done.returncode == 0, done.stderr
+            assert json.loads(done.stdout) == commit_of(files)
+        else:
+            assert f"base_revision={commit_of(files)}), but this is {name}" in done.stderr
+    hub.close()

@@ -10,8 +10,8 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from cascade.engines.base import Failure, Gate, Prompt, prompt_of
-from cascade.engines.huggingface import HuggingFaceModel
 from cascade.engines.local import LocalModel
+from cascade.engines.settings import DecoderConfig
 from cascade.errors import CascadeError
 from cascade.miniature.families import ASSETS
 from cascade.miniature.shipped import shipped_probe
@@ -23,7 +23,7 @@ NAME = "mini-llama-medium"
 
 @pytest.fixture(scope="module")
 def model() -> LocalModel:
-    return LocalModel(HuggingFaceModel(NAME), Probe.from_pretrained(shipped_probe(NAME)), batch_size=16)
+    return DecoderConfig(NAME, batch_size=16).build(Probe.from_pretrained(shipped_probe(NAME)))
 
 
 @pytest.fixture(scope="module")
@@ -146,13 +146,13 @@ def test_what_is_wrong_with_one_prompt_is_that_prompts_failure(model):
 def test_a_probe_of_another_model_is_refused():
     probe = Probe.from_pretrained(shipped_probe("mini-llama-small"))
     with pytest.raises(CascadeError, match="hidden_size=48"):
-        LocalModel(HuggingFaceModel(NAME), probe)
+        DecoderConfig(NAME).build(probe)
     with pytest.raises(CascadeError, match="base_revision"):
-        LocalModel(HuggingFaceModel("mini-qwen3-small"), probe)
+        DecoderConfig("mini-qwen3-small").build(probe)
 
 
 def test_weights_that_were_given_back_are_loaded_again():
-    model = LocalModel(HuggingFaceModel("mini-llama-small"))
+    model = DecoderConfig("mini-llama-small").build()
     (before,) = model.answer(questions("mini-mmlu", 1))
     model.release()
     assert "model" not in model.decoder.__dict__

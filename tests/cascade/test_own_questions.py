@@ -15,7 +15,7 @@ import pytest
 import torch
 import yaml
 
-from cascade.engines.huggingface import HuggingFaceModel
+from cascade.engines.settings import DecoderConfig
 from cascade.errors import CascadeError
 from cascade.miniature.families import ASSETS
 from cascade.probing.chain import with_p_ik
@@ -49,7 +49,7 @@ def nasty(shared_data, tiny, tmp_path_factory) -> str:
     rows = [r for r in pq.read_table(shared_data / "mmlu" / "questions.parquet").to_pylist() if r["split"] == "test"]
     texts = ["\n".join([r["question"], *(r[c] for c in "ABCD")]) for r in rows]
     questions = mmlu_questions([r | {"choices": [r[c] for c in "ABCD"]} for r in rows])
-    lengths = HuggingFaceModel(tiny, letters="bare").count_tokens([multiple_choice_prompt(q) for q in questions])
+    lengths = DecoderConfig(tiny, letters="bare").build().count_tokens([multiple_choice_prompt(q) for q in questions])
     fits = [i for i in range(len(rows)) if lengths[i] <= 512]
     tests = {
         "long": lambda i: lengths[i] > 505,
@@ -96,11 +96,11 @@ def test_real_questions_go_from_a_file_to_p_ik_and_are_the_same_live(nasty, tiny
     p_ik = dict(zip(table["question_id"].to_pylist(), table["p_ik"].to_pylist(), strict=True))
     assert np.isfinite(list(p_ik.values())).all()
     # The same by plain means: one prompt at a time, no padding, the model's own states.
-    model = HuggingFaceModel(tiny, letters="bare")
+    model = DecoderConfig(tiny, letters="bare").build()
     for question, row in list(zip(task.questions, scored.table().to_pylist(), strict=True))[::40]:
-        ids = model.tokenizer(task.prompt(question), return_tensors="pt").input_ids
+        ids = model.decoder.tokenizer(task.prompt(question), return_tensors="pt").input_ids
         with torch.no_grad():
-            plain = model.model(input_ids=ids, output_hidden_states=True)
+            plain = model.decoder.model(input_ids=ids, output_hidden_states=True)
         p = plain.logits[0, -1].softmax(-1)[[447, 445, 457, 455]]
         assert row["p_t"] == pytest.approx(float(p.max()), abs=1e-4)
         assert row["prediction"] == "ABCD"[int(p.argmax())]
@@ -178,7 +178,7 @@ def test_a_question_that_is_too_long_for_one_model_goes_to_the_next_and_that_is_
 def test_a_prompt_longer_than_the_context_is_one_line_and_what_was_done_stays(tiny, tmp_path, capsys):
     stores = tmp_path / "stores"
     short = write(tmp_path / "short.jsonl", [LINE | {"id": f"q{i}"} for i in range(3)])
-    done = score(HuggingFaceModel(tiny, letters="bare"), short, stores)
+    done = score(DecoderConfig(tiny, letters="bare").build(), short, stores)
     long = write(tmp_path / "long.jsonl", [LINE, LINE | {"id": "the-long-one", "question": "a b " * 400}])
     flags = [f"--data.model={tiny}", f"--data.task={long}", "--data.letters=bare", f"--data.stores={stores}"]
     process = subprocess.run(
@@ -190,7 +190,7 @@ def test_a_prompt_longer_than_the_context_is_one_line_and_what_was_done_stays(ti
     assert process.returncode == 2
     assert last.startswith("error: Expected prompts of at most 512 tokens") and "prompt 'the-long-one' has " in last
     assert list(stores.iterdir()) == [done.store.folder]
-    assert score(HuggingFaceModel(tiny, letters="bare"), short, stores).reused and done.store.rows == 3
+    assert score(DecoderConfig(tiny, letters="bare").build(), short, stores).reused and done.store.rows == 3
 
 
 @pytest.fixture(scope="module")
@@ -209,7 +209,7 @@ def seven_letters(tmp_path_factory) -> str:
 def test_an_option_letter_that_is_an_unknown_word_is_refused(tmp_path):
     row = LINE | {"choices": [str(n) for n in range(5)], "answer": "E"}
     with pytest.raises(CascadeError, match="one token of its own .* 'E' is '<unk>'"):
-        score(HuggingFaceModel("mini-llama-small"), load_task(write(tmp_path / "own.jsonl", [row])), tmp_path)
+        score(DecoderConfig("mini-llama-small").build(), load_task(write(tmp_path / "own.jsonl", [row])), tmp_path)
 
 
 @pytest.mark.parametrize("count", [2, 3, 5, 7])
@@ -218,14 +218,14 @@ def test_more_and_fewer_than_four_choices_are_asked_and_judged(count, seven_lett
     rows = [LINE | {"id": str(i), "choices": [str(n) for n in range(count)], "answer": letters[-1]} for i in range(6)]
     rows[0] |= {"choices": ["yes", "no"], "answer": "A"}  # beside questions with more
     path = write(tmp_path / "own.jsonl", rows)
-    model = HuggingFaceModel(seven_letters)
+    model = DecoderConfig(seven_letters).build()
     task = load_task(path)
     rows = score(model, task, tmp_path).table().to_pylist()
     for question, row in zip(task.questions, rows, strict=True):
-        ids = model.tokenizer(task.prompt(question), return_tensors="pt").input_ids
+        ids = model.decoder.tokenizer(task.prompt(question), return_tensors="pt").input_ids
         with torch.no_grad():
-            p = model.model(input_ids=ids).logits[0, -1].softmax(-1)
-        options = [float(p[model.tokenizer.convert_tokens_to_ids(f" {x}")]) for x in question.letters]
+            p = model.decoder.model(input_ids=ids).logits[0, -1].softmax(-1)
+        options = [float(p[model.decoder.tokenizer.convert_tokens_to_ids(f" {x}")]) for x in question.letters]
         assert row["p_t"] == pytest.approx(max(options), abs=1e-4)
         assert row["prediction"] == question.letters[int(np.argmax(options))]
         assert row["correct"] == (row["prediction"] == question.answers[0])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -18,10 +19,11 @@ from cascade import run, simulate
 from cascade import score as score_entry
 from cascade.engines.base import Price
 from cascade.engines.chain import ChainModels
-from cascade.engines.huggingface import HuggingFaceModel
+from cascade.engines.settings import DecoderConfig
+from cascade.engines.weights import weight_files
 from cascade.errors import CascadeError
 from cascade.miniature.families import ASSETS
-from cascade.planning.costs import UTILISATION, Decoder, plan_cascade, plan_chain, plan_training, weight_files
+from cascade.planning.costs import UTILISATION, Planned, plan_cascade, plan_chain, plan_training
 from cascade.planning.table import print_plan
 from cascade.probing.data import ScoredTaskDataModule
 from cascade.runtime.config import CascadeConfig, Member
@@ -122,7 +124,7 @@ def test_a_model_that_is_neither_here_nor_to_be_had_is_one_line(tmp_path, capsys
 def test_a_tokenizer_of_nothing_is_none(paper):
     """Without its files, transformers makes some tokenizers all the same, which give every text no token."""
     with pytest.raises(CascadeError, match="Expected the tokenizer of .*"):
-        HuggingFaceModel(str(paper["Qwen/Qwen3-4B"])).tokenizer  # noqa: B018
+        DecoderConfig(str(paper["Qwen/Qwen3-4B"])).build().decoder.tokenizer  # noqa: B018
 
 
 @pytest.fixture(scope="module")
@@ -144,10 +146,10 @@ def one_task(count: int, letters: int) -> Task:
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_the_plan_of_the_papers_models_by_hand(name, paper, tmp_path, no_weights):
     config = PUBLISHED[name]["config"]
-    decoder = Decoder(HuggingFaceModel(str(paper[name]), dtype="bfloat16"))
+    decoder = Planned(DecoderConfig(str(paper[name]), dtype="bfloat16").build())
     task = one_task(14042, 80)
     tokens = math.ceil(len(task.prompt(task.questions[0])) / 4)
-    work, weights = decoder.scoring(task, tmp_path), decoder.weights()
+    work, weights = decoder.scoring(task, tmp_path), decoder.weights
     n, depth, width = weights.parameters, config["num_hidden_layers"], config["hidden_size"]
     assert n == pytest.approx(PUBLISHED[name]["billions"] * 1e9, rel=0.01)
     assert weights.memory == weights.disk == 2 * n and not weights.there
@@ -161,13 +163,13 @@ def test_the_plan_of_the_papers_models_by_hand(name, paper, tmp_path, no_weights
 
 def test_70b_on_mmlu_is_what_one_expects(paper, tmp_path):
     """In round numbers: 141 GB of weights, 18.6 GB of states, and at 100 tokens a question four GPU hours and more."""
-    decoder = Decoder(HuggingFaceModel(str(paper["meta-llama/Llama-3.3-70B-Instruct"]), dtype="bfloat16"))
-    work, weights = decoder.scoring(one_task(14042, 208), tmp_path), decoder.weights()
+    decoder = Planned(DecoderConfig(str(paper["meta-llama/Llama-3.3-70B-Instruct"]), dtype="bfloat16").build())
+    work, weights = decoder.scoring(one_task(14042, 208), tmp_path), decoder.weights
     assert weights.memory == pytest.approx(141.1e9, rel=0.001)
     assert work.store_bytes == pytest.approx(18.63e9, rel=0.001)
     assert 14042 * 90 < work.prompt_tokens < 14042 * 110
     assert work.gpu_hours == pytest.approx(2 * 70.6e9 * work.prompt_tokens / 46.4e12 / 3600, rel=0.01)
-    packed = Decoder(HuggingFaceModel(str(decoder.model.source), dtype="bfloat16", quantization="4bit")).weights()
+    packed = Planned(replace(decoder.engine.settings, quantization="4bit").build()).weights
     assert 0.25 < packed.memory / weights.memory < 0.31 and packed.parameters == weights.parameters
 
 
@@ -180,10 +182,10 @@ def test_the_real_questions_of_mmlu_are_planned_for(paper, shared_data, tmp_path
     )
     assert len(questions) == 14042
     task = Task("mmlu", "multiple_choice", questions)
-    small = Decoder(HuggingFaceModel(str(paper["Qwen/Qwen3-4B"]), dtype="bfloat16")).scoring(task, tmp_path)
+    small = Planned(DecoderConfig(str(paper["Qwen/Qwen3-4B"]), dtype="bfloat16").build()).scoring(task, tmp_path)
     assert small.prompt_tokens == sum(math.ceil(len(task.prompt(q)) / 4) for q in questions)
     # A model with a context of 512 has no room for the longest of them, and the plan says so before it is run.
-    tiny = Decoder(HuggingFaceModel(str(shared_data / "stories260k_hf"))).scoring(task, tmp_path)
+    tiny = Planned(DecoderConfig(str(shared_data / "stories260k_hf")).build()).scoring(task, tmp_path)
     assert tiny.counted and "there is room for 512" in tiny.remark
 
 

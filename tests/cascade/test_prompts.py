@@ -8,9 +8,10 @@ import pytest
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers, processors
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from cascade.engines.huggingface import HuggingFaceModel
 from cascade.engines.local import LocalModel
 from cascade.engines.prompts import PromptForm
+from cascade.engines.settings import DecoderConfig
+from cascade.engines.states import StatesEngine
 from cascade.errors import CascadeError
 from cascade.miniature.families import ASSETS
 from cascade.planning.costs import plan_cascade
@@ -164,26 +165,26 @@ def test_letters_in_two_forms_are_refused_and_so_are_letters_without_a_token():
 def chatty(tmp_path_factory):
     """A miniature that has a chat template, as a folder."""
     folder = tmp_path_factory.mktemp("chatty") / "model"
-    model = HuggingFaceModel("mini-llama-small")
-    model.model.save_pretrained(folder)
-    model.tokenizer.chat_template = "{% for m in messages %}{{ m['content'] }}\n{% endfor %}"
-    model.tokenizer.save_pretrained(folder)
+    model = DecoderConfig("mini-llama-small").build()
+    model.decoder.model.save_pretrained(folder)
+    model.decoder.tokenizer.chat_template = "{% for m in messages %}{{ m['content'] }}\n{% endfor %}"
+    model.decoder.tokenizer.save_pretrained(folder)
     return str(folder)
 
 
 def test_another_style_is_another_store_and_the_raw_one_is_as_it_was(chatty):
     task = load_task("mini-mmlu")
     raw, chat, bare = (
-        HuggingFaceModel(chatty, prompt_style=s, letters=f)
+        DecoderConfig(chatty, prompt_style=s, letters=f).build()
         for s, f in (("raw", "auto"), ("chat", "auto"), ("raw", "bare"))
     )
     assert store_key(raw, task).template_hash == task.template_hash == "7c3d64a265ff790e"
     assert len({store_key(model, task).digest for model in (raw, chat, bare)}) == 3
     assert store_key(bare, load_task("mini-popqa")).digest == store_key(raw, load_task("mini-popqa")).digest
     chat.prompts.tokenizer.chat_template += " "
-    assert chat.prompts.template_hash("multiple_choice") != HuggingFaceModel(
+    assert chat.prompts.template_hash("multiple_choice") != DecoderConfig(
         chatty, prompt_style="chat"
-    ).prompts.template_hash("multiple_choice")
+    ).build().prompts.template_hash("multiple_choice")
 
 
 def test_a_scored_chat_prompt_is_what_the_model_is_given(chatty, tmp_path, capsys):
@@ -191,21 +192,21 @@ def test_a_scored_chat_prompt_is_what_the_model_is_given(chatty, tmp_path, capsy
 
     whole = load_task("mini-mmlu")
     task = Task(whole.name, whole.kind, whole.questions[::400])
-    model = HuggingFaceModel(chatty, prompt_style="chat")
+    model = DecoderConfig(chatty, prompt_style="chat").build()
     rows = score(model, task, tmp_path).table().to_pylist()
     assert "; chat template" in capsys.readouterr().err
     for question, row in zip(task.questions, rows, strict=True):
         text = task.prompt(question).removesuffix("\nAnswer:") + "\nAnswer:"
-        ids = model.tokenizer(text, add_special_tokens=False, return_tensors="pt").input_ids
+        ids = model.decoder.tokenizer(text, add_special_tokens=False, return_tensors="pt").input_ids
         with torch.no_grad():
-            p = model.model(input_ids=ids).logits[0, -1].softmax(-1)
+            p = model.decoder.model(input_ids=ids).logits[0, -1].softmax(-1)
         assert row["prompt_tokens"] == ids.shape[1]
         assert row["p_t"] == pytest.approx(
-            max(float(p[model.tokenizer.convert_tokens_to_ids(f" {x}")]) for x in question.letters), abs=1e-4
+            max(float(p[model.decoder.tokenizer.convert_tokens_to_ids(f" {x}")]) for x in question.letters), abs=1e-4
         )
 
 
-def untrained(model: HuggingFaceModel, kind: str) -> Probe:
+def untrained(model: StatesEngine, kind: str) -> Probe:
     """A probe that says it was trained on a model's prompts of one kind."""
     template = model.prompts.template_hash(kind)
     return Probe(
@@ -214,9 +215,10 @@ def untrained(model: HuggingFaceModel, kind: str) -> Probe:
 
 
 def test_a_probe_of_another_template_is_refused_live_and_on_stores(chatty, tmp_path):
-    other = HuggingFaceModel(chatty, prompt_style="chat")
+    other = DecoderConfig(chatty, prompt_style="chat").build()
     other.prompts.tokenizer.chat_template = "{% for m in messages %}{{ m['content'] }} {% endfor %}"
-    models = {"raw": HuggingFaceModel(chatty), "chat": HuggingFaceModel(chatty, prompt_style="chat"), "other": other}
+    raw, chat = DecoderConfig(chatty).build(), DecoderConfig(chatty, prompt_style="chat").build()
+    models = {"raw": raw, "chat": chat, "other": other}
     whole = load_task("mini-popqa")
     task = Task(whole.name, whole.kind, whole.questions[::200])
     for name, model in models.items():
@@ -227,11 +229,11 @@ def test_a_probe_of_another_template_is_refused_live_and_on_stores(chatty, tmp_p
                 if trained_on != name:
                     said = f"template_hash={probe.config.template_hash}\\), but "
                     with pytest.raises(CascadeError, match=f"{said}this is .* with {model.prompts.style} prompts"):
-                        LocalModel(model, probe)
+                        LocalModel(model.decoder, probe)
                     with pytest.raises(CascadeError, match=f"{said}{scored.store.folder} is of"):
                         with_p_ik(scored, probe)
                 meant = {"allow_base_mismatch": trained_on != name}
-                assert LocalModel(model, probe, **meant).probe_layer == 1
+                assert LocalModel(model.decoder, probe, **meant).probe_layer == 1
                 expected = probe.predict(scored.store.layer(1))
                 assert with_p_ik(scored, probe, **meant)["p_ik"].to_pylist() == pytest.approx(expected.tolist())
 
@@ -265,8 +267,8 @@ def test_the_style_reaches_a_cascade_and_the_folder_of_a_probe(chatty, tmp_path)
     planned = plan_cascade(CascadeConfig.read(config), [CHOICE], "one", tmp_path / "none").work
     counted = [model.decoder.count_tokens([PROMPTS[0]])[0] for model in cascade.models]
     assert [work.prompt_tokens for work in planned] == counted and counted[0] != counted[1]
-    chat = HuggingFaceModel(chatty, prompt_style="chat").prompts
-    raw = HuggingFaceModel("mini-llama-small").prompts
+    chat = DecoderConfig(chatty, prompt_style="chat").build().prompts
+    raw = DecoderConfig("mini-llama-small").build().prompts
     assert ProbeRun.of(tmp_path, "m", "t", 2, chat).folder.name == "m--t-chat--layer-2"
     assert ProbeRun.of(tmp_path, "m", "t", 2, raw).folder.name == "m--t--layer-2"
 

@@ -10,10 +10,9 @@ import time
 
 import pytest
 
+from cascade.engines import request_cache
 from cascade.engines.request_cache import RequestCache, Spending, StoredResponse, canonical_json, request_key
 from cascade.errors import CascadeError
-from cascade.models import request_cache
-from cascade.models.request_cache import RequestCache, Spending, StoredResponse, canonical_json, request_key
 from tests.cascade.faulty_server import FaultyServer, good_body, right_letter
 from tests.cascade.test_endpoint import PRICE, endpoint, prompts
 

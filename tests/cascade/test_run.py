@@ -17,10 +17,12 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from cascade.engines.base import Failure, Reply
+from cascade.engines.base import Engine, Failure, Reply
 from cascade.errors import CascadeError
+from cascade.policies.base import Thresholds
 from cascade.policies.file import read_policy
-from cascade.policies.policy import Outcome, ThresholdPolicy, Thresholds
+from cascade.policies.outcome import Outcome
+from cascade.policies.thresholds import ThresholdPolicy
 from cascade.run import _all_questions, main, print_run, run
 from cascade.runtime import Cascade
 from cascade.runtime.journal import Journal, answered_in
@@ -143,9 +145,10 @@ def test_another_runs_journal_is_refused(config, tmp_path, capsys):
     assert [e for e in errors if "questions differ" in e] and [e for e in errors if "policy differ" in e]
 
 
-class Sketch:
+class Sketch(Engine):
     """A model that replies what it is told to."""
 
+    identity = None
     parameters, num_layers, hidden_size, probe_layer = 10, 2, 4, 1
     probe_parameters, batch_size, parallel = 0, 4, 1
 

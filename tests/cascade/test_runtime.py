@@ -3,26 +3,30 @@
 from __future__ import annotations
 
 import json
-from dataclasses import fields, replace
+from dataclasses import MISSING, fields, replace
 from itertools import combinations
 
 import numpy as np
 import pyarrow as pa
 import pytest
 
+from cascade.engines import ENGINES
 from cascade.engines.base import OPEN, Failure, Prompt, Reply
-from cascade.engines.huggingface import HuggingFaceModel
-from cascade.engines.local import LocalModel
 from cascade.engines.reader import ModelReader
+from cascade.engines.settings import DecoderConfig, engine_config, read_settings
 from cascade.errors import CascadeError
 from cascade.miniature.shipped import shipped_probe, validation_scores
-from cascade.policies.calibration import calibrate_model
+from cascade.policies.base import Thresholds
+from cascade.policies.expected_utility import ExpectedUtilityPolicy
 from cascade.policies.file import policy_from_json
+from cascade.policies.fused import FusedPolicy, calibrations
 from cascade.policies.ledgers import LEDGERS, Prices, pass_costs
-from cascade.policies.policy import ExpectedUtilityPolicy, FusedPolicy, Outcome, ThresholdPolicy, Thresholds
+from cascade.policies.outcome import Outcome
+from cascade.policies.thresholds import ThresholdPolicy
 from cascade.probing.chain import with_p_ik
 from cascade.runtime import Answer, Cascade, CascadeConfig, Member
 from cascade.runtime.build import build_cascade
+from cascade.runtime.config import ReaderSettings
 from cascade.runtime.costs import answer_costs, step_costs, units
 from cascade.runtime.engine import Step
 from cascade.scores.arrays import ChainScores, align
@@ -31,6 +35,7 @@ from cascade.simulation.simulator import play, spent
 from cascade.tasks.base import Task
 from cascade.tasks.load import load_task
 from probes import Probe, stratified_split
+from tests.cascade.scored import changed
 
 FAMILIES = ("mini-llama", "mini-qwen3")
 
@@ -96,9 +101,9 @@ def test_every_chain_answers_as_it_was_simulated(live, test_split):
 def test_policies_of_every_other_kind_answer_as_they_were_simulated(live, test_split):
     cascade, chain = live
     chosen_on = align(validation_scores(cascade.names), cascade.names)
-    fused = {m.name: calibrate_model(m) for m in chosen_on.models[:-1]}
+    fused = calibrations(chosen_on)
     same(cascade, chain, FusedPolicy((0, 1, 2), (0.8, 0.7), fused), test_split)
-    costs = [m.parameters / chosen_on.models[-1].parameters for m in chosen_on.models]
+    costs = [m.info.parameters / chosen_on.models[-1].info.parameters for m in chosen_on.models]
     same(cascade, chain, ExpectedUtilityPolicy.fit(chosen_on, costs, price=0.15), test_split)
     same(cascade, chain, cascade.policy_within(0.6), test_split)
 
@@ -142,13 +147,12 @@ def test_a_reader_turns_questions_away_before_the_model_is_run(scored, test_spli
     """The small model reads for the medium one, up to its probe's layer and no further."""
     chain = simulated(scored, ["mini-llama-medium", "mini-llama-large"])
     probe = Probe.from_pretrained(shipped_probe("mini-llama-small"))
-    reader = ModelReader(HuggingFaceModel("mini-llama-small"), probe)
+    reader = ModelReader(DecoderConfig("mini-llama-small").build(), probe)
     small = simulated(scored, ["mini-llama-small", "mini-llama-large"]).models[0]
-    medium = replace(
-        chain.models[0], p_ik_reader=small.p_ik, reader="mini-llama-small", reader_parameters=small.parameters
-    )
+    read_by = {"reader": "mini-llama-small", "reader_parameters": small.info.parameters}
+    medium = changed(chain.models[0], p_ik_reader=small.signals.p_ik, **read_by)
     chain = replace(chain, models=(medium, chain.models[1]))
-    models = [LocalModel(HuggingFaceModel(name)) for name in chain.names]
+    models = [DecoderConfig(name).build() for name in chain.names]
     policy = ThresholdPolicy.whole([Thresholds(0.9, None, 0.6)])
     cascade = Cascade(models, policy, readers={0: reader})
     answers = same(cascade, chain, policy, test_split)
@@ -164,11 +168,12 @@ def test_a_reader_turns_questions_away_before_the_model_is_run(scored, test_spli
 
 
 def test_a_reader_is_given_back_with_its_model(test_split):
-    reader = ModelReader(HuggingFaceModel("mini-llama-small"), Probe.from_pretrained(shipped_probe("mini-llama-small")))
-    models = [LocalModel(HuggingFaceModel(f"mini-llama-{size}")) for size in ("medium", "large")]
+    probe = Probe.from_pretrained(shipped_probe("mini-llama-small"))
+    reader = ModelReader(DecoderConfig("mini-llama-small").build(), probe)
+    models = [DecoderConfig(f"mini-llama-{size}").build() for size in ("medium", "large")]
     policy = ThresholdPolicy.whole([Thresholds(0.9, None, 0.6)])
     Cascade(models, policy, readers={0: reader}, keep_loaded=False).answer_many(test_split.questions[:4], False)
-    assert "model" not in reader.model.__dict__
+    assert "model" not in reader.model.decoder.__dict__
 
 
 class Sketch:
@@ -345,22 +350,36 @@ def test_a_setting_that_a_member_has_no_use_for_is_refused(tmp_path, entry, mess
     assert str(path) in str(caught.value) and "\n" not in str(caught.value)
 
 
-def test_every_setting_of_a_member_is_of_one_kind_or_of_both():
-    every = {f.name for f in fields(Member)}
-    refused = {
-        kind: {name for name in every - {"model", "endpoint"} if not takes(kind, name)}
-        for kind in ("model", "endpoint")
-    }
-    assert not refused["model"] & refused["endpoint"]
-    assert every - refused["model"] - refused["endpoint"] == {"model", "endpoint", "reader", "price"}
+@pytest.mark.parametrize("name", ENGINES)
+def test_every_setting_of_an_engine_may_stand_in_yaml_and_comes_back(name):
+    cls = engine_config(name)
+    values = {"dtype": "bfloat16", "kind": "completions", "quantization": "4bit", "prompt_style": "chat"}
+    values |= {"letters": "bare", "cache": "x.sqlite", "options": {"seed": 5}, "price": {"input": 1.0, "output": 2.0}}
+    values |= {"spending_cap": 1.5, "timeout": 2.5, "backoff": 0.25}
+    whole = {"concurrency", "attempts", "parameters", "top_logprobs", "batch_size", "max_tokens"}
+    given = {f.name: 7 if f.name in whole else values.get(f.name, "word") for f in fields(cls)}
+    read = read_settings({"engine": name, **given})
+    assert type(read) is cls and read.entry() == {"engine": name, **given}
+    assert read.changed() == [f.name for f in fields(cls) if f.default is not MISSING]
+    assert read_settings(read.entry()) == read
+    if read.answers:
+        entry = Member.read(read.entry() | ({"probe": "here"} if read.shows_states else {}))
+        assert Member.read(entry.to_yaml()) == entry
 
 
-def takes(kind: str, name: str) -> bool:
-    try:
-        Member(**{kind: "x", name: object()})
-    except CascadeError:
-        return False
-    return True
+def test_a_value_of_another_type_and_an_engine_that_there_is_not_are_named():
+    with pytest.raises(CascadeError, match="settings of a decoder for 'b', but .*batch_size"):
+        Member.read({"model": "b", "batch_size": "many"})
+    with pytest.raises(CascadeError, match="`engine` to be one of decoder, endpoint, encoder, but got 'magic'"):
+        Member.read({"engine": "magic", "model": "b"})
+    with pytest.raises(CascadeError, match="models that answer, but got an encoder, 'b', which only reads"):
+        Member.read({"engine": "encoder", "encoder": "b"})
+    with pytest.raises(CascadeError, match="to have 'model', as a decoder needs it"):
+        Member.read({"engine": "decoder", "dtype": "float32"})
+    with pytest.raises(CascadeError, match="`model` or `encoder`, and not both"):
+        ReaderSettings(model="a", encoder="b", probe="p")
+    with pytest.raises(CascadeError, match="a reader that shows hidden states, but got an endpoint, 'a'"):
+        ReaderSettings(engine="endpoint", endpoint="a", probe="p")
 
 
 def test_an_endpoint_may_be_said_to_have_no_probe():

@@ -12,7 +12,7 @@ import psutil
 import pytest
 import torch
 
-from cascade.engines.huggingface import HuggingFaceModel
+from cascade.engines.settings import DecoderConfig
 from cascade.score import build_parser, main
 from cascade.scoring.scored import score, score_share
 from cascade.tasks.load import load_task
@@ -100,7 +100,7 @@ def test_lightning_starts_the_ranks_and_ends_them_together_and_the_same_command_
 
 def test_each_of_three_ranks_writes_its_own_shards_in_any_order(tmp_path):
     whole_task = load_task("mini-gpqa")
-    model = HuggingFaceModel(MODEL)
+    model = DecoderConfig(MODEL).build()
     single = score(model, whole_task, tmp_path / "one", shard_rows=50).store.folder
     folder = tmp_path / "three" / single.name
     for rank, own in ((2, {2, 5, 8}), (1, {1, 4, 7})):

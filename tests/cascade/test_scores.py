@@ -61,7 +61,7 @@ def test_the_same_rows_twice_are_refused(tmp_path):
 
 def test_the_other_reading_of_p_t_is_another_column():
     both = pa.concat_tables([table(p_t_normalized=[0.9, 1.0, 0.1]), table("large", p_t_normalized=[1.0] * 3)])
-    assert align(both, ["small", "large"], normalize=True).models[0].p_t.tolist() == [0.9, 1.0, 0.1]
+    assert align(both, ["small", "large"], normalize=True).models[0].signals.p_t.tolist() == [0.9, 1.0, 0.1]
     with pytest.raises(CascadeError, match="p_t_normalized"):
         align(pa.concat_tables([table(), table("large")]), ["small", "large"], normalize=True)
 
@@ -83,8 +83,8 @@ def test_tables_are_joined_by_question_whatever_their_order(tmp_path):
     write_scores(large, "large", tmp_path / "large.parquet")
     chain = align(read_scores([tmp_path / "small.parquet", tmp_path / "large.parquet"]), ["small", "large"])
     assert chain.question_ids == ("a", "b", "c")
-    assert chain.models[1].p_ik.tolist() == [0.1, 0.2, 0.3]
-    assert chain.models[0].p_ik is None
+    assert chain.models[1].signals.p_ik.tolist() == [0.1, 0.2, 0.3]
+    assert chain.models[0].signals.p_ik is None
     assert chain.models[1].correct.tolist() == [True, False, True]
 
 
@@ -115,7 +115,7 @@ def test_a_half_filled_confidence_is_refused(column):
 def test_only_the_last_model_may_do_without_a_confidence():
     letters = validate_scores(table("large", p_t=None), "T")
     both = pa.concat_tables([validate_scores(table(), "T"), letters], promote_options="default")
-    assert align(both, ["small", "large"]).models[1].p_t is None
+    assert align(both, ["small", "large"]).models[1].signals.p_t is None
     with pytest.raises(CascadeError, match="'large' to have a confidence"):
         align(both, ["large", "small"])
 

@@ -12,7 +12,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from cascade.engines.huggingface import HuggingFaceModel
+from cascade.engines.base import Prompt
+from cascade.engines.settings import DecoderConfig
+from cascade.engines.states import StatesEngine
 from cascade.errors import CascadeError
 from cascade.scoring.scored import score, store_key
 from cascade.tasks.base import Task
@@ -30,8 +32,8 @@ def some(task: str, count: int) -> Task:
 
 
 @pytest.fixture(scope="module")
-def model() -> HuggingFaceModel:
-    return HuggingFaceModel(MODEL)
+def model() -> StatesEngine:
+    return DecoderConfig(MODEL).build()
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -41,10 +43,10 @@ def contents(folder: Path) -> dict[str, bytes]:
 def test_results_do_not_depend_on_batch_size_or_padding_side(model):
     task = some("mini-mmlu", 60)
     prompts = [task.prompt(q) for q in task.questions]
-    alone = [model.run([p]) for p in prompts]
+    alone = [model.decoder.run([p]) for p in prompts]
     order = random.Random(0).sample(range(60), 60)
     for side in ("left", "right"):
-        together = model.run([prompts[i] for i in order], padding_side=side)
+        together = model.decoder.run([prompts[i] for i in order], padding_side=side)
         for place, i in enumerate(order):
             torch.testing.assert_close(together.first_token[place], alone[i].first_token[0], **TOLERANCE)
             for layer, state in alone[i].states.items():
@@ -55,25 +57,25 @@ def test_one_pass_is_the_models_own_logits_and_states(model):
     """Against the model called plainly on one unpadded prompt, with `output_hidden_states`."""
     task = some("mini-mmlu", 5)
     for question in task.questions:
-        ids = model.tokenizer(task.prompt(question), return_tensors="pt").input_ids
+        ids = model.decoder.tokenizer(task.prompt(question), return_tensors="pt").input_ids
         with torch.no_grad():
-            plain = model.model(input_ids=ids, output_hidden_states=True)
-        ours = model.run([task.prompt(question)])
+            plain = model.decoder.model(input_ids=ids, output_hidden_states=True)
+        ours = model.decoder.run([task.prompt(question)])
         torch.testing.assert_close(ours.first_token[0], plain.logits[0, -1].log_softmax(-1), **TOLERANCE)
-        for layer in range(model.depth):
+        for layer in range(model.num_layers):
             torch.testing.assert_close(ours.states[layer][0], plain.hidden_states[layer][0, -1], **TOLERANCE)
 
 
 def test_a_question_costs_one_forward_pass(model, tmp_path, monkeypatch):
     task, seen = some("mini-mmlu", 40), []
-    original = model.model.forward
+    original = model.decoder.model.forward
 
     def counting(*args, **kwargs):
         seen.append(len(kwargs["input_ids"]))
         return original(*args, **kwargs)
 
     counting.__signature__ = __import__("inspect").signature(original)
-    monkeypatch.setattr(model.model, "forward", counting)
+    monkeypatch.setattr(model.decoder.model, "forward", counting)
     score(model, task, tmp_path, batch_size=16)
     assert sum(seen) == 40
     assert score(model, task, tmp_path).reused
@@ -84,10 +86,10 @@ def test_the_score_table_says_what_the_probabilities_say(model, tmp_path):
     task = some("mini-mmlu", 30)
     rows = score(model, task, tmp_path).table().to_pylist()
     for question, row in zip(task.questions, rows, strict=True):
-        ids = model.tokenizer(task.prompt(question), return_tensors="pt").input_ids
+        ids = model.decoder.tokenizer(task.prompt(question), return_tensors="pt").input_ids
         with torch.no_grad():
-            p = model.model(input_ids=ids).logits[0, -1].softmax(-1)
-        options = [float(p[model.tokenizer.convert_tokens_to_ids(f" {letter}")]) for letter in "ABCD"]
+            p = model.decoder.model(input_ids=ids).logits[0, -1].softmax(-1)
+        options = [float(p[model.decoder.tokenizer.convert_tokens_to_ids(f" {letter}")]) for letter in "ABCD"]
         assert row["question_id"] == question.id
         assert row["p_t"] == pytest.approx(max(options), abs=1e-4)
         assert row["option_mass"] == pytest.approx(sum(options), abs=1e-4)
@@ -97,20 +99,21 @@ def test_the_score_table_says_what_the_probabilities_say(model, tmp_path):
         assert row["prediction"] == "ABCD"[options.index(max(options))]
         assert row["correct"] == (row["prediction"] == question.answers[0])
         assert row["prompt_tokens"] == ids.shape[1]
-        assert row["parameters"] == sum(t.numel() for t in model.model.parameters())
+        assert row["parameters"] == sum(t.numel() for t in model.decoder.model.parameters())
 
 
 def test_open_ended_answers_are_those_of_plain_generation(model, tmp_path):
     task = some("mini-popqa", 24)
     rows = score(model, task, tmp_path, batch_size=8).table().to_pylist()
     counted = model.answer_prefix_tokens()
-    assert model.tokenizer.convert_tokens_to_ids("Answer") in counted
+    assert model.decoder.tokenizer.convert_tokens_to_ids("Answer") in counted
     for question, row in zip(task.questions, rows, strict=True):
-        ids = model.tokenizer(task.prompt(question), return_tensors="pt").input_ids
+        ids = model.decoder.tokenizer(task.prompt(question), return_tensors="pt").input_ids
         with torch.no_grad():
-            first = model.model(input_ids=ids).logits[0, -1].softmax(-1)
-            made = model.model.generate(ids, max_new_tokens=16, do_sample=False, pad_token_id=2)[0, ids.shape[1] :]
-        text = model.tokenizer.decode(made, skip_special_tokens=True)
+            first = model.decoder.model(input_ids=ids).logits[0, -1].softmax(-1)
+            made = model.decoder.model.generate(ids, max_new_tokens=16, do_sample=False, pad_token_id=2)
+            made = made[0, ids.shape[1] :]
+        text = model.decoder.tokenizer.decode(made, skip_special_tokens=True)
         assert row["prediction"] == text.removeprefix("Answer:").strip()
         assert row["p_t"] == pytest.approx(float(first[list(counted)].sum()), abs=1e-4)
         assert row["correct"] == (row["prediction"] == question.answers[0])
@@ -122,8 +125,8 @@ def test_another_dtype_task_or_layer_is_another_key(model):
         store_key(model, task).digest,
         store_key(model, task, [1]).digest,
         store_key(model, some("mini-mmlu", 6)).digest,
-        store_key(HuggingFaceModel(MODEL, dtype="bfloat16"), task).digest,
-        store_key(HuggingFaceModel("mini-llama-medium"), task, [1]).digest,
+        store_key(DecoderConfig(MODEL, dtype="bfloat16").build(), task).digest,
+        store_key(DecoderConfig("mini-llama-medium").build(), task, [1]).digest,
     }
     assert len(keys) == 5
 
@@ -169,11 +172,31 @@ def test_only_what_is_missing_is_computed(model, tmp_path, monkeypatch, gone):
     before = contents(whole.store.folder)
     (whole.store.folder / gone).unlink()
     asked: list[str] = []
-    run = model.run
-    monkeypatch.setattr(model, "run", lambda prompts, *a, **k: (asked.extend(prompts), run(prompts, *a, **k))[1])
+    run = model.decoder.run
+    counting = lambda prompts, *a, **k: (asked.extend(prompts), run(prompts, *a, **k))[1]  # noqa: E731
+    monkeypatch.setattr(model.decoder, "run", counting)
     again = score(model, task, tmp_path, shard_rows=16)
     assert sorted(asked) == sorted(task.prompt(q) for q in task.questions[16:32])
     assert contents(again.store.folder) == before
+
+
+def test_what_another_run_wrote_meanwhile_is_not_asked_again(model, tmp_path, monkeypatch):
+    task = some("mini-mmlu", 48)
+    asked: list[int] = []
+    run = model.decoder.run
+
+    def slower(prompts, *args, **settings):
+        if not asked:  # all of it is written by somebody else while this one asks its first shard
+            asked.append(0)
+            score(MODEL, task, tmp_path, shard_rows=16)
+        asked.append(len(prompts))
+        return run(prompts, *args, **settings)
+
+    monkeypatch.setattr(model.decoder, "run", slower)
+    scored = score(model, task, tmp_path, shard_rows=16)
+    assert sum(asked) == 16
+    assert scored.table().num_rows == 48
+    assert contents(scored.store.folder) == contents(score(MODEL, task, tmp_path / "alone", shard_rows=16).store.folder)
 
 
 def test_a_flipped_bit_in_the_score_table_is_refused(model, tmp_path):
@@ -212,13 +235,13 @@ def test_a_real_llama_runs_real_questions(shared_data, tmp_path):
         for i, row in enumerate(pq.read_table(shared_data / "mmlu" / "questions.parquet").to_pylist())
         if row["split"] == "dev"
     ]
-    model = HuggingFaceModel(str(shared_data / "stories260k_hf"))
+    model = DecoderConfig(str(shared_data / "stories260k_hf")).build()
     prompts = [Task("dev", "multiple_choice", tuple(questions)).prompt(q) for q in questions]
-    short = [p for p, n in zip(prompts, (len(i) for i in model.tokenizer(prompts).input_ids), strict=True) if n <= 512]
-    output = model.run(short[:32])
+    short = [p for p, n in zip(prompts, model.count_tokens(prompts), strict=True) if n <= 512]
+    output = model.decoder.run(short[:32])
     assert bool(torch.isfinite(output.first_token).all())
-    alone = model.run(short[3:4])
+    alone = model.decoder.run(short[3:4])
     torch.testing.assert_close(output.first_token[3], alone.first_token[0], **TOLERANCE)
     torch.testing.assert_close(output.states[5][3], alone.states[5][0], **TOLERANCE)
     with pytest.raises(CascadeError, match="at most 512 tokens"):
-        model.lengths(prompts)
+        model.lengths([Prompt(str(i), prompt, tuple("ABCD")) for i, prompt in enumerate(prompts)])

@@ -13,7 +13,7 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from cascade.engines.files import hash_folder
-from cascade.engines.huggingface import HuggingFaceModel
+from cascade.engines.settings import DecoderConfig
 from cascade.miniature.families import ASSETS, MODEL_NAMES
 from cascade.miniature.shipped import PROBED, shipped_probe, validation_scores
 from cascade.probing.data import default_layer
@@ -34,17 +34,17 @@ def split():
 @pytest.mark.parametrize("name", PROBED)
 def test_a_shipped_probe_knows_its_model_and_when_that_is_right(name, split):
     """Run afresh: its P(IK) on validation questions is the shipped table's, and on test questions it is any good."""
-    task, model = load_task("mini-mmlu"), HuggingFaceModel(name)
+    task, model = load_task("mini-mmlu"), DecoderConfig(name).build()
     probe = Probe.from_pretrained(shipped_probe(name))
     config = probe.config
     assert (config.base_model, config.base_revision, config.dtype) == (name, model.revision, model.dtype)
     assert (config.template_hash, config.task_revision) == (task.template_hash, task.revision)
     assert config.split_fingerprint == split.fingerprint
-    assert (config.layer, config.num_layers) == (default_layer(model.depth), model.depth)
+    assert (config.layer, config.num_layers) == (default_layer(model.num_layers), model.num_layers)
 
     places = [*split.validation[::13], *split.test]
     asked = [task.questions[place] for place in places]
-    output = model.run([task.prompt(question) for question in asked], [config.layer])
+    output = model.decoder.run([task.prompt(question) for question in asked], [config.layer])
     p_ik = probe.predict(output.states[config.layer])
     table = {row["question_id"]: row for row in validation_scores([name]).to_pylist()}
     among = len(split.validation[::13])
@@ -53,7 +53,7 @@ def test_a_shipped_probe_knows_its_model_and_when_that_is_right(name, split):
         assert value == pytest.approx(table[question.id]["p_ik"], abs=1e-4)
         assert table[question.id]["probe_layer"] == config.layer
 
-    letters = model.option_tokens(task.prompt(asked[0]), asked[0].letters)
+    letters = model.decoder.option_tokens(task.prompt(asked[0]), asked[0].letters)
     best = output.first_token[:, list(letters)].argmax(1).tolist()
     right = [task.judge(q, q.letters[i]) for q, i in zip(asked, best, strict=True)]
     assert right[:among] == [table[question.id]["correct"] for question in asked[:among]]

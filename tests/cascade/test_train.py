@@ -17,13 +17,14 @@ import wandb
 import yaml
 from wandb.proto.wandb_internal_pb2 import Record
 
-from cascade.engines.huggingface import HuggingFaceModel
+from cascade.engines.settings import DecoderConfig
 from cascade.errors import CascadeError
 from cascade.probing.chain import probe_for, with_p_ik
 from cascade.probing.data import ScoredTaskDataModule
 from cascade.scoring.scored import score
 from cascade.train import main, train
 from probes import Probe, stratified_split
+from probes.files import locked
 
 MODEL = "mini-llama-small"
 
@@ -116,15 +117,15 @@ def test_the_checkpoint_gives_calibrated_p_ik_from_raw_states(trained, runs):
     assert len(test) == len(stratified_split(table["question_id"].to_pylist(), table["subject"].to_pylist()).test)
     from cascade.tasks.load import load_task
 
-    task, model = load_task("mini-mmlu"), HuggingFaceModel(MODEL)
+    task, model = load_task("mini-mmlu"), DecoderConfig(MODEL).build()
     questions = {q.id: q for q in task.questions}
     for row in test[:5]:
         captured = []
-        block = model.model.model.layers[probe.config.layer - 1]
+        block = model.decoder.model.model.layers[probe.config.layer - 1]
         handle = block.register_forward_hook(lambda m, i, o, to=captured: to.append(o if torch.is_tensor(o) else o[0]))
-        ids = model.tokenizer(task.prompt(questions[row["question_id"]]), return_tensors="pt").input_ids
+        ids = model.decoder.tokenizer(task.prompt(questions[row["question_id"]]), return_tensors="pt").input_ids
         with torch.no_grad():
-            model.model(input_ids=ids)
+            model.decoder.model(input_ids=ids)
         handle.remove()
         assert float(probe.predict(captured[0][0, -1])) == pytest.approx(row["p_ik"], abs=1e-4)
     labels = np.array([row["correct"] for row in test], float)
@@ -191,6 +192,18 @@ def test_a_run_folder_holds_one_run(trained, runs, tmp_path, monkeypatch):
             train([*settings, "--model.depth=2", "--logger=none"])
     assert {path.name for path in folder.iterdir()} == {"config.yaml"}
     assert yaml.safe_load((folder / "config.yaml").read_text())["model"]["depth"] == 2
+
+
+def test_a_run_folder_that_another_run_writes_to_is_refused_and_left_as_it_is(tmp_path, capsys):
+    folder = tmp_path / f"{MODEL}--mini-mmlu--layer-2"
+    folder.mkdir()
+    (folder / "config.yaml").write_text("the other run's")
+    with locked(folder), pytest.raises(SystemExit):
+        main([f"--out={tmp_path}", f"--data.stores={tmp_path / 'stores'}"])
+    assert {path.name for path in folder.iterdir()} == {"config.yaml"}
+    assert (folder / "config.yaml").read_text() == "the other run's"
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.startswith(f"error: Expected {folder} to be written by one run at a time, but process {os.getpid()} on")
 
 
 def test_what_is_wrong_with_the_data_costs_no_earlier_run(trained, runs, tmp_path):
@@ -298,7 +311,7 @@ def test_what_predicts_something_else_is_never_taken_for_the_models_own_p_ik(tra
     assert done["p_right"].run.folder.name == f"{MODEL}--mini-mmlu--labels-other--p_right--layer-2"
     assert (trained.run.checkpoint / "model.safetensors").read_bytes() == own
 
-    model = HuggingFaceModel(MODEL)
+    model = DecoderConfig(MODEL).build()
     scored = score(model, "mini-mmlu", runs / "stores")
     assert probe_for(model, "mini-mmlu", scored, runs).config == trained.probe.config
     said = f"Reusing the probe in {trained.run.folder}, AUROC {trained.metrics['after']['auroc']:.3f}"

@@ -10,7 +10,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, GPT2Config, LlamaConfig, Qwen3Config
 from transformers.models.gemma2 import Gemma2Config
 
-from cascade.engines.huggingface import HuggingFaceModel
+from cascade.engines.settings import DecoderConfig
 from cascade.engines.weights import count_parameters, weight_bytes
 from cascade.errors import CascadeError
 from cascade.miniature.families import MODEL_NAMES
@@ -26,11 +26,11 @@ PUBLISHED = json.loads((Path(__file__).parent / "published_models.json").read_te
 
 @pytest.mark.parametrize("name", MODEL_NAMES)
 def test_a_miniature_is_counted_as_it_is_loaded(name):
-    model = HuggingFaceModel(name)
+    model = DecoderConfig(name).build()
     assert "model" not in vars(model)
     counted = model.parameters
     assert "model" not in vars(model)  # nothing was loaded for it
-    assert counted == sum(p.numel() for p in model.model.parameters())
+    assert counted == sum(p.numel() for p in model.decoder.model.parameters())
 
 
 @pytest.mark.parametrize("tied", [True, False])
@@ -75,9 +75,9 @@ def test_a_configuration_of_no_decoder_is_refused():
 
 
 def test_quantised_weights_are_another_key_and_another_probe_base():
-    task, plain = load_task("mini-gpqa"), HuggingFaceModel("mini-llama-small")
+    task, plain = load_task("mini-gpqa"), DecoderConfig("mini-llama-small").build()
     keys = [store_key(plain, task)] + [
-        store_key(HuggingFaceModel("mini-llama-small", quantization=kind), task) for kind in ("4bit", "8bit")
+        store_key(DecoderConfig("mini-llama-small", quantization=kind).build(), task) for kind in ("4bit", "8bit")
     ]
     assert len({key.digest for key in keys}) == 3
     assert "quantization" not in keys[0].to_json()  # so that stores from before there was any are found
@@ -87,24 +87,24 @@ def test_quantised_weights_are_another_key_and_another_probe_base():
 
 def test_what_does_not_pack_is_said_in_one_line(monkeypatch):
     with pytest.raises(CascadeError, match="`quantization` to be one of 4bit, 8bit or none, but got '3bit'"):
-        HuggingFaceModel("mini-llama-small", quantization="3bit")
+        DecoderConfig("mini-llama-small", quantization="3bit").build()
     monkeypatch.setattr("cascade.engines.weights.find_spec", lambda name: None)
-    model = HuggingFaceModel("mini-llama-small", quantization="4bit")
+    model = DecoderConfig("mini-llama-small", quantization="4bit").build()
     with pytest.raises(CascadeError, match="Expected bitsandbytes to be installed .*pip install"):
-        model.model  # noqa: B018
+        model.decoder.model  # noqa: B018
 
 
 @pytest.mark.parametrize(("kind", "share"), [("8bit", 1 / 2), ("4bit", 9 / 32)])
 def test_packed_weights_take_what_was_said_and_answer_nearly_as_the_plain_ones(kind, share, tmp_path):
     pytest.importorskip("bitsandbytes")
-    source = HuggingFaceModel("mini-llama-small")
+    source = DecoderConfig("mini-llama-small").build()
     torch.manual_seed(0)
     # On a CPU with AVX-512, bitsandbytes packs four bits of widths that 64 divides alone.
     shape = TINY | {"vocab_size": 1024, "hidden_size": 128, "intermediate_size": 256, "tie_word_embeddings": True}
     AutoModelForCausalLM.from_config(LlamaConfig(**shape)).save_pretrained(tmp_path)
     source.tokenizer.save_pretrained(tmp_path)
-    plain = HuggingFaceModel(str(tmp_path), dtype="bfloat16")
-    packed = HuggingFaceModel(str(tmp_path), dtype="bfloat16", quantization=kind)
+    plain = DecoderConfig(str(tmp_path), dtype="bfloat16").build()
+    packed = DecoderConfig(str(tmp_path), dtype="bfloat16", quantization=kind).build()
     assert packed.parameters == plain.parameters
     names = {n for n, p in packed.model.named_parameters() if p.dtype in (torch.uint8, torch.int8)}
     assert len(names) == 2 * 7
@@ -112,5 +112,5 @@ def test_packed_weights_take_what_was_said_and_answer_nearly_as_the_plain_ones(k
     rest = 2 * (plain.parameters - linear)
     assert weight_bytes(plain.config, "bfloat16", kind) == rest + 2 * linear * share
     prompts = [load_task("mini-mmlu").prompt(q) for q in load_task("mini-mmlu").questions[:8]]
-    first, second = (model.run(prompts).first_token.exp() for model in (plain, packed))
+    first, second = (model.decoder.run(prompts).first_token.exp() for model in (plain, packed))
     assert 0 < float((first - second).abs().sum(1).mean()) < 0.1

@@ -14,7 +14,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from cascade.engines.base import Failure, Model, Prompt, Reply, TokenLogprob, prompt_of
+from cascade.engines.base import Engine, Failure, Prompt, Reply, TokenLogprob, prompt_of
 from cascade.errors import CascadeError
 from cascade.scores.schema import CONFIDENCE_COLUMNS, CONFIDENCES, EXTRA, SCHEMA, validate_scores
 from cascade.scoring.confidence.asked import (
@@ -61,9 +61,13 @@ class Asking:
 
     def __post_init__(self) -> None:
         if unknown := [name for name in self.methods if name not in CONFIDENCES]:
-            raise CascadeError(f"Expected `methods` to be of {', '.join(CONFIDENCES)}, but got {', '.join(unknown)}")
+            raise CascadeError(
+                f"Expected `confidences` to be of {', '.join(CONFIDENCES)}, but got {', '.join(unknown)}"
+            )
         if len(set(self.methods)) != len(self.methods):
-            raise CascadeError(f"Expected `methods` to name each confidence once, but got {', '.join(self.methods)}")
+            raise CascadeError(
+                f"Expected `confidences` to name each confidence once, but got {', '.join(self.methods)}"
+            )
         if self.samples < 2:
             raise CascadeError(f"Expected `samples` to be at least 2, but got {self.samples}")
         if not 0 < self.temperature < float("inf"):
@@ -95,7 +99,7 @@ class _Asked:
 
 
 def ask_confidences(
-    model: Model,
+    model: Engine,
     questions: Sequence[Question],
     task: str,
     asking: Asking,
@@ -147,7 +151,7 @@ def _table(rows: list[dict[str, Any]]) -> pa.Table:
     return pa.Table.from_pylist(rows, schema=schema)
 
 
-def _ask(model: Model, questions: Sequence[Question], task: str, asking: Asking) -> list[_Asked]:
+def _ask(model: Engine, questions: Sequence[Question], task: str, asking: Asking) -> list[_Asked]:
     prompts = [replace(prompt_of(q, asking.max_new_tokens), top_logprobs=_SHOWN) for q in questions]
     asked = []
     for question, reply in zip(questions, _replies(model, prompts), strict=True):
@@ -163,7 +167,7 @@ def _ask(model: Model, questions: Sequence[Question], task: str, asking: Asking)
     return asked
 
 
-def _replies(model: Model, prompts: Sequence[Prompt]) -> list[Reply]:
+def _replies(model: Engine, prompts: Sequence[Prompt]) -> list[Reply]:
     found = model.answer(prompts)
     failed = [reply for reply in found if isinstance(reply, Failure)]
     if failed:
@@ -174,7 +178,7 @@ def _replies(model: Model, prompts: Sequence[Prompt]) -> list[Reply]:
     return [reply for reply in found if isinstance(reply, Reply)]
 
 
-def _base_row(model: Model, question: Question, reply: Reply, prediction: str, task: str) -> dict[str, Any]:
+def _base_row(model: Engine, question: Question, reply: Reply, prediction: str, task: str) -> dict[str, Any]:
     return {name: getattr(reply, name, None) for name in SCHEMA.names} | {
         "question_id": question.id,
         "model": model.name,
@@ -230,7 +234,7 @@ def first_token_margin(tokens: Sequence[TokenLogprob]) -> float | None:
 _PROMPTED = frozenset({"p_true", "do_you_know", "verbalized"})
 
 
-def _prompted(model: Model, asked: Sequence[_Asked], name: str, asking: Asking) -> None:
+def _prompted(model: Engine, asked: Sequence[_Asked], name: str, asking: Asking) -> None:
     """One more prompt a question."""
     prompts = [_further_prompt(one, name) for one in asked]
     for one, reply in zip(asked, _replies(model, prompts), strict=True):
@@ -262,7 +266,7 @@ def _first_option(reply: Reply) -> float | None:
     return reply.p_t if reply.text == "A" else 0.0
 
 
-def _sampled(model: Model, asked: Sequence[_Asked], asking: Asking) -> None:
+def _sampled(model: Engine, asked: Sequence[_Asked], asking: Asking) -> None:
     """The same question again and again, freely: an option's letter is read from what is generated."""
     prompts = [
         replace(

@@ -1,0 +1,38 @@
+"""Confidences in a terminal: how well each tells right from wrong, and what it took."""
+
+from __future__ import annotations
+
+import math
+import sys
+
+import pyarrow as pa
+from rich.console import Console
+from rich.table import Table
+
+from cascade.scores.schema import CONFIDENCES
+from cascade.statistics.metrics import auroc
+
+
+def print_confidences(table: pa.Table) -> None:
+    """Prints how well each confidence tells right from wrong, and what it took beyond the answer."""
+    console = Console(width=None if sys.stdout.isatty() else 120)
+    correct = table["correct"].to_numpy().astype(bool)
+    shown = Table(title=f"{len(correct):,} questions, {correct.mean():.1%} right")
+    shown.add_column("confidence")
+    for heading in ("AUROC", "mean", "readable", "prompts", "tokens read", "tokens written", "seconds"):
+        shown.add_column(heading, justify="right")
+    for column in ("p_t", "p_ik", *(f"confidence_{name}" for name in CONFIDENCES)):
+        if column not in table.column_names or (column == "p_ik" and table[column].null_count):
+            continue
+        there = table[column].is_valid().to_numpy()
+        values = table[column].drop_null().to_numpy()
+        area = auroc(values, correct[there]) if len(values) else float("nan")
+        cells = ["–" if math.isnan(area) else f"{area:.3f}", f"{values.mean():.3f}" if len(values) else "–"]
+        cells.append(f"{len(values):,}")
+        for extra in ("prompts", "prompt_tokens", "completion_tokens", "seconds"):
+            name = f"{column}_{extra}"
+            mean = table[name].to_numpy().mean() if name in table.column_names and column != "p_t" else 0.0
+            cells.append(f"{mean:.3g}" if mean else "–")
+        shown.add_row(column.removeprefix("confidence_"), *cells)
+    console.print(shown)
+    console.print("AUROC of the answer's being right. The last four: beyond the answer's own pass, a question.")
