@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from cascade.errors import CascadeError
     from cascade.judging.llm import JudgeConfig, LLMJudge
-    from cascade.policies.thresholds import Thresholds
+    from cascade.policies.base import Thresholds
     from cascade.probing.data import ScoredTaskDataModule
     from cascade.probing.fit import Trained, fit
     from cascade.runtime.build import build_cascade
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 _ROOMS = {
     "errors": ("CascadeError",),
     "judging.llm": ("JudgeConfig", "LLMJudge"),
-    "policies.thresholds": ("Thresholds",),
+    "policies.base": ("Thresholds",),
     "probing.data": ("ScoredTaskDataModule",),
     "probing.fit": ("Trained", "fit"),
     "runtime.build": ("build_cascade",),
