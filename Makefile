@@ -2,8 +2,11 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+# Every file that is installed is held against the hashes of a lock file.
+INSTALL := $(BIN)/python -m pip install --quiet --no-deps
+LOCKED := $(INSTALL) --require-hashes --requirement
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint lock clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python -m cascade.simulate
@@ -17,16 +20,28 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+lock: $(VENV)/.installed-dev
+	$(BIN)/python -m pip install --quiet uv
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m experiments.lock
+
 clean:
 	rm -rf runs
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
-$(VENV)/.installed: pyproject.toml constraints.txt | $(BIN)/python
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable .
+# PyPI's torch for Linux loads CUDA's libraries; its CPU build has none.
+define install
+	$(LOCKED) $(1)
+	if $(BIN)/python -c "import sys, importlib.metadata as m; sys.exit('nvidia' not in str(m.requires('torch')))"; then \
+		$(LOCKED) requirements-cuda.lock; fi
+	$(INSTALL) --no-build-isolation --editable .
+endef
+
+$(VENV)/.installed: pyproject.toml requirements.lock | $(BIN)/python
+	$(call install,requirements.lock)
 	touch $@
 
-$(VENV)/.installed-dev: pyproject.toml constraints.txt | $(BIN)/python
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+$(VENV)/.installed-dev: pyproject.toml requirements-dev.lock | $(BIN)/python
+	$(call install,requirements-dev.lock)
 	touch $@ $(VENV)/.installed
