@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,11 @@ import pytest
 from cascade.miniature.families import ASSETS
 
 SHARED = Path(__file__).parents[1].parent / "shared" / "data"
+
+
+def pytest_sessionfinish() -> None:
+    if processes := sys.modules.get("tests.processes"):
+        processes.end_server()
 
 
 @pytest.fixture(scope="session")

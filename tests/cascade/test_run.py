@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -30,6 +28,7 @@ from cascade.tasks.files import read_questions
 from cascade.tasks.load import load_task
 from probes import stratified_split
 from tests.cascade.faulty_server import FaultyServer, right_letter
+from tests.processes import Forked
 
 CHAIN = {"models": [{"model": f"mini-llama-{size}", "batch_size": 2} for size in ("small", "medium", "large")]}
 
@@ -112,8 +111,7 @@ def test_a_killed_run_goes_on_and_asks_nothing_twice(config, tmp_path):
     flags = ["--config", config, "--questions", "mini-mmlu", "--limit", "400", "--out"]
     main([*flags, str(tmp_path / "whole")])
     killed = tmp_path / "killed"
-    command = [sys.executable, "-m", "cascade.run", *flags, str(killed)]
-    process = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    process = Forked("-m", "cascade.run", *flags, str(killed))
     while not (killed / "journal.jsonl").exists() or (killed / "journal.jsonl").stat().st_size < 20_000:
         assert process.poll() is None
         time.sleep(0.001)

@@ -6,8 +6,6 @@ import contextlib
 import json
 import signal
 import socket
-import subprocess
-import sys
 import threading
 import time
 
@@ -17,6 +15,7 @@ import pytest
 
 from cascade.serve import main
 from experiments.benchmarks.serving import main as load
+from tests.processes import Forked
 
 SLOW = """
 import sys, time
@@ -34,9 +33,8 @@ main(sys.argv[1:])
 
 @pytest.fixture
 def slow_server():
-    command = [sys.executable, "-c", SLOW, "--port", "0"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    url = process.stdout.readline().split(" on ")[1].split("/v1")[0]
+    process = Forked("-c", SLOW, "--port", "0")
+    url = process.first_line().split(" on ")[1].split("/v1")[0]
     yield process, url
     process.kill()
 
@@ -81,10 +79,9 @@ def test_sigterm_lets_everything_accepted_be_answered_and_ends_with_0(slow_serve
 
 def test_a_second_signal_does_not_wait_for_a_stage():
     stuck = SLOW.replace("sleep(0.3)", "sleep(0 if prompts[0].question_id == 'warm-up' else 60)")
-    command = [sys.executable, "-c", stuck, "--port", "0"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = Forked("-c", stuck, "--port", "0")
     try:
-        url = process.stdout.readline().split(" on ")[1].split("/v1")[0]
+        url = process.first_line().split(" on ")[1].split("/v1")[0]
         body = {"model": "cascade", "prompt": "?"}
         with contextlib.suppress(httpx.TimeoutException):
             httpx.post(f"{url}/v1/completions", json=body, timeout=0.5)
