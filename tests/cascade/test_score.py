@@ -10,7 +10,6 @@ from pathlib import Path
 
 import psutil
 import pytest
-import torch
 
 from cascade.engines.huggingface import HuggingFaceModel
 from cascade.score import build_parser, main
@@ -28,14 +27,9 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory) -> dict[str, bytes]:
+def whole(made_once) -> dict[str, bytes]:
     """By a single process, on one thread as each of the others."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        return contents(score(MODEL, TASK, tmp_path_factory.mktemp("whole"), batch_size=128).store.folder)
-    finally:
-        torch.set_num_threads(threads)
+    return contents(made_once.runs / made_once.store(MODEL))
 
 
 def start(stores: Path, **environment: str) -> Forked:
