@@ -15,7 +15,9 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
+_POPEN = subprocess.Popen
 FORKS = multiprocessing.get_context("forkserver")
 FORKS.set_forkserver_preload(
     [
@@ -50,24 +52,49 @@ def _become(command: tuple[str, ...], environment: dict[str, str], folder: str, 
         exec(compile(what, "<string>", "exec"), {"__name__": "__main__"})
 
 
+class Output:
+    """What a process has printed so far, read as a pipe is."""
+
+    def __init__(self, process: Forked) -> None:
+        self._file = tempfile.NamedTemporaryFile("r", prefix="forked-")  # noqa: SIM115
+        self._process, self.name = process, self._file.name
+
+    def readline(self) -> str:
+        """The next whole line, which is waited for; what there is where the process ends before."""
+        line = ""
+        while not line.endswith("\n"):
+            alive = self._process.poll() is None
+            line += (more := self._file.readline())
+            if not more and not alive:
+                return line
+            if not more:
+                time.sleep(0.01)
+        return line
+
+    def read(self) -> str:
+        """The rest, once the process has ended."""
+        self._process.wait()
+        return self._file.read()
+
+    def close(self) -> None:
+        self._file.close()
+
+
 class Forked:
-    """`python -m NAME …` or `python -c CODE …` as a process; used as `subprocess.Popen` is, its output kept in files.
+    """`python -m NAME …` or `python -c CODE …` as a process; used as `subprocess.Popen` is.
 
     Args:
         command: As after `python`.
         environment: Instead of this process's own.
-        folder: To work in; by default this process's own.
+        stderr: A file to write errors to.
     """
 
-    def __init__(
-        self, *command: str, environment: dict[str, str] | None = None, folder: str | Path | None = None
-    ) -> None:
-        self._files = [tempfile.NamedTemporaryFile("r", prefix="forked-") for _ in range(2)]  # noqa: SIM115
-        names = tuple(file.name for file in self._files)
-        made = (command, dict(os.environ if environment is None else environment), str(folder or Path.cwd()), names)
-        self._process = FORKS.Process(target=_become, args=made)
+    def __init__(self, *command: str, environment: dict[str, str] | None = None, stderr: str | None = None) -> None:
+        outside = dict(os.environ if environment is None else environment)
+        self.stdout, self.stderr = Output(self), Output(self)
+        outputs = (self.stdout.name, stderr or self.stderr.name)
+        self._process = FORKS.Process(target=_become, args=(command, outside, str(Path.cwd()), outputs))
         self._process.start()
-        self.stdout, self.stderr = self._files
 
     @property
     def pid(self) -> int:
@@ -90,18 +117,24 @@ class Forked:
         self.wait(timeout)
         return self.stdout.read(), self.stderr.read()
 
-    def first_line(self) -> str:
-        """The first line that it prints; empty if it ends before."""
-        while not (line := self.stdout.readline()).endswith("\n"):
-            if self.poll() is not None:
-                return ""
-            self.stdout.seek(0)
-            time.sleep(0.01)
-        return line
-
     def send_signal(self, number: int) -> None:
         if self.poll() is None:
             os.kill(self.pid, number)
 
     def kill(self) -> None:
         self._process.kill()
+
+
+def instead_of_popen(command: list[str], **options: Any) -> Forked | subprocess.Popen:
+    """For `subprocess.Popen` where the code under test starts one of our own commands by it."""
+    if command[:2] != [sys.executable, "-m"]:
+        return _POPEN(command, **options)
+    return Forked(*command[1:], environment=options.get("env"), stderr=getattr(options.get("stderr"), "name", None))
+
+
+def instead_of_run(command: list[str], env: dict[str, str], **options: Any) -> subprocess.CompletedProcess[str]:
+    """For `subprocess.run` likewise; a process that fails is an error."""
+    done = Forked(*command[1:], environment=env)
+    out, err = done.communicate()
+    assert done.returncode == 0, err
+    return subprocess.CompletedProcess(command, 0, out, err)

@@ -228,7 +228,7 @@ def test_a_plan_beside_a_corrupt_journal_ends_with_one_line(config, tmp_path, ca
     assert line.endswith("journal.jsonl, but line 2: column 26: Expecting ':' delimiter")
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(place=st.floats(0, 1), length=st.integers(0, 60), put=st.binary(max_size=8))
 def test_a_journal_that_was_damaged_anywhere_is_read_or_refused(place, length, put, tmp_path):
     if not (tmp_path / "run").exists():
