@@ -21,10 +21,10 @@ import pyarrow as pa
 from jsonargparse import ArgumentParser
 from rich.console import Console
 from rich.table import Table
-from tqdm import tqdm
 
 from cascade.engines.base import Model
 from cascade.errors import CascadeError, one_line_errors
+from cascade.progress import progress
 from cascade.runtime.build import build_model
 from cascade.runtime.config import Member
 from cascade.scores.schema import CONFIDENCES, parquet_bytes
@@ -82,7 +82,7 @@ def confidences(
     label = file_name(Path(task).name) if from_file else task  # as `cascade.tasks.load.file_task` names it
     parts, done = Parts(out.with_name(f"{out.name}.parts"), _identity(model, questions, label, asking)), 0
     try:
-        with tqdm(total=len(questions), desc=f"{model.name} · {task}", unit="q", disable=None, leave=False) as bar:
+        with progress(len(questions), f"{model.name} · {task}") as bar:
 
             def answered(count: int) -> None:
                 nonlocal done

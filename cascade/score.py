@@ -17,9 +17,10 @@ from lightning.fabric import Fabric
 from lightning.fabric.strategies import DDPStrategy
 from lightning.fabric.utilities.rank_zero import rank_zero_only
 
+from cascade.commands import PLAN_HELP, verb_parser
 from cascade.errors import CascadeError, one_line_errors
 from cascade.planning.costs import plan_training
-from cascade.planning.table import PLAN_HELP, print_plan
+from cascade.planning.table import print_plan
 from cascade.probing.data import ScoredTaskDataModule
 from cascade.scoring.scored import Scored, score_share
 from probes.errors import ProbeError
@@ -74,7 +75,7 @@ def score_apart(data: ScoredTaskDataModule, devices: int = 1, num_nodes: int = 1
 
 def build_parser() -> ArgumentParser:
     """The command line: what `cascade.train` has under ``--data``, and how many processes."""
-    parser = ArgumentParser(prog="python -m cascade.score", description=__doc__, exit_on_error=False)
+    parser = verb_parser("score", __doc__)
     parser.add_argument("--config", action="config", help="YAML file of these flags")
     parser.add_class_arguments(ScoredTaskDataModule, "data")
     parser.add_function_arguments(score_apart, skip={"data"})

@@ -21,8 +21,9 @@ _POPEN = subprocess.Popen
 FORKS = multiprocessing.get_context("forkserver")
 FORKS.set_forkserver_preload(
     [
-        "pytest",
+        *("pytest", "lightning.pytorch", "matplotlib.pyplot", "openai", "torch", "uvicorn"),
         *(f"cascade.{name}" for name in ("confidences", "run", "score", "serve", "train")),
+        *("cascade.probing.fit", "cascade.runtime.build", "cascade.scoring.scored", "cascade.serving.server"),
         *(f"transformers.models.{name}.modeling_{name}" for name in ("llama", "qwen3")),
     ]
 )

@@ -13,11 +13,11 @@ from pathlib import Path
 import torch
 from huggingface_hub.utils import httpx
 from torch import Tensor
-from tqdm import tqdm
 
 from cascade.engines.files import find_model, hash_folder
 from cascade.engines.huggingface import hash_tokenizer
 from cascade.errors import CascadeError
+from cascade.progress import progress
 from probes.capture import HiddenStateCapture
 from probes.errors import ProbeError
 from probes.store import HiddenStateStore, StoreKey, StoreWriter
@@ -96,7 +96,7 @@ def read_texts(
     writer = StoreWriter(root, key, len(texts), encoder.hidden_size)
     writer.check_room()
     pending = writer.pending()
-    with tqdm(total=sum(len(writer.shards[n]) for n in pending), desc=task, disable=None, leave=False) as bar:
+    with progress(sum(len(writer.shards[n]) for n in pending), task) as bar:
         for number in pending:
             rows = writer.shards[number]
             states = {layer: torch.empty(len(rows), encoder.hidden_size) for layer in key.layers}

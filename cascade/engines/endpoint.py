@@ -22,7 +22,15 @@ import numpy as np
 import openai
 import tenacity
 
-from cascade.engines.attempts import MAX_WAIT_SECONDS, AttemptError, QuestionError, RefusedError, scrub, send
+from cascade.engines.attempts import (
+    MAX_WAIT_SECONDS,
+    AttemptError,
+    QuestionError,
+    RefusedError,
+    open_client,
+    scrub,
+    send,
+)
 from cascade.engines.base import OPEN, Failure, Gate, Prompt, Reply
 from cascade.engines.openai_format import (
     LIMITS,
@@ -34,6 +42,7 @@ from cascade.engines.openai_format import (
     build_request,
     parse_response,
     read_reply,
+    usage_can_be,
 )
 from cascade.engines.request_cache import RequestCache, StoredResponse, canonical_json, request_key
 from cascade.errors import CascadeError
@@ -81,9 +90,10 @@ class Endpoint:
             that had a price, whichever run or process it was. Before a request leaves, the most that it can cost
             (a token a byte, all tokens that may be generated) has to fit under it. Attempts that may have been billed
             without our seeing it (timeouts, cut connections, malformed replies) stay counted at that most, as do
-            requests under way in a process that is killed.
+            replies whose usage cannot be (fewer tokens than their texts have) and requests under way in a process
+            that is killed. Beyond that the endpoint's usage is believed.
         concurrency: Requests under way at once.
-        timeout: Seconds of silence after which an attempt is given up.
+        timeout: Seconds of silence after which an attempt is given up; five times as many in all.
         attempts: For each question, the first one included; fewer where nothing listens at `base_url` on this machine.
         needs_confidence: Whether P(T) is wanted. A chain's last model needs none, and then log-probabilities are
             asked for only where `Prompt.top_logprobs` does.
@@ -243,9 +253,7 @@ class Endpoint:
                         f"Expected the environment variable {self._api_key_env} to hold the key for {self.base_url}, "
                         f"but it is not set"
                     )
-                self._client = openai.OpenAI(
-                    api_key=key or "none", base_url=self.base_url, timeout=self.timeout, max_retries=0
-                )
+                self._client = open_client(self.base_url, key, float(self.timeout))
             return self._client
 
     def _answer_or_halt(self, prompt: Prompt, cache: RequestCache, halt: threading.Event) -> Reply | Failure:
@@ -280,7 +288,7 @@ class Endpoint:
         self._logprobs_seen |= bool(completion.tokens)
         if completion.refusal:
             return Failure(prompt.question_id, f"{self.name} refused to answer: {completion.refusal}", refusal=True)
-        dollars = self._dollars(completion) if response.dollars is None else response.dollars
+        dollars = self._dollars(completion, request) if response.dollars is None else response.dollars
         return read_reply(prompt, completion, response.seconds, dollars, cached, self.needs_confidence)
 
     def _parse_stored(self, response: StoredResponse, job: _Job) -> Completion:
@@ -351,7 +359,7 @@ class Endpoint:
             except MalformedResponseError as error:
                 missing = isinstance(error, NoLogprobsError)
                 raise AttemptError(scrub(client, str(error)), perhaps_billed, no_logprobs=missing) from error
-            response = StoredResponse(body.decode(), seconds, self._dollars(completion))
+            response = StoredResponse(body.decode(), seconds, self._dollars(completion, job.request))
             job.cache.store(job.key, job.request, response, reservation)
             reservation = None
         finally:
@@ -394,9 +402,12 @@ class Endpoint:
         completion_tokens: int = max(request[field] for field in LIMITS if field in request)
         return (prompt_tokens * self.price[0] + completion_tokens * self.price[1]) / 1e6
 
-    def _dollars(self, completion: Completion) -> float | None:
+    def _dollars(self, completion: Completion, request: Mapping[str, Any]) -> float | None:
+        """By the usage, or the most that it can be where that cannot be."""
         if self.price is None:
             return None
+        if not usage_can_be(completion, request):
+            return self._bound(request)
         return (completion.prompt_tokens * self.price[0] + completion.completion_tokens * self.price[1]) / 1e6
 
 

@@ -23,7 +23,7 @@ from cascade.policies.ledgers import pass_costs
 from cascade.probing.chain import own_models
 from cascade.probing.data import ScoredTaskDataModule
 from cascade.runtime.config import CascadeConfig, Member
-from cascade.scores.arrays import ChainScores, ModelScores
+from cascade.scores.columns import ModelInfo, Passes, Usage
 from cascade.scoring.scored import MAX_NEW_TOKENS, missing_shards, store_key
 from cascade.tasks.base import Question, Task, multiple_choice_prompt, open_ended_prompt
 from cascade.tasks.load import PROBED_ON, load_task
@@ -294,18 +294,9 @@ class Decoder:
     def _work(self, name: str, task: str, prompts: Sequence[str], written: np.ndarray, left: np.ndarray) -> Work:
         model = self.model
         tokens, counted = self.tokens(prompts)
-        scores = ModelScores(
-            name,
-            np.zeros(len(prompts), bool),
-            None,
-            parameters=model.parameters,
-            num_layers=model.depth,
-            hidden_size=model.hidden_size,
-            prompt_tokens=tokens,
-            completion_tokens=written.astype(np.int64),
-        )
-        chain = ChainScores(tuple(map(str, range(len(prompts)))), (scores,))
-        plain, whole = (pass_costs(chain, unit).whole[0] for unit in ("flops", "flops-context"))
+        info = ModelInfo(name, model.parameters, model.depth, model.hidden_size)
+        passes = Passes((info,), (Usage(len(prompts), tokens, written.astype(np.int64)),))
+        plain, whole = (pass_costs(passes, unit).whole[0] for unit in ("flops", "flops-context"))
         seconds = float(whole[left].sum()) / (PEAK_FLOPS[model.dtype] * UTILISATION)
         longest, context = int(tokens.max(initial=0)), model.context
         room = int(written.max(initial=1)) if int(written.max(initial=1)) > 1 else 0

@@ -23,6 +23,7 @@ from tqdm import tqdm
 from cascade.engines.huggingface import HuggingFaceModel, PromptOutput
 from cascade.engines.local import FirstToken
 from cascade.errors import CascadeError
+from cascade.progress import progress
 from cascade.scores.schema import SCHEMA, parquet_bytes, validate_scores
 from cascade.tasks.base import Question, Task, is_attempt, parse_open_ended
 from cascade.tasks.load import load_task
@@ -188,7 +189,7 @@ def score_share(
     if asker is not None:
         label = f"{model.name} · {task.name}" + (f" · rank {rank}" if ranks > 1 else "")
         model.model  # noqa: B018 - loads the weights, which must not count as time of the first question
-        with tqdm(total=total, initial=done, desc=label, unit="q", disable=None, leave=False, position=rank) as bar:
+        with progress(total, label, initial=done, position=rank) as bar:
             for number in pending:
                 states, table = asker.ask(writer.shards[number], batch_size, bar)
                 scores_path, seconds_path = score_paths(writer.folder, number)

@@ -23,7 +23,8 @@ from cascade.engines.base import OPEN, Failure, Gate, Prompt, Reply, keep_all
 from cascade.engines.huggingface import HuggingFaceModel
 from cascade.engines.local import LocalModel
 from cascade.miniature.families import ASSETS
-from cascade.policies.policy import ThresholdPolicy, Thresholds
+from cascade.policies.base import Thresholds
+from cascade.policies.thresholds import ThresholdPolicy
 from cascade.runtime.costs import answer_costs, last_model_alone
 from cascade.runtime.engine import Cascade
 from experiments.benchmarks.side_by_side import alternate, report

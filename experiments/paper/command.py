@@ -10,9 +10,10 @@ from typing import Any, Protocol, TypeVar
 
 from jsonargparse import ArgumentParser
 
+from cascade.commands import PLAN_HELP
 from cascade.errors import CascadeError, one_line_errors
 from cascade.planning.costs import plan_chain
-from cascade.planning.table import PLAN_HELP, print_plan
+from cascade.planning.table import print_plan
 from cascade.runtime.config import Member
 from cascade.strict_json import strict_json
 from experiments.paper.api import api_plan

@@ -212,7 +212,7 @@ def test_a_tracked_run_that_was_cut_off_goes_on_under_its_id(runs, tmp_path, mon
     settings = [*flags(runs)[:1], f"--out={tmp_path}", "--trainer.max_epochs=1", "--logger=wandb"]
     folder = tmp_path / f"{MODEL}--mini-mmlu--layer-2"
     with monkeypatch.context() as patch:
-        patch.setattr("cascade.train.layer_table", _cut_off)
+        patch.setattr("cascade.probing.fit.layer_table", _cut_off)
         with pytest.raises(KeyboardInterrupt):
             train(settings)
     (first,) = folder.glob("wandb/offline-run-*")
@@ -228,7 +228,7 @@ def test_a_run_with_other_settings_does_not_go_on_under_the_id_of_one_that_was_c
     monkeypatch.setenv("WANDB_MODE", "offline")
     settings = [*flags(runs)[:1], f"--out={tmp_path}", "--trainer.max_epochs=1", "--logger=wandb"]
     with monkeypatch.context() as patch:
-        patch.setattr("cascade.train.layer_table", _cut_off)
+        patch.setattr("cascade.probing.fit.layer_table", _cut_off)
         with pytest.raises(KeyboardInterrupt):
             train(settings)
     wandb.finish()
