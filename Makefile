@@ -11,6 +11,7 @@ LOCKED := $(INSTALL) --require-hashes --requirement
 demo: $(VENV)/.installed
 	$(BIN)/python -m cascade.simulate
 
+# CASCADE_LONG=1 draws a thousand examples of every property and a thousand promises.
 test: $(VENV)/.installed-dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
