@@ -19,12 +19,13 @@ import pyarrow as pa
 from jsonargparse import ArgumentParser
 from rich.console import Console
 from rich.table import Table
-from tqdm import tqdm
 
+from cascade.commands import verb_parser
 from cascade.errors import CascadeError, one_line_errors
 from cascade.judging.agreement import Agreement
 from cascade.judging.base import Case, ExactMatchJudge, Judge
 from cascade.judging.llm import JudgeConfig, LLMJudge
+from cascade.progress import progress
 from cascade.scores.schema import SCHEMA, parquet_bytes, read_scores, validate_scores
 from cascade.statistics.metrics import hallucination_rate
 from cascade.tasks.base import Question
@@ -55,7 +56,7 @@ def judge_table(table: pa.Table, judge: Path | Judge, questions: str | None = No
     """Judges every row of a score table; see `judge`."""
     cases = _cases(table, questions)
     asked = _named(judge) if isinstance(judge, Path) else judge
-    with tqdm(total=len(cases), desc="judging", unit="answer", disable=None, leave=False) as bar:
+    with progress(len(cases), "judging", "answer") as bar:
         verdicts = tuple(asked.judge(cases, lambda: bar.update() and None))
     return Judged(_with_verdicts(table, verdicts), table, verdicts)
 
@@ -150,7 +151,7 @@ _JUDGE_HELP = "YAML of an LLM judge, such as configs/judges/*.yaml, or exact for
 
 def build_parser() -> ArgumentParser:
     """The command line: the signature of `judge`."""
-    parser = ArgumentParser(prog="python -m cascade.judge", description=__doc__, exit_on_error=False)
+    parser = verb_parser("judge", __doc__)
     parser.add_argument("--config", action="config", help="YAML file of these flags")
     parser.add_argument("--scores", nargs="+", type=Path, required=True, help="score tables with predictions")
     parser.add_argument("--judge", type=Path, required=True, help=_JUDGE_HELP)

@@ -20,13 +20,14 @@ from typing import Any
 from jsonargparse import ArgumentParser
 from rich.console import Console
 from rich.table import Table
-from tqdm import tqdm
 
+from cascade.commands import PLAN_HELP, verb_parser
 from cascade.errors import CascadeError, one_line_errors
 from cascade.miniature.families import MODEL_NAMES
 from cascade.planning.costs import plan_cascade
-from cascade.planning.table import PLAN_HELP, print_plan
+from cascade.planning.table import print_plan
 from cascade.policies.file import policy_json
+from cascade.progress import progress
 from cascade.runtime.build import build_cascade
 from cascade.runtime.config import CascadeConfig
 from cascade.runtime.costs import answer_costs, last_model_alone
@@ -160,7 +161,7 @@ class _Bar:
     def __init__(self, cascade: Cascade, questions: Sequence[Question], journeys: Sequence[Journey]) -> None:
         self._cascade, self._by_id = cascade, {question.id: question for question in questions}
         self._answered, self._right, self._flops = [0] * len(cascade.models), 0, 0.0
-        self._bar = tqdm(total=len(journeys), unit="q", disable=None, leave=False, desc=" → ".join(cascade.names))
+        self._bar = progress(len(journeys), " → ".join(cascade.names))
         self.show(journeys)
 
     def __enter__(self) -> _Bar:
@@ -222,7 +223,7 @@ def print_run(result: Run) -> None:
 
 def build_parser() -> ArgumentParser:
     """The command line: what a cascade is made of, and what it is asked."""
-    parser = ArgumentParser(prog="python -m cascade.run", description=__doc__, exit_on_error=False)
+    parser = verb_parser("run", __doc__)
     parser.add_argument("--config", action="config", help="YAML file of these flags")
     parser.add_class_arguments(CascadeConfig)
     parser.add_function_arguments(run, skip={"cascade"})

@@ -25,10 +25,11 @@ from lightning.fabric import Fabric
 from lightning.fabric.strategies import DDPStrategy
 from lightning.fabric.utilities.rank_zero import rank_zero_only
 
+from cascade.commands import PLAN_HELP, verb_parser
 from cascade.engines.states import showing_states
 from cascade.errors import CascadeError, one_line_errors
 from cascade.planning.costs import plan_training
-from cascade.planning.table import PLAN_HELP, print_plan
+from cascade.planning.table import print_plan
 from cascade.probing.chain import with_p_ik
 from cascade.probing.data import ScoredTaskDataModule
 from cascade.report.confidence_table import print_confidences
@@ -131,7 +132,7 @@ def write_scores(
 
 def build_parser() -> ArgumentParser:
     """The command line: what `cascade.train` has under ``--data``, how many processes, and what is written."""
-    parser = ArgumentParser(prog="python -m cascade.score", description=__doc__, exit_on_error=False)
+    parser = verb_parser("score", __doc__)
     parser.add_argument("--config", action="config", help="YAML file of these flags")
     parser.add_class_arguments(ScoredTaskDataModule, "data")
     parser.add_function_arguments(write_scores, skip={"data", "out", "asking"})

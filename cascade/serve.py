@@ -12,9 +12,10 @@ from pathlib import Path
 
 from jsonargparse import ArgumentParser
 
+from cascade.commands import verb_parser
 from cascade.errors import CascadeError, one_line_errors
-from cascade.runtime.build import build_cascade
 from cascade.serving.listening import bind
+from cascade.serving.origins import Origins
 from probes.errors import ProbeError
 
 KEYS_VARIABLE = "CASCADE_API_KEYS"
@@ -24,10 +25,12 @@ def serve(
     config: Path | None = None,
     host: str = "127.0.0.1",
     port: int = 8000,
+    allowed_hosts: str = "",
     api_keys: Path | None = None,
     queue: int = 1024,
     batch_milliseconds: float = 4.0,
     body_limit: int = 2**20,
+    bytes_per_token: int = 32,
     drift_window: int = 1000,
     log_text: bool = False,
 ) -> None:
@@ -37,24 +40,36 @@ def serve(
         config: YAML of the cascade's models and policy; by default the miniature Llamas.
         host: Address to listen on; 0.0.0.0 is every one of this machine's.
         port: Port to listen on; 0 takes any that is free.
+        allowed_hosts: Further names that the server is asked by, separated by commas, such as a proxy's. Requests to
+            other names than these, the loopback ones and `host` are refused; with 0.0.0.0 any address in numbers will
+            do, and this machine's name.
         api_keys: File of the keys that clients may use, one a line; by default those of the environment variable
             CASCADE_API_KEYS, separated by commas, and without it anybody may ask.
         queue: Questions under way at the most; further requests are turned away with 429.
         batch_milliseconds: How long a question waits for others to make a batch with.
         body_limit: Bytes of a request's body at the most.
+        bytes_per_token: Bytes of a prompt at the most for each token of a model's context. A longer prompt is refused
+            before it is tokenised. Tokens of English text have 4 to 5 bytes.
         drift_window: Live confidences that the drift from the calibration questions is measured on.
         log_text: Write questions and answers to the log.
     """
-    for name, value, least in (("queue", queue, 1), ("body_limit", body_limit, 1), ("drift_window", drift_window, 50)):
+    for name, value, least in (
+        ("queue", queue, 1),
+        ("body_limit", body_limit, 1),
+        ("bytes_per_token", bytes_per_token, 1),
+        ("drift_window", drift_window, 50),
+    ):
         if value < least:
             raise CascadeError(f"Expected `{name}` to be at least {least}, but got {value}")
     if not 0 <= batch_milliseconds <= 1000:
         raise CascadeError(f"Expected `batch_milliseconds` to be in [0, 1000], but got {batch_milliseconds}")
     keys = read_keys(api_keys)
+    origins = Origins(host, [name.strip() for name in allowed_hosts.split(",") if name.strip()])
     listener = bind(host, port)
     # Here and not above: the help, an error in the arguments and a port that is taken need no torch.
     from transformers.utils import logging
 
+    from cascade.runtime.build import build_cascade
     from cascade.serving.logs import Log
     from cascade.serving.server import Server
     from cascade.serving.service import Limits, Service
@@ -63,8 +78,8 @@ def serve(
     cascade = build_cascade(config)
     if not cascade.keep_loaded:
         raise CascadeError("Expected `keep_loaded` to be true for a server, which holds every model, but got false")
-    limits = Limits(queue, batch_milliseconds / 1000, body_limit, drift_window)
-    server = Server(Service(cascade, limits, keys, Log(text=log_text)), listener)
+    limits = Limits(queue, batch_milliseconds / 1000, body_limit, drift_window, bytes_per_token)
+    server = Server(Service(cascade, limits, keys, Log(text=log_text), origins), listener)
     chain = " → ".join(cascade.names)
 
     def say(url: str) -> None:
@@ -87,12 +102,17 @@ def read_keys(path: Path | None) -> list[str]:
     return keys
 
 
+def build_parser() -> ArgumentParser:
+    """The command line: the signature of `serve`."""
+    parser = verb_parser("serve", __doc__)
+    parser.add_function_arguments(serve)
+    return parser
+
+
 @one_line_errors(ProbeError)
 def main(args: list[str] | None = None) -> None:
     """The entry point."""
-    parser = ArgumentParser(prog="python -m cascade.serve", description=__doc__, exit_on_error=False)
-    parser.add_function_arguments(serve)
-    serve(**parser.parse_args(args).as_dict())
+    serve(**build_parser().parse_args(args).as_dict())
 
 
 if __name__ == "__main__":

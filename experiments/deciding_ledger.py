@@ -10,10 +10,11 @@ from itertools import permutations
 
 import numpy as np
 
+from cascade.policies.base import LivePolicy
 from cascade.policies.ledgers import LEDGERS, pass_costs
 from cascade.scores.arrays import ChainScores, parts
 from cascade.simulation.frontier import frontier
-from cascade.simulation.study import Measured, choose_for, describe, measure
+from cascade.simulation.study import Measured, choose_for, measure
 from cascade.simulation.tuning import ALLOWED_DROP, Goal
 from experiments.paper.arithmetic import from_counts
 from experiments.paper.command import Finding, command
@@ -51,7 +52,7 @@ def build(lab: Lab) -> Finding:
             found = cheapest(validation, test, ledger)
             reported = found.reported
             cost, points = reported.cost_ratio, reported.difference
-            policy = describe(found.policy, sizes)
+            policy = found.policy.describe(sizes)
             tuned.append(
                 [
                     family,
@@ -108,7 +109,9 @@ def build(lab: Lab) -> Finding:
     )
 
 
-def cheapest(choose_on: ChainScores, report_on: ChainScores, ledger: str, drop: float | None = None) -> Measured:
+def cheapest(
+    choose_on: ChainScores, report_on: ChainScores, ledger: str, drop: float | None = None
+) -> Measured[LivePolicy]:
     """Thresholds on P(IK) and P(T) for one ledger, chosen on some questions and measured on others.
 
     Args:

@@ -7,7 +7,7 @@ validation, early-exit).
 
 from __future__ import annotations
 
-from cascade.policies.policy import ThresholdPolicy
+from cascade.policies.thresholds import ThresholdPolicy
 from cascade.simulation.simulator import all_costs, simulate
 from cascade.simulation.study import LayerPoint, layer_point
 from cascade.simulation.tuning import Goal

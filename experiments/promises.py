@@ -19,6 +19,7 @@ from tqdm import tqdm
 from cascade.errors import CascadeError, one_line_errors
 from cascade.policies.ledgers import pass_costs
 from cascade.scores.arrays import ChainScores, ModelScores, align
+from cascade.scores.columns import ModelInfo, Signals, Usage
 from cascade.scores.schema import read_scores
 from cascade.simulation.frontier import frontier
 from cascade.simulation.guarantee import guarantee, losses
@@ -39,7 +40,10 @@ def population(questions: int = 40_000, seed: int = 0) -> ChainScores:
     ease = rng.normal(size=questions)
     small, large = (rng.random(questions) < expit(2.5 * ease + shift) for shift in (0.5, 2.5))
     p_t = expit(2.5 * ease + 0.5 + rng.normal(size=questions))
-    models = (ModelScores("small", small, p_t, parameters=10), ModelScores("large", large, None, parameters=100))
+    models = (
+        ModelScores(ModelInfo("small", parameters=10), Signals(questions, p_t), Usage(questions), small),
+        ModelScores(ModelInfo("large", parameters=100), Signals(questions), Usage(questions), large),
+    )
     return ChainScores(tuple(map(str, range(questions))), models)
 
 

@@ -13,7 +13,7 @@ import hashlib
 import json
 import logging
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,7 @@ from cascade.engines.settings import EncoderConfig
 from cascade.errors import CascadeError, one_line_errors
 from cascade.policies.ledgers import pass_costs
 from cascade.scores.arrays import ChainScores, ModelScores, parts
+from cascade.scores.columns import ModelInfo, Signals, Usage
 from cascade.simulation.frontier import choose, frontier
 from cascade.simulation.simulator import all_costs, simulate
 from experiments.readme import ROOT, fill
@@ -191,11 +192,14 @@ def gated(questions: Questions, pair: tuple[str, str], p_ik: np.ndarray, reader:
         p_ik: The reader's, out of fold, ``[questions]``.
         reader: Its parameters.
     """
-    small, large = (
-        ModelScores(name, questions.right[name], questions.p_t[name], parameters=PARAMETERS[name]) for name in pair
-    )
-    small = replace(small, p_ik_reader=p_ik, reader=READER, reader_parameters=reader)
-    return ChainScores(tuple(questions.ids), (small, large))
+    small, large, n = *pair, len(questions.ids)
+    read = ModelInfo(small, PARAMETERS[small], reader=READER, reader_parameters=reader)
+    signals = Signals(n, questions.p_t[small], p_ik_reader=p_ik), Signals(n, questions.p_t[large])
+    infos = read, ModelInfo(large, PARAMETERS[large])
+    models = [
+        ModelScores(info, said, Usage(n), questions.right[info.name]) for info, said in zip(infos, signals, strict=True)
+    ]
+    return ChainScores(tuple(questions.ids), tuple(models))
 
 
 def cascade(chain: ChainScores, signals: str) -> tuple[list[float], list[float]]:

@@ -16,8 +16,8 @@ from cascade.errors import CascadeError, one_line_errors
 from cascade.policies.ledgers import LEDGERS
 from cascade.report.names import chain_label, short_names
 from cascade.scores.schema import COLUMNS
-from cascade.simulate import DEFAULT_CHAIN, simulate
 from cascade.simulation.simulator import Report
+from cascade.studies import Data, simulate
 from experiments import transfer
 from experiments.miniature.cards import SUMMARY
 from experiments.paper.lab import Lab
@@ -78,13 +78,11 @@ def main(args: list[str] | None = None) -> None:
     write_atomically(page, fill(page.read_text(), "columns", column_table()).encode())
     text = (ROOT / "README.md").read_text()
     out = values.runs / "simulations" / "readme"
-    demo = simulate(DEFAULT_CHAIN, runs=values.runs, out=out)
+    demo = simulate(runs=values.runs, out=out)
     (ROOT / PICTURE).parent.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(out / "plot.png", ROOT / PICTURE)
     text = fill(text, "demo", markdown(demo.report))
-    text = fill(
-        text, "ood", markdown(simulate(DEFAULT_CHAIN, task="mini-gpqa", runs=values.runs).report, without_p_ik=False)
-    )
+    text = fill(text, "ood", markdown(simulate(Data(task="mini-gpqa"), runs=values.runs).report, without_p_ik=False))
     if not (values.runs / SUMMARY).exists():
         raise CascadeError(f"Expected {values.runs / SUMMARY}; run `python -m experiments.miniature.cards` first")
     text = fill(text, "miniature", (values.runs / SUMMARY).read_text().strip())

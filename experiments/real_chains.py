@@ -16,7 +16,7 @@ from cascade.policies.ledgers import Prices, read_prices
 from cascade.report.names import short_names
 from cascade.scores.arrays import align, parts
 from cascade.scores.schema import read_scores
-from cascade.simulation.study import Study, describe, study
+from cascade.simulation.study import Study, study
 from cascade.simulation.tuning import Goal
 from cascade.statistics.significance import Interval
 from probes.files import file_name, write_atomically
@@ -57,7 +57,7 @@ def row(found: Study, promised: Study) -> list[str]:
         " → ".join(short[name] for name in found.names),
         str(found.goal.unit),
         found.goal.ledger,
-        describe(found.chosen.policy, [short[name] for name in found.names]),
+        found.chosen.policy.describe([short[name] for name in found.names]),
         points(reported.difference),
         points(saved) + " %",
         f"{100 * (1 - made.cost):.0f} % saved" if made.holds else "none",

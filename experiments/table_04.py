@@ -19,9 +19,10 @@ def build(lab: Lab) -> Comparison:
     for label in (row for row in paper().tables[4].rows if ARROW in row):
         chain, played = lab.played(label)
         api = chain.models[-1]
-        assert api.completion_tokens is not None
-        whole = int(api.completion_tokens.sum())
-        spent = int(api.completion_tokens[played.who == len(chain.models) - 1].sum())
+        tokens = api.usage.completion_tokens
+        assert tokens is not None
+        whole = int(tokens.sum())
+        spent = int(tokens[played.who == len(chain.models) - 1].sum())
         right, alone = 100 * float(played.correct.mean()), 100 * float(np.mean(api.correct))
         cells[API] = {"accuracy": alone, "tokens": whole}
         reduced = 100 * (1 - spent / whole)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cascade.policies.policy import Outcome
+from cascade.policies.outcome import Outcome
 from experiments.paper.arithmetic import reduced_cc
 from experiments.paper.cells import OTHER_LEDGERS, accuracy_cells, only
 from experiments.paper.command import command, compare
@@ -36,8 +36,9 @@ def kept_note(lab: Lab) -> str:
     """How many questions our probe lets the middle model try, and how many of them it knows."""
     chain, played = lab.played("8B → 70B", lab.scale.gpqa)
     middle = chain.models[0]
-    assert middle.p_ik is not None and BOTH.p_ik is not None
-    passes, stays = middle.p_ik >= BOTH.p_ik, played.outcome[0] == Outcome.ANSWERED
+    p_ik = middle.signals.p_ik
+    assert p_ik is not None and BOTH.p_ik is not None
+    passes, stays = p_ik >= BOTH.p_ik, played.outcome[0] == Outcome.ANSWERED
     return (
         f"Ours: P(IK) lets {int(passes.sum())} of {len(chain)} questions pass at 8B, {int(stays.sum())} stay there "
         f"after P(T), and {int((stays & middle.correct).sum())} of those are right."

@@ -25,12 +25,13 @@ def build(lab: Lab) -> Comparison:
     quality = {(q.model, q.confidence): q for q in confidence_quality(chain, BOTH)}
     for size, model in zip(paper().tables[14].rows, chain.models, strict=False):
         p_ik, p_t = quality[model.name, "P(IK)"], quality[model.name, "P(T)"]
-        assert model.p_ik is not None and BOTH.p_ik is not None
-        unknown = binary_f1(model.p_ik < BOTH.p_ik, ~model.correct)
+        known = model.signals.p_ik
+        assert known is not None and BOTH.p_ik is not None
+        unknown = binary_f1(known < BOTH.p_ik, ~model.correct)
         cells[size] = {"accuracy": 100 * p_ik.accuracy, "f1": 50 * (p_ik.f1 + unknown), "auroc": 100 * p_ik.auroc}
         cells[size]["f1_right"] = 100 * p_ik.f1
-        depth = model.num_layers or 0
-        layer = f"{round(model.exit_share * depth)} of {depth}"
+        depth = model.info.num_layers or 0
+        layer = f"{round(model.info.exit_share * depth)} of {depth}"
         cells[size] |= {"knows": 100 * float(model.correct.mean()), "layer": layer, "p_t_auroc": 100 * p_t.auroc}
     return compare(14, lab, cells, MORE, (f1_note(paper()),))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cascade.policies.policy import Thresholds
+from cascade.policies.base import Thresholds
 from experiments.paper.cells import OTHER_LEDGERS, accuracy_cells, only
 from experiments.paper.command import command, compare
 from experiments.paper.comparison import Comparison

@@ -18,12 +18,13 @@ if TYPE_CHECKING:
         build_calibrator,
     )
     from probes.capture import HiddenStateCapture, decoder_blocks, last_token_positions
+    from probes.config import ProbeConfig
     from probes.early_exit import EarlyExit
     from probes.errors import ProbeError
     from probes.export import save_onnx
     from probes.foreign import probe_from_file, probe_from_sklearn, probe_from_tensors
     from probes.heads import HeadConfig
-    from probes.probe import Probe, ProbeConfig
+    from probes.probe import Probe
     from probes.split import Split, stratified_split
     from probes.store import HiddenStateStore, StoreKey, StoreWriter
 
@@ -43,7 +44,8 @@ _ROOMS = {
     "export": ("save_onnx",),
     "foreign": ("probe_from_file", "probe_from_sklearn", "probe_from_tensors"),
     "heads": ("HeadConfig",),
-    "probe": ("Probe", "ProbeConfig"),
+    "config": ("ProbeConfig",),
+    "probe": ("Probe",),
     "split": ("Split", "stratified_split"),
     "store": ("HiddenStateStore", "StoreKey", "StoreWriter"),
 }

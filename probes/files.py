@@ -1,16 +1,45 @@
-"""Writing files so that a name never stands for half of one. Needs the standard library alone."""
+"""Writing files so that a name never stands for half of one. One run at a time in a folder."""
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
+import hashlib
+import json
 import os
 import re
 import socket
+from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
+
+from probes.errors import ProbeError
+
+# A piece has no hyphen at its ends and no two in a row, so that "--" between pieces is read in one way only.
+_PIECE = r"[A-Za-z0-9._]+(?:-[A-Za-z0-9._]+)*"
+# One piece, `owner/name`, and a folder from the root that is at least three deep: no two of them have the same name.
+_AS_IT_IS = re.compile(rf"{_PIECE}|{_PIECE}/{_PIECE}|(?:/{_PIECE}){{3,}}")
+# Characters; a name on the Hub has at most 96. Files get an ending, stores a task and a digest, and 255 is the most.
+_LONGEST = 100
+_DIGEST = 12
+_HOLDER = ".lock.json"
 
 
 def file_name(text: str) -> str:
-    """``text`` with everything replaced that a file system might mind; different models keep different names."""
-    return re.sub(r"[^A-Za-z0-9._-]+", "--", text).strip("-.") or "unnamed"
+    """A name of letters, digits, ``.``, ``_`` and ``-`` for a model or a task, another one for every other text.
+
+    ``model`` stays as it is, ``owner/model`` becomes ``owner--model`` and ``/data/models/llama``
+    ``data--models--llama``. Any other text loses something on the way; a short hash of it is added after ``---``,
+    which the first three never hold. Two texts that stay as they are and differ in case alone have one file where the
+    file system does not tell cases apart.
+    """
+    plain = re.sub(r"[^A-Za-z0-9._-]+", "--", text)
+    stripped = plain.strip("-.")
+    kept = plain.removeprefix("--") if text.startswith("/") else plain
+    if _AS_IT_IS.fullmatch(text) and stripped == kept and len(stripped) <= _LONGEST:
+        return stripped
+    digest = hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()[:_DIGEST]
+    return f"{stripped[: _LONGEST - _DIGEST - 3].rstrip('-.') or 'unnamed'}---{digest}"
 
 
 _HOST = file_name(socket.gethostname()).replace(".", "-")
@@ -38,7 +67,7 @@ def _alive(pid: int) -> bool:
 
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """Writes ``data`` to ``path`` so that the name never stands for half a file."""
+    """Writes ``data`` to ``path`` so that the name never stands for half a file, after a loss of power neither."""
     partial = path.with_name(f".{path.name}.{_HOST}.{os.getpid()}.partial")
     try:
         with partial.open("wb") as file:
@@ -46,5 +75,54 @@ def write_atomically(path: Path, data: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         partial.replace(path)
+        _sync_folder(path.parent)
     finally:
         partial.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Holds a folder for one process of this machine at a time; the lock ends with the process, however that ends.
+
+    Raises:
+        ProbeError: If another holds it, saying who.
+    """
+    descriptor = os.open(folder, os.O_RDONLY)  # the folder itself is locked: nothing is left in it
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ProbeError(
+                f"Expected {folder} to be written by one run at a time, but {_holder(folder)} is at it; wait for its "
+                f"end or give another `out`"
+            ) from error
+        holder = {
+            "pid": os.getpid(),
+            "host": socket.gethostname(),
+            "since": datetime.now(UTC).isoformat("T", "seconds"),
+        }
+        path = folder / _HOLDER
+        path.write_text(json.dumps(holder))
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
+    finally:
+        os.close(descriptor)
+
+
+def _holder(folder: Path) -> str:
+    try:
+        said = json.loads((folder / _HOLDER).read_text())
+        return f"process {said['pid']} on {said['host']}, since {said['since']},"
+    except (OSError, ValueError, KeyError, TypeError):
+        return "another one"  # which has not said yet who it is
+
+
+def _sync_folder(folder: Path) -> None:
+    """Has the names in a folder on disk: a file that is whole there may have no name yet."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

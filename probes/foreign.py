@@ -5,24 +5,23 @@ The numbers of the original are kept, in its own precision. Nothing is ever unpi
 
 from __future__ import annotations
 
-import json
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from pickle import UnpicklingError  # what torch raises for a file that it refuses to unpickle
 from typing import Any
-from zipfile import BadZipFile
+from zipfile import BadZipFile, ZipFile, is_zipfile
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
 from probes.errors import ProbeError
 from probes.heads import HeadConfig
 from probes.probe import Probe, ProbeConfig, load_strictly
+from probes.tensors import read_json
 
 _PICKLES = (".pkl", ".pickle", ".joblib")
 _CONVERT = (
@@ -36,6 +35,8 @@ _TRUSTED = (
     "sklearn.neural_network._stochastic_optimizers.AdamOptimizer",
     "sklearn.neural_network._stochastic_optimizers.SGDOptimizer",
 )
+# Torch packs nothing, and numbers do not pack well: a file that unpacks to more than this is no head.
+_MOST_UNPACKED, _SMALL_BYTES = 4, 256 * 2**20
 _ACTIVATION_OF_SKLEARN = {"relu": "relu", "tanh": "tanh", "logistic": "sigmoid", "identity": "identity"}
 
 
@@ -52,35 +53,73 @@ def probe_from_file(path: str | Path, mapping: str | Path | None = None, **origi
         ProbeError: If the file is a pickle, holds more than tensors, or does not make a head.
     """
     path = Path(path)
-    if not path.exists():
+    if not path.is_file():
         raise ProbeError(f"Expected a file of a trained head, but there is no {path}")
     if mapping is not None:
         try:
-            origin = {**json.loads(Path(mapping).read_text()), **origin}
+            origin = {**read_json(Path(mapping)), **origin}
         except (OSError, ValueError, TypeError) as error:
             raise ProbeError(f"Expected {mapping} to be a JSON object of probe settings, but {error}") from error
+    if own := sorted({"estimator", "tensors", "source"} & set(origin)):
+        raise ProbeError(f"Expected settings of {path} to be of the probe, but got {', '.join(own)}")
     if path.suffix in _PICKLES:
         raise ProbeError(f"Expected a file that holds data alone, but {path} is a pickle, {_CONVERT}")
+    _check_archive(path)
     if path.suffix == ".skops":
         return probe_from_sklearn(_read_skops(path), **origin)
+    return probe_from_tensors(_read_tensors(path), source=str(path), **origin)
+
+
+def _check_archive(path: Path) -> None:
+    """Refuses a zip file, as torch and skops write them, that would take far more memory than it takes disk."""
+    try:
+        if not is_zipfile(path):
+            return
+        with ZipFile(path) as archive:
+            unpacked = sum(entry.file_size for entry in archive.infolist())
+    except (BadZipFile, OSError, ValueError, NotImplementedError) as error:
+        raise ProbeError(f"Expected {path} to be a whole zip file, but {error}") from error
+    allowed = max(_SMALL_BYTES, _MOST_UNPACKED * path.stat().st_size)
+    if unpacked > allowed:
+        raise ProbeError(f"Expected {path} to unpack to at most {allowed:,} bytes, but it claims {unpacked:,}")
+
+
+def _read_tensors(path: Path) -> Mapping[str, Tensor]:
+    """A plain state dict, each of whose tensors holds as many numbers as it has places."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of a pickle's protocol, before the refusal of its contents
             tensors = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
-    except (SafetensorError, UnpicklingError, RuntimeError, OSError, ValueError, KeyError, EOFError) as error:
+    except Exception as error:  # torch's reader meets what it was not made for in many ways
         # Torch's own words here advise to unpickle the file all the same.
         if isinstance(error, UnpicklingError) or "weights_only" in str(error):
             raise ProbeError(
                 f"Expected {path} to hold a plain state dict of tensors, but it does not; if it is a pickle, that is "
                 f"one {_CONVERT}"
             ) from None
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ProbeError(
-            f"Expected {path} to hold a plain state dict of tensors, but it cannot be read: {reason}"
+            f"Expected {path} to hold a plain state dict of tensors, but it cannot be read: {_first_line(error)}"
         ) from error
-    if not isinstance(tensors, Mapping) or not all(isinstance(t, Tensor) for t in tensors.values()):
+    if not isinstance(tensors, Mapping) or not all(
+        isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in tensors.items()
+    ):
         raise ProbeError(f"Expected {path} to hold a plain state dict of tensors, but it holds something else")
-    return probe_from_tensors(tensors, source=str(path), **origin)
+    for name, tensor in tensors.items():
+        plain = (
+            tensor.layout == torch.strided
+            and tensor.device.type == "cpu"
+            and not (tensor.is_quantized or tensor.is_complex())
+        )
+        # A tensor of a few numbers, seen again and again through strides of 0, would be copied to its whole size.
+        if not plain or tensor.untyped_storage().nbytes() < tensor.numel() * tensor.itemsize:
+            raise ProbeError(f"Expected tensor {name!r} in {path} to hold as many numbers as it has places")
+    if sum(tensor.numel() * tensor.itemsize for tensor in tensors.values()) > max(_SMALL_BYTES, path.stat().st_size):
+        raise ProbeError(f"Expected tensors of their own in {path}, but several are views of the same numbers")
+    return {name: tensor.detach() for name, tensor in tensors.items()}
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def probe_from_tensors(
@@ -108,6 +147,11 @@ def probe_from_tensors(
     Raises:
         ProbeError: If a tensor is missing, left over, or does not fit the one before it.
     """
+    given = [name for name in (mean, scale) if name is not None] + list(
+        weights if isinstance(weights, list | tuple) else []
+    )
+    if not isinstance(weights, list | tuple | None) or not all(isinstance(name, str) for name in given):
+        raise ProbeError(f"Expected `weights`, `mean` and `scale` to be names of tensors in {source}, but they are not")
     names = list(weights or (name for name in tensors if name.endswith("weight") and tensors[name].ndim == 2))
     for name in (*names, *(n for n in (mean, scale) if n)):
         if name not in tensors:
@@ -183,14 +227,13 @@ def _build(members: Sequence[_Member], activation: str, source: str, origin: Map
         raise ProbeError(f"Expected settings of {source} to be fields of ProbeConfig, but {error}") from error
     head = HeadConfig(width=widths, depth=len(widths), dropout=0.0, activation=activation)
     config = replace(config, head=head, calibration=first.calibration, calibrates=first.calibrates)
-    probe = Probe(replace(config, members=len(members)))
+    config = replace(config, members=len(members))
     tensors = first.tensors("")
     for place, member in enumerate(members[1:]):
         tensors |= member.tensors(f"others.{place}.")
     double = any(tensor.dtype == torch.float64 for tensor in tensors.values())
     precise = {name: tensor.to(torch.float64 if double else torch.float32) for name, tensor in tensors.items()}
-    load_strictly(probe, precise, Path(source))
-    return probe.eval()
+    return load_strictly(config, precise, Path(source))
 
 
 def _read_skops(path: Path) -> Any:
@@ -203,8 +246,9 @@ def _read_skops(path: Path) -> Any:
         return load(path, trusted=list(_TRUSTED))
     except UntrustedTypesFoundException as error:
         raise ProbeError(f"Expected {path} to hold scikit-learn's own types alone, but {error}") from error
-    except (BadZipFile, ValueError, KeyError, OSError, TypeError) as error:
-        raise ProbeError(f"Expected {path} to be an estimator stored by skops, but {error}") from error
+    except Exception as error:  # what skops makes of a schema that it did not write has no end
+        reason = "it is nested too deeply" if isinstance(error, RecursionError) else _first_line(error)
+        raise ProbeError(f"Expected {path} to be an estimator stored by skops, but {reason}") from error
 
 
 def probe_from_sklearn(estimator: Any, **origin: Any) -> Probe:
@@ -222,14 +266,24 @@ def probe_from_sklearn(estimator: Any, **origin: Any) -> Probe:
         ProbeError: If it is of another kind, not fitted, has other than two classes, or is calibrated by other methods.
     """
     kind = type(estimator).__name__
-    folds = getattr(estimator, "calibrated_classifiers_", [])
-    for fitted in (estimator, *(one.estimator for one in folds)):
-        if len(getattr(fitted, "classes_", ())) != 2:
-            raise ProbeError(f"Expected a fitted classifier of two classes, but got {type(fitted).__name__}")
     try:
+        folds = getattr(estimator, "calibrated_classifiers_", [])
+        for fitted in (estimator, *(one.estimator for one in folds)):
+            if len(getattr(fitted, "classes_", ())) != 2:
+                raise ProbeError(f"Expected a fitted classifier of two classes, but got {type(fitted).__name__}")
         made = [_calibrated(one) for one in folds] or [_head_of(estimator)]
+    except ProbeError:
+        raise
     except AttributeError as error:  # what fitting gives an estimator is not there
         raise ProbeError(f"Expected every part of {kind} to be fitted, but {error}") from error
+    except (
+        TypeError,
+        ValueError,
+        KeyError,
+        IndexError,
+        RuntimeError,
+    ) as error:  # it is there, and not as fitting leaves it
+        raise ProbeError(f"Expected {kind} as scikit-learn fits it, but {_first_line(error)}") from error
     activations = {activation for _, activation in made}
     if (
         len({(m.calibration, m.calibrates, *(w.shape for w, _ in m.pairs)) for m, _ in made}) > 1

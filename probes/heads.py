@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Integral, Real
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +24,21 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
     "sigmoid": nn.Sigmoid,
     "identity": nn.Identity,
 }
+
+
+# Far more than any model has, and far less than would take a machine's memory before anything is held against it.
+LARGEST_WIDTH, LARGEST_DEPTH = 2**20, 100
+
+
+def whole_number(name: str, value: Any, least: int, most: int) -> int:
+    """A setting that is a whole number in a range, as Python's own: numpy's are none to JSON.
+
+    Raises:
+        ProbeError: If it is none, or out of the range.
+    """
+    if not isinstance(value, Integral) or isinstance(value, bool) or not least <= int(value) <= most:
+        raise ProbeError(f"Expected `{name}` to be a whole number from {least} to {most}, but got {value!r}")
+    return int(value)
 
 
 @dataclass(frozen=True)
@@ -41,16 +58,21 @@ class HeadConfig:
     activation: str = "relu"
 
     def __post_init__(self) -> None:
-        if self.activation not in ACTIVATIONS:
+        if not isinstance(self.activation, str) or self.activation not in ACTIVATIONS:
             raise ProbeError(
                 f"Expected `activation` to be one of {', '.join(ACTIVATIONS)}, but got {self.activation!r}"
             )
-        if isinstance(self.width, list):  # as JSON has it
-            object.__setattr__(self, "width", tuple(self.width))
-        if self.depth < 0 or not 0 <= self.dropout < 1 or min(self.widths, default=1) < 1:
-            raise ProbeError(f"Expected width ≥ 1, depth ≥ 0 and 0 ≤ dropout < 1, but got {self}")
-        if len(self.widths) != self.depth:
-            raise ProbeError(f"Expected `width` to be one number or {self.depth} of them, but got {self.width}")
+        depth = whole_number("depth", self.depth, 0, LARGEST_DEPTH)
+        object.__setattr__(self, "depth", depth)
+        if isinstance(self.width, list | tuple):  # a list, as JSON has it
+            if len(self.width) != depth:
+                raise ProbeError(f"Expected `width` to be one number or {depth} of them, but got {self.width}")
+            width: int | tuple[int, ...] = tuple(whole_number("width", one, 1, LARGEST_WIDTH) for one in self.width)
+        else:
+            width = whole_number("width", self.width, 1, LARGEST_WIDTH)
+        object.__setattr__(self, "width", width)
+        if not isinstance(self.dropout, Real) or isinstance(self.dropout, bool) or not 0 <= self.dropout < 1:
+            raise ProbeError(f"Expected `dropout` to be a number, 0 or more and less than 1, but got {self.dropout!r}")
 
     @property
     def widths(self) -> tuple[int, ...]:

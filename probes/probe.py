@@ -7,10 +7,8 @@ to use the probe on raw hidden states is in it; nothing is ever unpickled. Train
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
-from numbers import Integral, Real
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,110 +21,17 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from probes.calibration import Calibrator, build_calibrator
+from probes.card import PICTURE, model_card
+from probes.config import ProbeConfig
 from probes.errors import ProbeError
 from probes.files import write_atomically
-from probes.heads import HeadConfig, build_head
+from probes.heads import build_head
 from probes.hub import locate, push_refusal, refusal
+from probes.tensors import check_tensors, read_json, shape_calibrators
 
-FORMAT = 1
-WEIGHTS, CONFIG, CARD, PICTURE = _FILES = ["model.safetensors", "config.json", "README.md", "reliability.png"]
+WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
+_FILES = [WEIGHTS, CONFIG, CARD, PICTURE]
 _ASKED_WITH = ("token", "cache_dir", "endpoint")
-
-
-@dataclass(frozen=True)
-class ProbeConfig:
-    """What a probe is and what it was trained on.
-
-    Attributes:
-        hidden_size: Width of the states it reads.
-        layer: Layer it reads (0 = embeddings, ℓ = raw output of block ℓ).
-        base_model: Name of the model whose states it reads.
-        base_revision: Commit on the Hub, or hash of the local weights; empty where it is not known, as the dtype and
-            the hashes below may be.
-        num_layers: Decoder blocks of the base model.
-        head: Shape of the head.
-        calibration: Kind of calibrator.
-        calibrates: What it reads: the head's ``logit``, or its ``probability``, as scikit-learn's do of a classifier
-            without a decision_function.
-        threshold: P(IK) below this is taken for "does not know", in the metrics and by default in a cascade.
-        position: The token that is read.
-        dtype: Of the states it was trained on.
-        template_hash: Hash of the prompt's wording.
-        task: Task it was trained on.
-        task_revision: Hash of that task's questions.
-        label: What 1 means.
-        split_fingerprint: Hash of the question ids it was trained, calibrated and tested on.
-        members: Heads whose P(IK) is averaged; ours have one, ensembles of other libraries several.
-        metrics: Test metrics, for the reader.
-        trained_with: What tells the head from those it was trained beside, for the reader: its ``seed``,
-            ``learning_rate``, ``weight_decay`` and ``val_loss``.
-
-    Raises:
-        ProbeError: If a number is none or out of its range, or a text is none.
-    """
-
-    hidden_size: int
-    layer: int
-    base_model: str
-    base_revision: str = ""
-    num_layers: int = 0
-    head: HeadConfig = field(default_factory=HeadConfig)
-    calibration: str = "none"
-    calibrates: str = "logit"
-    threshold: float = 0.5
-    position: str = "last_prompt_token"
-    dtype: str = "float32"
-    template_hash: str = ""
-    task: str = ""
-    task_revision: str = ""
-    label: str = "the base model's greedy answer is correct"
-    split_fingerprint: str = ""
-    members: int = 1
-    metrics: Mapping[str, float] = field(default_factory=dict)
-    trained_with: Mapping[str, float] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        for name, least in {"hidden_size": 1, "layer": 0, "num_layers": 0, "members": 1}.items():
-            value = getattr(self, name)
-            if not isinstance(value, Integral) or isinstance(value, bool) or value < least:
-                raise ProbeError(f"Expected `{name}` to be a whole number, {least} at least, but got {value!r}")
-            object.__setattr__(self, name, int(value))  # numpy's are none to JSON
-        if not isinstance(self.threshold, Real) or isinstance(self.threshold, bool) or not 0 <= self.threshold <= 1:
-            raise ProbeError(f"Expected `threshold` to be a number in [0, 1], but got {self.threshold!r}")
-        object.__setattr__(self, "threshold", float(self.threshold))
-        for name in (f.name for f in fields(self) if f.type == "str"):
-            if not isinstance(value := getattr(self, name), str):
-                raise ProbeError(f"Expected `{name}` to be a text, but got {value!r}")
-        if self.calibrates not in ("logit", "probability"):
-            raise ProbeError(f"Expected `calibrates` to be logit or probability, but got {self.calibrates!r}")
-
-    @property
-    def told_apart(self) -> str:
-        """``trained_with`` in words."""
-        said = {name: value if isinstance(value, int) else f"{value:.4g}" for name, value in self.trained_with.items()}
-        return ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in said.items())
-
-    def to_json(self) -> dict[str, Any]:
-        """The configuration as plain JSON values."""
-        return asdict(self) | {"format": FORMAT, "metrics": dict(self.metrics), "trained_with": dict(self.trained_with)}
-
-    @classmethod
-    def from_json(cls, values: Mapping[str, Any], source: str) -> ProbeConfig:
-        """The inverse of `to_json`; ``source`` names the file in errors."""
-        if not isinstance(values, dict):
-            raise ProbeError(f"Expected {source} to hold a JSON object, but got {type(values).__name__}")
-        values = dict(values)
-        if (version := values.pop("format", None)) != FORMAT:
-            raise ProbeError(f"Expected {source} to be of format {FORMAT}, but got {version!r}; update this library?")
-        known = {f.name for f in fields(cls)}
-        if unknown := sorted(set(values) - known):
-            raise ProbeError(f"Expected {source} to hold only {sorted(known)}, but got also {unknown}")
-        try:
-            return cls(**(values | {"head": HeadConfig(**values["head"])}))
-        except (TypeError, KeyError) as error:
-            raise ProbeError(f"Expected {source} to be a whole probe configuration, but {error}") from error
-        except ProbeError as error:
-            raise ProbeError(f"Probe configuration {source} is corrupt: {error}") from error
 
 
 class Probe(nn.Module, ModelHubMixin):
@@ -276,18 +181,30 @@ class Probe(nn.Module, ModelHubMixin):
         """
         folder = _checkpoint_folder(str(folder_or_id), revision, download)
         for name in (CONFIG, WEIGHTS):
-            if not (folder / name).exists():
+            if not (folder / name).is_file():
                 raise ProbeError(f"Expected a probe checkpoint in {folder}, but there is no {name}")
         try:
-            values = json.loads((folder / CONFIG).read_text())
+            values = read_json(folder / CONFIG)
             tensors = load_file(folder / WEIGHTS)
-        except (ValueError, SafetensorError) as error:
+        except (ValueError, SafetensorError, OSError) as error:
             raise ProbeError(f"Probe checkpoint {folder} is corrupt: {error}") from error
-        probe = cls(ProbeConfig.from_json(values, str(folder / CONFIG)))
-        load_strictly(probe, tensors, folder / WEIGHTS)
-        if (folder / PICTURE).exists():
-            probe.picture = (folder / PICTURE).read_bytes()
-        return probe.eval()
+        probe = load_strictly(ProbeConfig.from_json(values, str(folder / CONFIG)), tensors, folder / WEIGHTS, cls)
+        probe.picture = _read_picture(folder)
+        return probe
+
+
+def _read_picture(folder: Path) -> bytes | None:
+    """The reliability diagram, where there is one. It goes wherever the probe is saved or pushed to."""
+    path, inside = folder / PICTURE, folder.resolve()
+    if not path.is_file():
+        return None
+    # Files in the Hub's cache are links into the blobs of their repository.
+    allowed = [inside, *([inside.parents[1] / "blobs"] if inside.parent.name == "snapshots" else [])]
+    if not any(path.resolve().is_relative_to(place) for place in allowed):
+        raise ProbeError(f"Expected {path} to lie in its folder, but it is a link to {path.resolve()}")
+    if not (picture := path.read_bytes()).startswith(b"\x89PNG"):
+        raise ProbeError(f"Expected {path} to be a PNG, but it is none")
+    return picture
 
 
 def _checkpoint_folder(name: str, revision: str | None, download: Mapping[str, Any]) -> Path:
@@ -306,83 +223,16 @@ def _checkpoint_folder(name: str, revision: str | None, download: Mapping[str, A
         raise ProbeError(refusal(error, name, revision, endpoint=download.get("endpoint"))) from error
 
 
-def load_strictly(probe: Probe, tensors: Mapping[str, Tensor], path: Path) -> None:
-    """Loads tensors into a probe; ``path`` names them in errors.
+def load_strictly(config: ProbeConfig, tensors: Mapping[str, Tensor], path: Path, kind: type[Probe] = Probe) -> Probe:
+    """The probe of a configuration and its tensors, copied; ``path`` names them in errors.
 
     Raises:
-        ProbeError: If one is missing, unexpected, of another shape, of mixed precision, or not finite, or a state
-            would be divided by zero or less.
+        ProbeError: As `check_tensors`.
     """
-    for name, module in probe.named_modules():
-        if isinstance(module, Calibrator):
-            own = {n.removeprefix(f"{name}."): t for n, t in tensors.items() if n.startswith(f"{name}.")}
-            try:
-                module.shape_like(own)
-            except (ProbeError, KeyError) as error:
-                raise ProbeError(f"Probe checkpoint {path} is corrupt: {error}") from error
-    expected = probe.state_dict()
-    for name in sorted(set(expected) | set(tensors)):
-        if name not in tensors:
-            raise ProbeError(f"Expected tensor {name!r} in {path}, but it is missing")
-        if name not in expected:
-            raise ProbeError(f"Expected no tensor {name!r} in {path}, but it is there")
-        if expected[name].shape != tensors[name].shape:
-            raise ProbeError(
-                f"Expected tensor {name!r} in {path} to be {tuple(expected[name].shape)}, "
-                f"but got {tuple(tensors[name].shape)}"
-            )
-        if not bool(torch.isfinite(tensors[name]).all()):
-            raise ProbeError(f"Expected tensor {name!r} in {path} to be finite, but it holds NaN or infinity")
-        if name.rpartition(".")[2] == "scale" and not bool((tensors[name] > 0).all()):
-            raise ProbeError(
-                f"Expected tensor {name!r} in {path} to be positive, but it goes down to {float(tensors[name].min()):g}"
-            )
-    dtypes = {tensor.dtype for tensor in tensors.values()}
-    if dtypes not in ({torch.float32}, {torch.float64}):
-        raise ProbeError(
-            f"Expected all tensors in {path} to be float32, or all float64, but got {sorted(map(str, dtypes))}"
-        )
-    probe.to(dtypes.pop())
+    with torch.device("meta"):  # takes no memory, whatever sizes the configuration says
+        check_tensors(kind(replace(config, members=1)), config.members, tensors, path)
+        probe = kind(config)
+    shape_calibrators(probe, tensors, path)
+    probe = probe.to(next(iter(tensors.values())).dtype).to_empty(device="cpu")
     probe.load_state_dict(tensors)
-
-
-def model_card(config: ProbeConfig, hub_id: str | None = None, picture: bool = False) -> str:
-    """The README of a checkpoint: what it reads, what it says, how good it was, how to use it.
-
-    Args:
-        config: The probe's.
-        hub_id: Where the code sample loads it from; by default the folder that the card lies in.
-        picture: Whether a reliability diagram lies beside it.
-    """
-    rows = "\n".join(f"| {name} | {value:.4f} |" for name, value in config.metrics.items())
-    table = f"\n| test metric | value |\n|---|---|\n{rows}\n" if rows else ""
-    diagram = (
-        f"\n![Reliability on the test part: P(IK) against the share of right answers]({PICTURE})\n" if picture else ""
-    )
-    names = ("base_revision", "task", "task_revision", "split_fingerprint", "template_hash")
-    known = {name: f"`{text}`" if (text := getattr(config, name)) else "unknown" for name in names}
-    depth = f" of {config.num_layers}" if config.num_layers else ""
-    # Metadata of the Hub knows only models that are on it.
-    base = f"base_model: {config.base_model}\n" if re.fullmatch(r"[\w.-]+/[\w.-]+", config.base_model) else ""
-    return f"""---
-tags: [p-ik, probe, calibration, uncertainty]
-{base}---
-
-# P(IK) probe for {config.base_model}, layer {config.layer}
-
-Reads the hidden state of `{config.base_model}` (revision {known["base_revision"]}) after decoder block
-{config.layer}{depth} at the {config.position.replace("_", " ")}, and gives P(IK): the probability
-that {config.label}. Trained on {known["task"]} (revision {known["task_revision"]}, split
-{known["split_fingerprint"]}, prompt {known["template_hash"]}); calibration: {config.calibration}; threshold
-{config.threshold}{f" ({config.told_apart})" if config.trained_with else ""}.
-{table}{diagram}
-```python
-import torch
-
-from probes import Probe
-
-probe = Probe.from_pretrained("{hub_id or "."}")
-states = torch.randn(3, {config.hidden_size})  # stand for raw outputs of decoder block {config.layer}
-p_ik = probe.predict(states)  # [...]
-```
-"""
+    return probe.eval()

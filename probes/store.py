@@ -50,6 +50,7 @@ class StoreKey:
         position: The token that was read.
         versions: Library versions the numbers depend on, such as ``{"torch": "2.13"}``.
         quantization: How the model's weights are packed, such as ``4bit``; ``None`` where they are not.
+        trust_remote_code: Whether the model's own Python was run.
     """
 
     model: str
@@ -63,6 +64,7 @@ class StoreKey:
     position: str
     versions: Mapping[str, str]
     quantization: str | None = None
+    trust_remote_code: bool = False
 
     def __post_init__(self) -> None:
         if self.dtype not in DTYPES:
@@ -78,6 +80,8 @@ class StoreKey:
         values = asdict(self) | {"layers": list(self.layers), "versions": dict(self.versions), "format": FORMAT}
         if self.quantization is None:
             del values["quantization"]  # keys from before there was any are the same
+        if not self.trust_remote_code:
+            del values["trust_remote_code"]  # so are these
         return values
 
     @property
@@ -224,8 +228,12 @@ class StoreWriter(StoreLayout):
         # One metadata entry only: safetensors does not keep the order of several, and bytes must repeat.
         write_atomically(self.path(shard), save(tensors, metadata={"shard": json.dumps(header)}))
 
-    def finish(self) -> HiddenStateStore:
-        """Writes the manifest, once every shard is there, and opens the store."""
+    def finish(self, beside: Sequence[str] = ()) -> HiddenStateStore:
+        """Writes the manifest, once every shard is there, and opens the store.
+
+        Args:
+            beside: Names of files in the folder that belong to the store; the manifest has their checksums.
+        """
         if missing := self.pending():
             raise ProbeError(f"Expected all {len(self.shards)} shards in {self.folder}, but {len(missing)} are missing")
         shards = []
@@ -239,6 +247,8 @@ class StoreWriter(StoreLayout):
             "hidden_size": self.hidden_size,
             "shards": shards,
         }
+        if beside:
+            manifest["beside"] = {name: xxhash.xxh3_64_hexdigest((self.folder / name).read_bytes()) for name in beside}
         write_atomically(self.folder / MANIFEST, (json.dumps(manifest, indent=1) + "\n").encode())
         return HiddenStateStore(self.folder)
 
@@ -268,12 +278,14 @@ class HiddenStateStore:
             self.hidden_size: int = manifest["hidden_size"]
             self._shards: Sequence[dict[str, Any]] = manifest["shards"]
             self._verified: set[int] = set()
+            # Manifests from before there were any have none.
+            self._beside: dict[str, str] = dict(manifest.get("beside", {}))
             names = {f"layer.{layer}" for layer in self.key.layers}
             if any(set(s) != {"file", "start", "stop", "xxh3"} or set(s["xxh3"]) != names for s in self._shards):
                 raise KeyError("shards")
         except ProbeError:
             raise
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
             raise ProbeError(f"Manifest {path} is corrupt ({error!r}); delete it and score again") from error
         if expect is not None and expect.to_json() != self.key.to_json():
             ours, theirs = expect.to_json(), self.key.to_json()
@@ -284,6 +296,19 @@ class HiddenStateStore:
         for shard in self._shards:
             if not (self.folder / str(shard["file"])).exists():
                 raise ProbeError(f"Shard {self.folder / str(shard['file'])} is missing; score again, the rest is kept")
+
+    def read_beside(self, name: str) -> bytes:
+        """A file that belongs to the store, held against its checksum where the manifest has one.
+
+        Raises:
+            ProbeError: If it is another than was written.
+            OSError: If it cannot be read.
+        """
+        data = (self.folder / name).read_bytes()
+        if name in self._beside and self._beside[name] != xxhash.xxh3_64_hexdigest(data):
+            path = self.folder / name
+            raise ProbeError(f"File {path} is corrupt (its checksum differs); delete it and score again")
+        return data
 
     @property
     def num_shards(self) -> int:

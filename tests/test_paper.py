@@ -69,10 +69,10 @@ def recount(chain: ChainScores, p_t: float, p_ik: float | None):
     for q in range(len(chain)):
         for place, model in enumerate(chain.models):
             last = place == len(chain.models) - 1
-            probe = 0 if last or p_ik is None else 2 * model.probe_parameters
-            whole = 2 * model.parameters
-            unknown = not last and p_ik is not None and model.p_ik[q] < p_ik
-            unsure = not last and model.p_t[q] < p_t
+            probe = 0 if last or p_ik is None else 2 * model.info.probe_parameters
+            whole = 2 * model.info.parameters
+            unknown = not last and p_ik is not None and model.signals.p_ik[q] < p_ik
+            unsure = not last and model.signals.p_t[q] < p_t
             if not unknown and not unsure:
                 right += bool(model.correct[q])
                 answered[place] += 1
@@ -82,8 +82,8 @@ def recount(chain: ChainScores, p_t: float, p_ik: float | None):
                     disagree[int(not model.correct[q])] += 1
                 break
             spent["full-path"] += whole + probe
-            spent["early-exit"] += probe + whole * (model.exit_share if unknown else 1)
-    alone = 2 * chain.models[-1].parameters * len(chain)
+            spent["early-exit"] += probe + whole * (model.info.exit_share if unknown else 1)
+    alone = 2 * chain.models[-1].info.parameters * len(chain)
     saved = {ledger: 100 * (1 - cost / alone) for ledger, cost in spent.items()}
     return 100 * right / len(chain), answered, saved, disagree, 100 * chain.models[-1].correct.mean()
 
@@ -114,11 +114,11 @@ def test_the_probes_figures_are_scikit_learns(lab):
 
     table = table_14.build(lab)
     for size, model in zip(("3B", "8B"), lab.of("3B → 8B → 70B").models, strict=False):
-        said, cells = model.p_ik >= 0.5, table.ours[size]
+        said, cells = model.signals.p_ik >= 0.5, table.ours[size]
         assert cells["accuracy"] == pytest.approx(100 * accuracy_score(model.correct, said))
         assert cells["f1"] == pytest.approx(100 * f1_score(model.correct, said, average="macro"))
         assert cells["f1_right"] == pytest.approx(100 * f1_score(model.correct, said))
-        assert cells["auroc"] == pytest.approx(100 * roc_auc_score(model.correct, model.p_ik))
+        assert cells["auroc"] == pytest.approx(100 * roc_auc_score(model.correct, model.signals.p_ik))
 
 
 def test_hallucinations_dollars_and_abstentions_are_what_a_recount_gives(lab):
@@ -128,7 +128,7 @@ def test_hallucinations_dollars_and_abstentions_are_what_a_recount_gives(lab):
     prices = {"mini-llama-small": (0.08, 0.16), "mini-llama-large": (0.60, 1.20)}
     for q in range(len(chain)):
         small, large = chain.models
-        model = small if small.p_ik[q] >= 0.5 and small.p_t[q] >= 0.9 else large
+        model = small if small.signals.p_ik[q] >= 0.5 and small.signals.p_t[q] >= 0.9 else large
         wrong += not model.correct[q] and model.predictions[q] != "I do not know."
         for who in {model.name, large.name}:
             one = next(m for m in chain.models if m.name == who)

@@ -35,7 +35,7 @@ def said(code: str, **given: object) -> str:
 def test_the_lines_that_ask_a_cascade_in_python(monkeypatch):
     monkeypatch.chdir(README.parent)
     (question,) = [q for q in load_task("mini-mmlu").questions if q.text == "Name the language of Faiprox."][:1]
-    text, model, outcomes = said(block("Cascade.from_config")).split(maxsplit=2)
+    text, model, outcomes = said(block("build_cascade(")).split(maxsplit=2)
     assert (text, model) == (question.answers[0], "mini-qwen3-small")
     assert outcomes.strip() == "['ANSWERED']"
 

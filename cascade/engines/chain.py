@@ -39,8 +39,8 @@ class ChainModels:
 
     def decoder(self, name: str) -> DecoderConfig:
         """Settings of one of its models."""
-        loaded = (self.dtype, self.device_map, self.quantization, self.prompt_style, self.letters, self.batch_size)
-        return DecoderConfig(name, self.revisions.get(name), *loaded)
+        loaded = (self.dtype, self.device_map, self.quantization, self.prompt_style, self.letters)
+        return DecoderConfig(name, self.revisions.get(name), *loaded, batch_size=self.batch_size)
 
     @property
     def marks(self) -> tuple[str, ...]:

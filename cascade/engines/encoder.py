@@ -13,7 +13,6 @@ from pathlib import Path
 import torch
 from huggingface_hub.utils import httpx
 from torch import Tensor
-from tqdm import tqdm
 
 from cascade.engines.base import Prompt
 from cascade.engines.files import find_model, hash_folder
@@ -21,6 +20,7 @@ from cascade.engines.huggingface import hash_tokenizer
 from cascade.engines.settings import EncoderConfig
 from cascade.engines.states import Readable, States
 from cascade.errors import CascadeError
+from cascade.progress import progress
 from probes.capture import HiddenStateCapture
 from probes.errors import ProbeError
 from probes.store import HiddenStateStore, StoreKey, StoreWriter
@@ -47,8 +47,10 @@ class Encoder(Readable):
         source, max_tokens = settings.encoder, settings.max_tokens
         try:
             origin = find_model(source, settings.revision)
-            self.tokenizer = AutoTokenizer.from_pretrained(source, **origin)
-            self.model = AutoModel.from_pretrained(source, dtype=torch.float32, **origin).eval()
+            self.tokenizer = AutoTokenizer.from_pretrained(source, **origin, trust_remote_code=False)
+            self.model = AutoModel.from_pretrained(
+                source, dtype=torch.float32, **origin, trust_remote_code=False
+            ).eval()
         except ProbeError as error:
             raise CascadeError(str(error)) from error
         except (OSError, ValueError, httpx.HTTPError) as error:
@@ -111,7 +113,7 @@ def read_texts(
     writer = StoreWriter(root, key, len(texts), encoder.hidden_size)
     writer.check_room()
     pending = writer.pending()
-    with tqdm(total=sum(len(writer.shards[n]) for n in pending), desc=task, disable=None, leave=False) as bar:
+    with progress(sum(len(writer.shards[n]) for n in pending), task) as bar:
         for number in pending:
             rows = writer.shards[number]
             states = {layer: torch.empty(len(rows), encoder.hidden_size) for layer in key.layers}

@@ -22,7 +22,15 @@ import numpy as np
 import openai
 import tenacity
 
-from cascade.engines.attempts import MAX_WAIT_SECONDS, AttemptError, QuestionError, RefusedError, scrub, send
+from cascade.engines.attempts import (
+    MAX_WAIT_SECONDS,
+    AttemptError,
+    QuestionError,
+    RefusedError,
+    open_client,
+    scrub,
+    send,
+)
 from cascade.engines.base import OPEN, Engine, Failure, Gate, Prompt, Reply
 from cascade.engines.openai_format import (
     LIMITS,
@@ -33,6 +41,7 @@ from cascade.engines.openai_format import (
     build_request,
     parse_response,
     read_reply,
+    usage_can_be,
 )
 from cascade.engines.request_cache import RequestCache, StoredResponse, canonical_json, request_key
 from cascade.engines.settings import EndpointConfig
@@ -201,9 +210,7 @@ class Endpoint(Engine):
                         f"Expected the environment variable {self._api_key_env} to hold the key for {self.base_url}, "
                         f"but it is not set"
                     )
-                self._client = openai.OpenAI(
-                    api_key=key or "none", base_url=self.base_url, timeout=self.timeout, max_retries=0
-                )
+                self._client = open_client(self.base_url, key, float(self.timeout))
             return self._client
 
     def _answer_or_halt(self, prompt: Prompt, cache: RequestCache, halt: threading.Event) -> Reply | Failure:
@@ -238,7 +245,7 @@ class Endpoint(Engine):
         self._logprobs_seen |= bool(completion.tokens)
         if completion.refusal:
             return Failure(prompt.question_id, f"{self.name} refused to answer: {completion.refusal}", refusal=True)
-        dollars = self._dollars(completion) if response.dollars is None else response.dollars
+        dollars = self._dollars(completion, request) if response.dollars is None else response.dollars
         return read_reply(prompt, completion, response.seconds, dollars, cached, self.needs_confidence)
 
     def _parse_stored(self, response: StoredResponse, job: _Job) -> Completion:
@@ -309,7 +316,7 @@ class Endpoint(Engine):
             except MalformedResponseError as error:
                 missing = isinstance(error, NoLogprobsError)
                 raise AttemptError(scrub(client, str(error)), perhaps_billed, no_logprobs=missing) from error
-            response = StoredResponse(body.decode(), seconds, self._dollars(completion))
+            response = StoredResponse(body.decode(), seconds, self._dollars(completion, job.request))
             job.cache.store(job.key, job.request, response, reservation)
             reservation = None
         finally:
@@ -352,9 +359,12 @@ class Endpoint(Engine):
         completion_tokens: int = max(request[field] for field in LIMITS if field in request)
         return (prompt_tokens * self.price[0] + completion_tokens * self.price[1]) / 1e6
 
-    def _dollars(self, completion: Completion) -> float | None:
+    def _dollars(self, completion: Completion, request: Mapping[str, Any]) -> float | None:
+        """By the usage, or the most that it can be where that cannot be."""
         if self.price is None:
             return None
+        if not usage_can_be(completion, request):
+            return self._bound(request)
         return (completion.prompt_tokens * self.price[0] + completion.completion_tokens * self.price[1]) / 1e6
 
 

@@ -98,11 +98,17 @@ class HuggingFaceModel:
                 f"Expected `quantization` to be one of {', '.join(QUANTIZATIONS)} or none, but got "
                 f"{self.quantization!r}"
             )
+        self.trust_remote_code = settings.trust_remote_code
+        if self.trust_remote_code:
+            red = ("\033[1;31m", "\033[0m") if sys.stderr.isatty() else ("", "")
+            print(f"{red[0]}The Python that {self.name} brings with it is run{red[1]}", file=sys.stderr)
         self.source, self.device_map = resolve_model(self.name), settings.device_map
         self.origin: dict[str, Any] = {}
         with self._load_errors(" (a plan needs its config.json, and its tokenizer to count tokens; no weights)"):
             self.origin = find_model(self.source, settings.revision)
-            self.config = AutoConfig.from_pretrained(self.source, **self.origin)
+            self.config = AutoConfig.from_pretrained(
+                self.source, **self.origin, trust_remote_code=self.trust_remote_code
+            )
         self.revision: str = self.origin.get("revision") or hash_folder(Path(self.source))
 
     @cached_property
@@ -111,7 +117,9 @@ class HuggingFaceModel:
         from transformers import AutoTokenizer
 
         with self._load_errors():
-            tokenizer = AutoTokenizer.from_pretrained(self.source, **self.origin)
+            tokenizer = AutoTokenizer.from_pretrained(
+                self.source, **self.origin, trust_remote_code=self.trust_remote_code
+            )
         # transformers makes one of nothing where files are missing
         if len(tokenizer) <= len(tokenizer.all_special_ids):
             raise CascadeError(f"Expected the tokenizer of {self.name!r} to have tokens, but its files are not there")
@@ -135,6 +143,11 @@ class HuggingFaceModel:
         except ProbeError as error:  # the Hub's answer, which says it all
             raise CascadeError(f"{error}{hint}") from error
         except (OSError, ValueError, httpx.HTTPError) as error:
+            if "trust_remote_code" in str(error):
+                raise CascadeError(
+                    f"Expected {self.name!r} to need no Python of its own, but its files name some (auto_map); where "
+                    f"you trust it, set `trust_remote_code` to true"
+                ) from error
             reason = str(error).strip().splitlines()[0]
             if self.origin.get("local_files_only"):
                 reason += " (only the cache was read: the Hub is out of reach, denies access, or is not to be asked)"
@@ -155,6 +168,7 @@ class HuggingFaceModel:
             model = AutoModelForCausalLM.from_pretrained(
                 self.source,
                 **self.origin,
+                trust_remote_code=self.trust_remote_code,
                 dtype=DTYPES[self.dtype],
                 device_map=self.device_map,
                 **packing(self.quantization, self.dtype),
@@ -184,7 +198,7 @@ class HuggingFaceModel:
     @cached_property
     def parameters(self) -> int:
         """Number of parameters, shared ones counted once and packed ones unpacked; from the configuration alone."""
-        return count_parameters(self.config)
+        return count_parameters(self.config, self.trust_remote_code)
 
     @property
     def tokenizer_hash(self) -> str:
@@ -214,7 +228,7 @@ class HuggingFaceModel:
         found = weight_files(self.source, self.origin.get("revision"))
         stored = str(getattr(self.config, "dtype", None) or "float32").removeprefix("torch.")
         disk = found if found is not None else self.parameters * (DTYPES[stored].itemsize if stored in DTYPES else 4)
-        memory = weight_bytes(self.config, self.dtype, self.quantization)
+        memory = weight_bytes(self.config, self.dtype, self.quantization, self.trust_remote_code)
         shape = f"{self.depth} × {self.hidden_size:,}"
         precision = precision_of(self.dtype, self.quantization)
         return Weights(self.name, self.parameters, shape, self.dtype, precision, memory, disk, found is not None)

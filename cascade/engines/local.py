@@ -49,6 +49,7 @@ class LocalModel(StatesEngine):
             raise CascadeError(f"Expected `batch_size` to be at least 1, but got {self.batch_size}")
         self.name, self.revision = decoder.name, decoder.revision
         self.dtype, self.quantization = decoder.dtype, decoder.quantization
+        self.trust_remote_code = decoder.trust_remote_code
         self.num_layers, self.hidden_size = decoder.depth, decoder.hidden_size
         self._tokens: dict[tuple[str, ...], tuple[int, ...]] = {}
         super().__init__(replace(decoder.settings, revision=decoder.origin.get("revision")), probe, allow_base_mismatch)

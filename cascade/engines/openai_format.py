@@ -24,6 +24,10 @@ LIMITS = ("max_completion_tokens", "max_tokens")
 _LOGPROB_TOLERANCE = 1e-6
 _SUM_TOLERANCE = 0.01
 _MOST_TOKENS = 10**9
+# A token of today's vocabularies holds at most so many bytes (a run of blanks).
+_LONGEST_TOKEN = 128
+# Bytes that a response may have: so many, and so many for every token and every alternative that it may show.
+_LEAST_ROOM, _TOKEN_ROOM, _MOST_ROOM = 2**20, 256, 2**26
 _LEAST_LOGPROB = -1e9  # servers write -9999 and the like for a probability of 0
 # Some servers show the tokenizer's own pieces, in which these stand for the space before a word.
 _BLANKS = " \t\r\n▁Ġ"
@@ -99,6 +103,24 @@ def build_request(
 
 def _limit(prompt: Prompt) -> int:
     return 1 if prompt.letters else prompt.max_new_tokens
+
+
+def most_bytes(request: Mapping[str, Any]) -> int:
+    """The most bytes that a response to a request is given."""
+    shown = int(request.get("top_logprobs") or request.get("logprobs") or 0)
+    tokens = max((request[field] for field in LIMITS if field in request), default=0)
+    return int(min(_LEAST_ROOM + tokens * (1 + shown) * _TOKEN_ROOM, _MOST_ROOM))
+
+
+def usage_can_be(completion: Completion, request: Mapping[str, Any]) -> bool:
+    """Whether so few tokens can hold the prompt and the answer: none holds more than 128 bytes."""
+    messages = request.get("messages", ())
+    prompt = request["prompt"] if "prompt" in request else "".join(message["content"] for message in messages)
+    least_prompt = max(1, math.ceil(len(prompt.encode()) / _LONGEST_TOKEN))
+    # The last token that is shown may be the one that ends the text, which some servers do not bill.
+    shown = len(completion.tokens or ()) - 1
+    least_answer = max(shown, math.ceil(len(completion.text.encode()) / _LONGEST_TOKEN))
+    return completion.prompt_tokens >= least_prompt and completion.completion_tokens >= least_answer
 
 
 def parse_response(kind: Kind, body: str | bytes, logprobs_wanted: bool) -> Completion:

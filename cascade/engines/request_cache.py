@@ -92,12 +92,15 @@ class RequestCache:
         path: The file; its folder is made.
 
     Raises:
-        CascadeError: Here and from every method, if the file is corrupt, another program's, or cannot be written.
+        CascadeError: Here and from every method, if the file is corrupt, another program's, cannot be written, or is
+            locked by another process for a minute. A reply that comes in while it is locked is not kept; what was
+            reserved for it goes on counting.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path.expanduser().resolve()
         self._lock = threading.Lock()
+        self._found_locked = False
         with self._file_errors():
             self.path.parent.mkdir(parents=True, exist_ok=True)
             # Autocommit: transactions are begun by hand, below.
@@ -141,11 +144,21 @@ class RequestCache:
                     raise
                 time.sleep(0.01)
 
+    def _wait_for_others(self, seconds: float) -> None:
+        self._connection.execute(f"PRAGMA busy_timeout = {round(1000 * seconds)}")
+
     @contextlib.contextmanager
     def _file_errors(self) -> Iterator[None]:
         try:
             yield
         except (sqlite3.Error, OSError) as error:
+            if getattr(error, "sqlite_errorcode", 0) & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+                # One thread has waited for all: those that come after it see at once whether the file is free again.
+                self._found_locked = True
+                raise CascadeError(
+                    f"Expected `cache` {self.path} to be free within {_BUSY_SECONDS:g} seconds, but another process "
+                    f"holds it locked; what is stored and spent is kept, run again when that process is done"
+                ) from error
             raise CascadeError(
                 f"Expected `cache` to be an SQLite file that can be read and written, but {self.path} is not: {error}"
             ) from error
@@ -154,7 +167,9 @@ class RequestCache:
     def _transaction(self) -> Iterator[sqlite3.Connection]:
         """All of it or nothing, with the write lock held from the start, so that what is read in it stays true."""
         with self._lock, self._file_errors():
+            self._wait_for_others(0 if self._found_locked else _BUSY_SECONDS)
             self._connection.execute("BEGIN IMMEDIATE")
+            self._found_locked = False
             try:
                 yield self._connection
                 self._connection.execute("COMMIT")

@@ -45,6 +45,7 @@ class DecoderConfig(EngineConfig):
         quantization: 4bit (NF4) or 8bit: bitsandbytes packs the weights, and computes in dtype.
         prompt_style: raw is the paper's text, chat gives it to the model's chat template (thinking off).
         letters: auto, or bare to read option letters without a space before them.
+        trust_remote_code: Run the Python that the model brings with it, with all your rights; without, it is refused.
         batch_size: Prompts in one forward pass.
     """
 
@@ -57,6 +58,7 @@ class DecoderConfig(EngineConfig):
     quantization: Quantization | None = None
     prompt_style: PromptStyle = "raw"
     letters: LetterForm = "auto"
+    trust_remote_code: bool = False
     batch_size: int = 32
 
     def build(self, probe: Probe | None = None, needs_confidence: bool = True) -> StatesEngine:
@@ -94,9 +96,10 @@ class EndpointConfig(EngineConfig):
             that had a price, whichever run or process it was. Before a request leaves, the most that it can cost
             (a token a byte, all tokens that may be generated) has to fit under it. Attempts that may have been billed
             without our seeing it (timeouts, cut connections, malformed replies) stay counted at that most, as do
-            requests under way in a process that is killed.
+            replies whose usage cannot be (fewer tokens than their texts have) and requests under way in a process
+            that is killed. Beyond that the endpoint's usage is believed.
         concurrency: Requests under way at once.
-        timeout: Seconds of silence after which an attempt is given up.
+        timeout: Seconds of silence after which an attempt is given up; five times as many in all.
         attempts: For each question, the first one included; fewer where nothing listens at `base_url` on this machine.
         parameters: How many, where that is known, for costs in FLOPs.
         top_logprobs: The most alternatives that the provider shows; by default 20 for chat and 5 for completions.

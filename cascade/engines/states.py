@@ -126,6 +126,7 @@ class StatesEngine(Engine, Readable):
     Attributes:
         name, revision: Of the weights. Stores and probes know them by both.
         dtype, quantization: What they compute in, and how they are packed.
+        trust_remote_code: Whether the model's own Python is run.
         num_layers, hidden_size: Blocks, and the width of a state.
         tokenizer_hash: Hash of everything the tokenizer does to text.
         versions: Of the packages that states depend on, ``major.minor``.
@@ -136,6 +137,7 @@ class StatesEngine(Engine, Readable):
     hidden_size: int
     dtype: str = "float32"
     quantization: str | None = None
+    trust_remote_code: bool = False
 
     def __init__(self, settings: EngineConfig, probe: Probe | None = None, allow_base_mismatch: bool = False) -> None:
         self.settings, self.probe = settings, probe

@@ -22,7 +22,7 @@ from probes.store import DTYPES
 _QUANTIZED_BYTES = {"4bit": 0.5 + 4 / 64, "8bit": 1.0}
 
 
-def empty_model(config: Any) -> nn.Module:
+def empty_model(config: Any, trust_remote_code: bool = False) -> nn.Module:
     """The decoder of a Hugging Face configuration, its weights tied where they are, none of them in memory.
 
     Raises:
@@ -32,7 +32,7 @@ def empty_model(config: Any) -> nn.Module:
 
     try:
         with torch.device("meta"):
-            model: Any = AutoModelForCausalLM.from_config(config)
+            model: Any = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
     except ValueError as error:
         reason = str(error).strip().splitlines()[0]
         raise CascadeError(
@@ -42,20 +42,23 @@ def empty_model(config: Any) -> nn.Module:
     return model  # type: ignore[no-any-return]
 
 
-def count_parameters(config: Any) -> int:
+def count_parameters(config: Any, trust_remote_code: bool = False) -> int:
     """Number of parameters of a configuration's decoder, shared ones counted once; needs no weights."""
-    return sum(parameter.numel() for parameter in empty_model(config).parameters())
+    return sum(parameter.numel() for parameter in empty_model(config, trust_remote_code).parameters())
 
 
-def weight_bytes(config: Any, dtype: str, quantization: Quantization | None = None) -> int:
+def weight_bytes(
+    config: Any, dtype: str, quantization: Quantization | None = None, trust_remote_code: bool = False
+) -> int:
     """Memory of a decoder's weights, bytes.
 
     Args:
         config: Hugging Face configuration.
         dtype: One of `probes.store.DTYPES`.
         quantization: All linear layers but the last, which gives the logits, are packed.
+        trust_remote_code: See `cascade.engines.huggingface.HuggingFaceModel`.
     """
-    model: Any = empty_model(config)
+    model: Any = empty_model(config, trust_remote_code)
     total = float(sum(p.numel() for p in model.parameters()) * DTYPES[dtype].itemsize)
     if quantization is not None:
         head = model.get_output_embeddings()

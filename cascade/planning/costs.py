@@ -22,7 +22,7 @@ from cascade.policies.ledgers import pass_costs
 from cascade.probing.chain import own_models
 from cascade.probing.data import ScoredTaskDataModule
 from cascade.runtime.config import CascadeConfig
-from cascade.scores.arrays import ChainScores, ModelScores
+from cascade.scores.columns import ModelInfo, Passes, Usage
 from cascade.scoring.scored import MAX_NEW_TOKENS, missing_shards, store_key
 from cascade.tasks.base import Question, Task, multiple_choice_prompt, open_ended_prompt
 from cascade.tasks.load import PROBED_ON, load_task
@@ -269,18 +269,9 @@ class Planned:
         work = Work(name, task, len(tokens), int(tokens.sum()), counted, int(written.sum()), flops)
         if None in (model.parameters, model.num_layers, model.hidden_size):
             return work
-        scores = ModelScores(
-            name,
-            np.zeros(len(tokens), bool),
-            None,
-            parameters=model.parameters,
-            num_layers=model.num_layers,
-            hidden_size=model.hidden_size,
-            prompt_tokens=tokens,
-            completion_tokens=written.astype(np.int64),
-        )
-        chain = ChainScores(tuple(map(str, range(len(tokens)))), (scores,))
-        whole = pass_costs(chain, "flops-context").whole[0]
+        info = ModelInfo(name, model.parameters, model.num_layers, model.hidden_size)
+        passes = Passes((info,), (Usage(len(tokens), tokens, written.astype(np.int64)),))
+        whole = pass_costs(passes, "flops-context").whole[0]
         seconds = 0.0 if weights is None else float(whole[left].sum()) / (PEAK_FLOPS[weights.dtype] * UTILISATION)
         longest, context = int(tokens.max(initial=0)), model.context
         room = int(written.max(initial=1)) if int(written.max(initial=1)) > 1 else 0

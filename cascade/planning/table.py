@@ -11,8 +11,6 @@ from rich.table import Table
 if TYPE_CHECKING:
     from cascade.planning.costs import Plan
 
-PLAN_HELP = "say what it would cost and stop: no weights are loaded or fetched, nothing is written"
-
 
 def print_plan(plan: Plan) -> None:
     """Prints what a run would cost."""

@@ -6,7 +6,7 @@ Without torch, for score tables of any origin. The calibrators of P(IK) probes t
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from scipy.special import expit, logit
 
 from cascade.errors import CascadeError
 from cascade.scores.arrays import ModelScores
+from cascade.scores.columns import Signals
 
 SIGNALS = ("p_ik", "p_t")
 # Confidences saturate at 0 and 1 (P(T) in bfloat16 does); their logits must not.
@@ -98,15 +99,14 @@ class Calibrated:
             )
         return cls(signals, weights, knots)
 
-    def predict(self, model: ModelScores) -> np.ndarray:
+    def predict(self, signals: Signals) -> np.ndarray:
         """The probability of being right, ``[questions]``."""
-        values = np.interp(_design(model, self.signals) @ self.weights, *self.knots)
+        values = np.interp(_design(signals, self.signals) @ self.weights, *self.knots)
         return np.asarray(np.clip(values, 0, 1))
 
 
-def _design(model: ModelScores, signals: Sequence[str]) -> np.ndarray:
-    columns = [logits(getattr(model, name)) for name in signals]
-    return np.column_stack([np.ones(len(model.correct)), *columns])
+def _design(signals: Signals, names: Sequence[str]) -> np.ndarray:
+    return np.column_stack([np.ones(len(signals)), *(logits(getattr(signals, name)) for name in names)])
 
 
 def calibrate_model(
@@ -122,11 +122,11 @@ def calibrate_model(
     Raises:
         CascadeError: If the model has none of the signals.
     """
-    used = tuple(name for name in signals if getattr(model, name) is not None)
+    used = tuple(name for name in signals if name in model.signals.known)
     if not used:
         raise CascadeError(f"Expected {model.name!r} to have one of {', '.join(signals)}, but it has none")
     right = (model.correct if labels is None else labels).astype(float)
-    design = _design(model, used)
+    design = _design(model.signals, used)
     weights = fit_logistic(design[:, 1:], right)
     # Log-odds, not probabilities: what saturates to the same probability still keeps its order.
     odds = design @ weights
@@ -138,8 +138,3 @@ def calibrate_model(
     # One knot a block, at its mean: linear in between, so that it is a step only where the data say so.
     centre = np.add.reduceat(where * counts, starts) / np.add.reduceat(counts, starts)
     return Calibrated(used, weights, np.stack([centre, fitted.x[starts]]))
-
-
-def calibrated_p_t(model: ModelScores, on: ModelScores) -> ModelScores:
-    """``model`` with P(T) calibrated on another split's scores of the same model."""
-    return replace(model, p_t=calibrate_model(on, signals=("p_t",)).predict(model))

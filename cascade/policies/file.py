@@ -1,30 +1,20 @@
 """Policies as JSON: what a simulation chose, read back to be run.
 
 The simulator's report.json holds the policy that it recommends; `read_policy` gives the very object that was
-simulated, thresholds unrounded and calibrations included. Which policies there are is `cascade.policies.policy`'s.
+simulated, thresholds unrounded and calibrations included. Each kind of policy writes and reads its own values; which
+kinds there are says `cascade.policies.registry`.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from cascade.errors import CascadeError
-from cascade.policies.calibration import Calibrated
-from cascade.policies.policy import (
-    ExpectedUtilityPolicy,
-    FusedPolicy,
-    LivePolicy,
-    Policy,
-    RandomPolicy,
-    ThresholdPolicy,
-    Thresholds,
-)
+from cascade.policies.base import LivePolicy, Policy
+from cascade.policies.registry import POLICIES
 
 
 def policy_json(policy: Policy, names: Sequence[str], normalize: bool) -> dict[str, object]:
@@ -35,21 +25,7 @@ def policy_json(policy: Policy, names: Sequence[str], normalize: bool) -> dict[s
         names: The models of the chain.
         normalize: Whether its P(T) is that over the options' mass.
     """
-    found: dict[str, object] = {"policy": policy.name, "normalize": normalize}
-    if isinstance(policy, ThresholdPolicy):
-        found["thresholds"] = [asdict(t) for t in policy.thresholds]
-    if isinstance(policy, FusedPolicy):
-        found["thresholds"] = list(policy.thresholds)
-        found["fused"] = {names[i]: policy.fused[names[i]].to_json() for i in policy.places[:-1]}
-    if isinstance(policy, ThresholdPolicy | FusedPolicy):
-        found["models"] = [names[place] for place in policy.places]
-    if isinstance(policy, ExpectedUtilityPolicy):
-        found |= {"models": list(names), "price": policy.price, "costs": list(policy.costs)}
-        right = [{names[j]: fitted.to_json() for j, fitted in here.items()} for here in policy.right]
-        found["right"] = dict(zip(names, right, strict=False))
-    if isinstance(policy, RandomPolicy):
-        found["shares"] = dict(zip(names, policy.shares, strict=True))
-    return found
+    return {"policy": policy.name, "normalize": normalize} | policy.to_json(names)
 
 
 def policy_from_json(values: Mapping[str, Any], names: Sequence[str], source: str = "the policy") -> LivePolicy:
@@ -71,28 +47,8 @@ def policy_from_json(values: Mapping[str, Any], names: Sequence[str], source: st
         places = tuple(names.index(name) for name in used)
         if list(places) != sorted(set(places)):
             raise CascadeError(f"Expected {source} to use models in the order {', '.join(names)}, but got {used}")
-        if "right" in values:
-            if used != list(names):
-                raise CascadeError(f"Expected the chain to be {', '.join(used)} for {source}, but got {names}")
-            right = tuple(
-                {names.index(later): Calibrated.from_json(fitted) for later, fitted in values["right"][name].items()}
-                for name in names[:-1]
-            )
-            price, costs = float(values["price"]), tuple(map(float, values["costs"]))
-            if len(costs) != len(names) or not np.isfinite([price, *costs]).all():
-                raise CascadeError(f"Expected a price and {len(names)} costs in {source}, but got {price}, {costs}")
-            if any(set(here) != set(range(place, len(names))) for place, here in enumerate(right)):
-                raise CascadeError(f"Expected {source} to hold every later model's calibration for each model")
-            return ExpectedUtilityPolicy(price, costs, right)
-        if len(values["thresholds"]) != len(places) - 1:
-            raise CascadeError(f"Expected {len(places) - 1} thresholds in {source}, but got {values['thresholds']}")
-        if "fused" in values:
-            fused = {str(name): Calibrated.from_json(fitted) for name, fitted in values["fused"].items()}
-            if missing := set(used[:-1]) - set(fused):
-                raise CascadeError(f"Expected {source} to hold fused confidences of {sorted(missing)}, but got none")
-            limits = [Thresholds(p_t=float(limit), p_ik=None).p_t for limit in values["thresholds"]]
-            return FusedPolicy(places, tuple(limit for limit in limits if limit is not None), fused)
-        return ThresholdPolicy(places, tuple(Thresholds(**limits) for limits in values["thresholds"]))
+        kind = next((kind for kind in reversed(POLICIES) if kind.key in values), POLICIES[0])
+        return kind.from_json(values, places, names, source)
     except CascadeError:
         raise
     except (KeyError, TypeError, AttributeError, ValueError) as error:

@@ -1,26 +1,28 @@
 """What a cascade costs, in three ledgers that are always shown side by side.
 
-*answered-only* is the paper's (eq. 6, Table 8): a question is charged to the model that answered it, and the
-passes of the models that passed it on are free. *full-path* charges a whole pass to every model that was
-tried. *early-exit* charges a model only for what it had to do: ℓ/L of the prefill where its P(IK) probe at
-layer ℓ of L rejected the question, the prefill and the first token where that token's P(T) did, and everything
-where it answered. A probe is charged with the pass that it reads, where probes have a cost in the unit (FLOPs); a
-reader reads, and is charged for, every question in every ledger. A confidence in P(T)'s place that took prompts of its
-own (`cascade.scoring.confidence`) is charged with the pass wherever P(T) was asked.
+*answered-only* is the paper's (eq. 6, Table 8). It charges the model that answered, and the models before it are free.
+*full-path* charges a whole pass to every model that was tried. *early-exit* charges a model for what it had to do:
+ℓ/L of the prefill where its P(IK) probe at layer ℓ of L rejected the question, the prefill and the first token where
+that token's P(T) did, and everything where it answered.
+
+Three things come on top. A probe is charged with the pass that it reads, in FLOPs alone. A reader reads every question,
+and is charged for every question in every ledger. A confidence in P(T)'s place may have taken prompts of its own
+(`cascade.scoring.confidence`): they are charged with the pass wherever P(T) was asked.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import yaml
 
 from cascade.errors import CascadeError
-from cascade.policies.policy import Outcome
-from cascade.scores.arrays import ChainScores, ModelScores
+from cascade.policies.outcome import Outcome
+from cascade.scores.columns import ModelInfo, Usage
 
 LEDGERS = ("answered-only", "full-path", "early-exit")
 UNITS = {
@@ -82,6 +84,20 @@ def pass_flops(parameters: int) -> float:
     return 2.0 * parameters
 
 
+class Counted(Protocol):
+    """What has a cost: models, and what their passes took of the same questions. A chain's scores are that."""
+
+    @property
+    def infos(self) -> tuple[ModelInfo, ...]:
+        """The models, smallest first."""
+        ...
+
+    @property
+    def usages(self) -> tuple[Usage, ...]:
+        """One each."""
+        ...
+
+
 @dataclass(frozen=True)
 class PassCosts:
     """What the passes of a chain's models cost, in one unit.
@@ -93,6 +109,7 @@ class PassCosts:
         first: ``[models, questions]``, float64: the part of ``decode`` that P(T) needs, where the first token has a
             price of its own; all of it where P(T) is known only after the whole answer.
         probe: ``[models]``, float64: one P(IK) probe.
+        exit_shares: ``[models]``, float64: ℓ/L, the share of the prefill after which the probe can reject.
         reader: ``[models, questions]``, float64: the pass of the model that ``p_ik_reader`` was read from; NaN where
             it is not known, 0 where there is none.
         readers: Its name for each model; models of one reader share its pass.
@@ -104,6 +121,7 @@ class PassCosts:
     decode: np.ndarray
     first: np.ndarray
     probe: np.ndarray
+    exit_shares: np.ndarray
     reader: np.ndarray
     readers: tuple[str, ...]
     confidence: np.ndarray
@@ -116,33 +134,41 @@ class PassCosts:
     def keep(self, places: Sequence[int]) -> PassCosts:
         """Those of a sub-chain."""
         chosen = list(places)
-        arrays = ("prefill", "decode", "first", "probe", "reader", "confidence")
+        arrays = ("prefill", "decode", "first", "probe", "exit_shares", "reader", "confidence")
         rows = {name: getattr(self, name)[chosen] for name in arrays}
         return replace(self, **rows, readers=tuple(self.readers[i] for i in chosen))
 
     def reading(self, places: Sequence[int]) -> np.ndarray:
-        """What the readers of these models cost for each question, ``[questions]``; one that serves several once."""
+        """What it costs for each question to ask the readers of these models, ``[questions]``.
+
+        A reader that several of the models share reads a question once, and is charged once.
+        """
         distinct = {self.readers[i]: self.reader[i] for i in places}
         return np.asarray(sum(distinct.values(), np.zeros(self.prefill.shape[1])))
 
 
-def available_units(chain: ChainScores, prices: Prices | None = None) -> tuple[str, ...]:
-    """The units that the score table has what it takes for; *calls* where it has nothing else."""
+def available_units(chain: Counted, prices: Prices | None = None) -> tuple[str, ...]:
+    """The units that every model can be counted in; *calls* where there is no other."""
 
     def known(unit: str) -> bool:
-        if unit == "dollars" and (prices is None or any(m.name not in prices.models for m in chain.models)):
+        if unit == "dollars" and (prices is None or any(m.name not in prices.models for m in chain.infos)):
             return False
-        return all(getattr(m, name) is not None for m in chain.models for name in _NEEDS[unit])
+        return not any(_lacking(unit, *model) for model in zip(chain.infos, chain.usages, strict=True))
 
     found = tuple(unit for unit in UNITS if unit != "calls" and known(unit))
     return found or ("calls",)
 
 
-def pass_costs(chain: ChainScores, unit: str = "flops", prices: Prices | None = None) -> PassCosts:
+def _lacking(unit: str, info: ModelInfo, usage: Usage) -> list[str]:
+    """What a model lacks to be counted in a unit."""
+    return [name for name in _NEEDS[unit] if getattr(usage if hasattr(usage, name) else info, name) is None]
+
+
+def pass_costs(chain: Counted, unit: str = "flops", prices: Prices | None = None) -> PassCosts:
     """What every model's pass costs for every question.
 
     Args:
-        chain: The scores.
+        chain: The models of a chain, or a single one, with what their passes took.
         unit: One of `UNITS`. *flops*: 2N a question, as the paper counts. *flops-context*: eq. 2 for each token,
             n_ctx being the tokens before it and itself. *seconds*: where ``prefill_seconds`` is not measured,
             all of ``seconds`` counts as prefill, which overstates what a rejected question costs.
@@ -153,125 +179,128 @@ def pass_costs(chain: ChainScores, unit: str = "flops", prices: Prices | None = 
     """
     if unit not in UNITS:
         raise CascadeError(f"Expected `unit` to be one of {', '.join(UNITS)}, but got {unit!r}")
-    for model in chain.models:
-        if lacking := [name for name in _NEEDS[unit] if getattr(model, name) is None]:
+    for model, usage in zip(chain.infos, chain.usages, strict=True):
+        if lacking := _lacking(unit, model, usage):
             raise CascadeError(
                 f"Expected the scores of {model.name!r} to have {', '.join(lacking)} in every row, to count {unit}"
             )
         if unit == "dollars" and (prices is None or model.name not in prices.models):
             known = ", ".join(prices.models) if prices else "none given"
             raise CascadeError(f"Expected `prices` to hold {model.name!r}, but it has: {known}")
-    shape = (len(chain.models), len(chain))
+    models, questions = tuple(zip(chain.infos, chain.usages, strict=True)), len(chain.usages[0])
+    shape = (len(models), questions)
     prefill, decode, first = np.zeros(shape), np.zeros(shape), np.zeros(shape)
-    for place, model in enumerate(chain.models):
+    for place, (info, usage) in enumerate(models):
         if unit == "calls":
-            prefill[place] = float(place == len(chain.models) - 1)
+            prefill[place] = float(place == len(models) - 1)
             continue
-        prefill[place], decode[place] = _pass_cost(model, unit, prices)
-        if model.p_t_needs_answer:
+        prefill[place], decode[place] = _pass_cost(info, usage, unit, prices)
+        if info.p_t_needs_answer:
             first[place] = decode[place]
         elif unit in ("tokens", "dollars"):
-            assert model.completion_tokens is not None
-            first[place] = decode[place] / np.maximum(model.completion_tokens, 1)
+            assert usage.completion_tokens is not None
+            first[place] = decode[place] / np.maximum(usage.completion_tokens, 1)
     per_token = unit in ("flops", "flops-context")
-    probe = [pass_flops(m.probe_parameters) if per_token else 0.0 for m in chain.models]
-    reader = np.stack([np.broadcast_to(_reader_cost(m, unit), len(chain)) for m in chain.models])
-    readers = tuple(m.reader or f"reader of {m.name}" for m in chain.models)
-    extra = np.stack([np.broadcast_to(_confidence_cost(m, unit, prices), len(chain)) for m in chain.models])
-    return PassCosts(unit, prefill, decode, first, np.array(probe), reader, readers, extra)
-
-
-def _pass_cost(model: ModelScores, unit: str, prices: Prices | None) -> tuple[np.ndarray | float, np.ndarray | float]:
-    """Prefill and decode of one model, each a number or ``[questions]``."""
-    if unit == "flops":
-        assert model.parameters is not None
-        return pass_flops(model.parameters), 0.0
-    if unit == "seconds":
-        assert model.seconds is not None
-        if model.prefill_seconds is None:
-            return model.seconds, 0.0
-        return model.prefill_seconds, np.maximum(model.seconds - model.prefill_seconds, 0)
-    assert model.prompt_tokens is not None and model.completion_tokens is not None
-    read = model.prompt_tokens.astype(float)
-    # The prefill gives the first token's probabilities: of c tokens, c - 1 take a pass of their own.
-    more = np.maximum(model.completion_tokens.astype(float) - 1, 0)
-    if unit == "tokens":
-        return read, model.completion_tokens.astype(float)
-    if unit == "dollars":
-        assert prices is not None
-        for_input, for_output = prices.models[model.name]
-        return read * for_input / 1e6, model.completion_tokens * for_output / 1e6
-    assert model.parameters is not None and model.num_layers is not None and model.hidden_size is not None
-    context = 2.0 * model.num_layers * model.hidden_size
-    # Σ n_ctx over the tokens 1 … T, and over T+1 … T+c-1.
-    return (
-        pass_flops(model.parameters) * read + context * read * (read + 1) / 2,
-        pass_flops(model.parameters) * more + context * (more * read + more * (more + 1) / 2),
+    return PassCosts(
+        unit,
+        prefill,
+        decode,
+        first,
+        probe=np.array([pass_flops(info.probe_parameters) if per_token else 0.0 for info, _ in models]),
+        exit_shares=np.array([info.exit_share for info, _ in models], dtype=float),
+        reader=np.stack([np.broadcast_to(_reader_cost(*model, unit), questions) for model in models]),
+        readers=tuple(info.reader or f"reader of {info.name}" for info, _ in models),
+        confidence=np.stack([np.broadcast_to(_confidence_cost(*model, unit, prices), questions) for model in models]),
     )
 
 
-def _confidence_cost(model: ModelScores, unit: str, prices: Prices | None) -> np.ndarray | float:
-    """What P(T) took beyond the answer's own pass, a number or ``[questions]``: passes of their own, as a chain's are.
+def _pass_cost(
+    info: ModelInfo, usage: Usage, unit: str, prices: Prices | None
+) -> tuple[np.ndarray | float, np.ndarray | float]:
+    """Prefill and decode of one model, each a number or ``[questions]``."""
+    if unit == "flops":
+        assert info.parameters is not None
+        return pass_flops(info.parameters), 0.0
+    if unit == "seconds":
+        assert usage.seconds is not None
+        if usage.prefill_seconds is None:
+            return usage.seconds, 0.0
+        return usage.prefill_seconds, np.maximum(usage.seconds - usage.prefill_seconds, 0)
+    assert usage.prompt_tokens is not None and usage.completion_tokens is not None
+    read = usage.prompt_tokens.astype(float)
+    # The prefill gives the first token's probabilities: of c tokens, c - 1 take a pass of their own.
+    more = np.maximum(usage.completion_tokens.astype(float) - 1, 0)
+    if unit == "tokens":
+        return read, usage.completion_tokens.astype(float)
+    if unit == "dollars":
+        assert prices is not None
+        for_input, for_output = prices.models[info.name]
+        return read * for_input / 1e6, usage.completion_tokens * for_output / 1e6
+    assert info.parameters is not None and info.num_layers is not None and info.hidden_size is not None
+    context = 2.0 * info.num_layers * info.hidden_size
+    # Σ n_ctx over the tokens 1 … T, and over T+1 … T+c-1.
+    return (
+        pass_flops(info.parameters) * read + context * read * (read + 1) / 2,
+        pass_flops(info.parameters) * more + context * (more * read + more * (more + 1) / 2),
+    )
 
-    A question's prompts are taken to be of one length, for the context of their tokens (eq. 2).
+
+def _confidence_cost(info: ModelInfo, usage: Usage, unit: str, prices: Prices | None) -> np.ndarray | float:
+    """What P(T) took beyond the answer's own pass, a number or ``[questions]``.
+
+    Its prompts are counted like any pass. All prompts of a question are taken to be of one length, since eq. 2 counts a
+    token by its context.
     """
-    if model.p_t_prompts is None or unit == "calls":
+    if usage.p_t_prompts is None or unit == "calls":
         return 0.0
-    prompts = np.maximum(model.p_t_prompts.astype(float), 1)
+    prompts = np.maximum(usage.p_t_prompts.astype(float), 1)
 
     def each(total: np.ndarray | None, name: str) -> np.ndarray:
         if total is None:
             raise CascadeError(
-                f"Expected the scores of {model.name!r} to have {name} in every row, to count {unit} of what p_t took"
+                f"Expected the scores of {info.name!r} to have {name} in every row, to count {unit} of what p_t took"
             )
         return np.asarray(total / prompts)
 
     if unit == "flops":
-        assert model.parameters is not None
-        return np.asarray(pass_flops(model.parameters) * model.p_t_prompts)
+        assert info.parameters is not None
+        return np.asarray(pass_flops(info.parameters) * usage.p_t_prompts)
     if unit == "seconds":
-        return np.asarray(each(model.p_t_seconds, "p_t_seconds") * prompts)
+        return np.asarray(each(usage.p_t_seconds, "p_t_seconds") * prompts)
     one = replace(
-        model,
-        prompt_tokens=each(model.p_t_prompt_tokens, "p_t_prompt_tokens"),
-        completion_tokens=each(model.p_t_completion_tokens, "p_t_completion_tokens"),
+        usage,
+        prompt_tokens=each(usage.p_t_prompt_tokens, "p_t_prompt_tokens"),
+        completion_tokens=each(usage.p_t_completion_tokens, "p_t_completion_tokens"),
     )
-    read, written = _pass_cost(one, unit, prices)
+    read, written = _pass_cost(info, one, unit, prices)
     return np.asarray(prompts * (read + written))
 
 
-def _reader_cost(model: ModelScores, unit: str) -> np.ndarray | float:
+def _reader_cost(info: ModelInfo, usage: Usage, unit: str) -> np.ndarray | float:
     """The pass of a model's reader, a number or ``[questions]``."""
-    if model.p_ik_reader is None or unit == "calls":
+    if info.reader is None or unit == "calls":
         return 0.0
     if unit == "tokens":
-        assert model.prompt_tokens is not None
-        return model.prompt_tokens.astype(float)
-    if unit in ("flops", "flops-context") and model.reader_parameters is not None:
-        one = pass_flops(model.reader_parameters)
+        assert usage.prompt_tokens is not None
+        return usage.prompt_tokens.astype(float)
+    if unit in ("flops", "flops-context") and info.reader_parameters is not None:
+        one = pass_flops(info.reader_parameters)
         if unit == "flops":
             return one
-        assert model.prompt_tokens is not None
-        return one * model.prompt_tokens.astype(float)
+        assert usage.prompt_tokens is not None
+        return one * usage.prompt_tokens.astype(float)
     return float("nan")  # not known, and not nothing
 
 
-def charges(
-    costs: PassCosts,
-    exit_shares: Sequence[float],
-    ledger: str,
-    asks_p_ik: Sequence[bool],
-    asks_p_t: Sequence[bool] | None = None,
-) -> np.ndarray:
+def charges(costs: PassCosts, ledger: str, asks: Sequence[Collection[str]]) -> np.ndarray:
     """What each model charges for each question, by what became of it there.
 
     Args:
         costs: From `pass_costs`.
-        exit_shares: For each model ℓ/L, the share of the prefill after which its probe can reject.
         ledger: One of `LEDGERS`.
-        asks_p_ik: For each model whether its probe is asked.
-        asks_p_t: For each model whether its P(T) is asked, so that what that took is charged where the model answers,
-            too; nowhere if not given.
+        asks: For each model the confidences that a policy decides by there, as `Policy.asks` gives them. Where p_ik is
+            among them, the probe is charged. Where p_t is, the prompts that P(T) took are charged even if the model
+            answers; where P(T) rejected a question, it was asked.
 
     Returns:
         ``[outcomes, models, questions]``, float64, the first axis in the order of `Outcome`.
@@ -281,17 +310,16 @@ def charges(
     """
     if ledger not in LEDGERS:
         raise CascadeError(f"Expected `ledger` to be one of {', '.join(LEDGERS)}, but got {ledger!r}")
-    probe = (costs.probe * np.asarray(asks_p_ik, dtype=float))[:, None]
+    asks_p_ik, asks_p_t = (np.array([float(name in asked) for asked in asks]) for name in ("p_ik", "p_t"))
+    probe = (costs.probe * asks_p_ik)[:, None]
     whole = costs.whole + probe
     charged = np.zeros((len(Outcome), *whole.shape))
-    asked = np.zeros(len(whole)) if asks_p_t is None else np.asarray(asks_p_t, dtype=float)
-    charged[Outcome.ANSWERED] = whole + costs.confidence * asked[:, None]
+    charged[Outcome.ANSWERED] = whole + costs.confidence * asks_p_t[:, None]
     if ledger == "full-path":
         charged[Outcome.REJECTED_BY_P_IK] = whole
         charged[Outcome.REJECTED_BY_P_T] = whole + costs.confidence
     elif ledger == "early-exit":
-        shares = np.asarray(exit_shares, dtype=float)[:, None]
-        charged[Outcome.REJECTED_BY_P_IK] = shares * costs.prefill + probe
+        charged[Outcome.REJECTED_BY_P_IK] = costs.exit_shares[:, None] * costs.prefill + probe
         charged[Outcome.REJECTED_BY_P_T] = costs.prefill + costs.first + probe + costs.confidence
     return charged
 

@@ -27,26 +27,25 @@ from cascade.report.probe_plots import plot_layers
 from cascade.report.tracking import RUN_ID, finish_tracking, start_tracking
 from cascade.strict_json import strict_json
 from probes import Probe
-from probes.files import write_atomically
+from probes.files import locked, write_atomically
 from probes.layers import LayerRow, TrainedHead, best_head, layer_table
 from probes.training import ProbeModule
 
 _LEFT = ("probe", "probes", "logs", "metrics.json", "layers.json", "layers.png", "reliability.png")
 
 
-def trainer_defaults() -> dict[str, Any]:
-    """Lightning's settings for heads: they keep their own best weights, and are trained on one device."""
-    return {
-        "max_epochs": 100,
-        "accelerator": "auto",
-        "devices": 1,
-        "deterministic": "warn",
-        "logger": False,
-        "enable_checkpointing": False,
-        "enable_model_summary": False,
-        "enable_progress_bar": sys.stderr.isatty(),
-        "num_sanity_val_steps": 0,
-    }
+# Lightning's settings for heads, which keep their own best weights and are trained on one device.
+TRAINER: dict[str, Any] = {
+    "max_epochs": 100,
+    "accelerator": "auto",
+    "devices": 1,
+    "deterministic": "warn",
+    "logger": False,
+    "enable_checkpointing": False,
+    "enable_model_summary": False,
+    "enable_progress_bar": None,  # in a terminal
+    "num_sanity_val_steps": 0,
+}
 
 
 @dataclass(frozen=True)
@@ -79,6 +78,7 @@ def quiet_lightning() -> Iterator[None]:
             ".*logging interval.*",
             ".*Experiment logs directory.*",  # a rerun is meant to replace them
             ".*LeafSpec.*",
+            ".*args parameter is intended.*",  # a caller in Python has flags of its own
         ):
             warnings.filterwarnings("ignore", message=message)
         try:
@@ -103,14 +103,13 @@ def fit(
     Args:
         data: States and labels; scored first where that is missing.
         module: Which heads, and how they are trained.
-        trainer: Lightning's; by default one with `trainer_defaults`.
+        trainer: Lightning's; by default one with `TRAINER`.
         out: Folder of runs; this one gets one of its own in it.
         keep: Write the best layer's probe alone, or every layer's too, under ``probes/``.
         logger: Where curves go.
         seed: Of the heads' first weights and dropout; heads that differ in the seed alone count up from it. ``None``
             leaves torch's generator as it is.
-        config: All settings as YAML, for ``config.yaml``; by default those of ``data``, ``module`` and
-            `trainer_defaults`.
+        config: All settings as YAML, for ``config.yaml``; by default those of ``data``, ``module`` and `TRAINER`.
 
     Raises:
         CascadeError, ProbeError: If the task cannot be scored, or the data is not fit to train on.
@@ -118,7 +117,7 @@ def fit(
     with quiet_lightning():
         if seed is not None:
             seed_everything(seed, workers=True, verbose=False)
-        trainer = Trainer(**trainer_defaults()) if trainer is None else trainer
+        trainer = Trainer(**TRAINER | {"enable_progress_bar": sys.stderr.isatty()}) if trainer is None else trainer
         config = _config(data, module, out, keep, logger, seed) if config is None else config
         return _fit(data, module, trainer, out, keep, logger, config)
 
@@ -129,7 +128,7 @@ def _config(
     """Settings as the command line of `cascade.train` takes them back."""
     settings = {
         "seed_everything": seed,
-        "trainer": trainer_defaults(),
+        "trainer": TRAINER,
         "data": dict(data.hparams),
         "model": {name: value for name, value in module.hparams.items() if not callable(value)},
         "out": out,
@@ -150,6 +149,20 @@ def _fit(
 ) -> Trained:
     run = ProbeRun.of(out, data.model.name, data.task.name, data.layers, data.model.prompts, data.labels, data.targets)
     run.folder.mkdir(parents=True, exist_ok=True)
+    with locked(run.folder):
+        return _fill(run, data, module, trainer, keep, logger, config)
+
+
+def _fill(
+    run: ProbeRun,
+    data: ScoredTaskDataModule,
+    module: ProbeModule,
+    trainer: Trainer,
+    keep: str,
+    logger: str,
+    config: str,
+) -> Trained:
+    """Trains into a run's folder, which is nobody else's meanwhile."""
     data.prepare_data()
     assert data.scored is not None
     if data.scored.reused:

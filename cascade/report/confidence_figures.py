@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from cascade.policies.ledgers import available_units, charges, pass_costs
-from cascade.policies.policy import Outcome, Policy, ThresholdPolicy, Thresholds
+from cascade.policies.outcome import Outcome
 from cascade.report.figures import BLUE, GREEN, INK, MUTED, ORANGE, PURPLE, Plot, new_figure, shortened, styled
 from cascade.report.names import short_names
 from cascade.scores.arrays import ChainScores
@@ -73,7 +73,7 @@ def reliability_figure(chain: ChainScores) -> Plot:
         (model, name, values)
         for name, column in CONFIDENCES.items()
         for model in chain.models
-        if (values := getattr(model, column)) is not None
+        if (values := getattr(model.signals, column)) is not None
     ]
     # As few empty places as may be.
     columns = len(panels) if len(panels) < 4 else min((4, 3), key=lambda n: -len(panels) % n)
@@ -118,11 +118,11 @@ def thresholds_figure(chain: ChainScores, study: Study) -> Plot | None:
         chain: The questions that are reported on, with labels.
         study: For the policy and the goal.
     """
-    places = getattr(study.chosen.policy, "places", (0,))
-    first = places[0] if places[0] < len(chain.models) - 1 else 0
+    policy = study.chosen.policy
+    first = policy.places[0] if policy.places[0] < len(chain.models) - 1 else 0
     pair = chain.keep((first, len(chain.models) - 1))
-    limits = _limits(study.chosen.policy, first)
-    small = pair.models[0]
+    limits = policy.limits(first) if policy.places[0] == first else None
+    small = pair.models[0].signals
     early_name = "p_ik_reader" if limits is not None and limits.p_ik_reader is not None else "p_ik"
     early, late = getattr(small, early_name), small.p_t
     units = available_units(pair)
@@ -130,9 +130,8 @@ def thresholds_figure(chain: ChainScores, study: Study) -> Plot | None:
     if unit is None or (early is None and late is None):
         return None
     costs = pass_costs(pair, unit)
-    asks = early is not None and early_name == "p_ik"
-    shares = [m.exit_share for m in pair.models]
-    charged = charges(costs, shares, study.goal.ledger, [asks, False], [late is not None, False])
+    asked = small.known & {early_name, "p_t"}
+    charged = charges(costs, study.goal.ledger, [asked, frozenset()])
     charged /= costs.whole[-1].mean() * len(pair)
     levels = [(quantile_levels(early, LEVELS), quantile_levels(late, LEVELS))]
     right = pair.correct.astype(float) / len(pair)
@@ -181,12 +180,6 @@ def thresholds_figure(chain: ChainScores, study: Study) -> Plot | None:
         + ("The mark is the chosen policy's first stage." if chosen is not None else ""),
         figure,
     )
-
-
-def _limits(policy: Policy, place: int) -> Thresholds | None:
-    if isinstance(policy, ThresholdPolicy) and policy.thresholds and policy.places[0] == place:
-        return policy.thresholds[0]
-    return None
 
 
 def _heat(

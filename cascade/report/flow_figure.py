@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from matplotlib.patches import Patch
 
-from cascade.policies.policy import Outcome, Policy
+from cascade.policies.base import Policy
+from cascade.policies.outcome import Outcome
 from cascade.report.figures import (
     BLUE,
     GREEN,

@@ -10,6 +10,7 @@ import matplotlib
 import numpy as np
 from matplotlib.lines import Line2D
 
+from cascade.policies.base import Policy
 from cascade.policies.ledgers import LEDGERS, UNITS
 from cascade.report.figures import (
     BLUE,
@@ -25,8 +26,8 @@ from cascade.report.figures import (
     styled,
 )
 from cascade.report.names import chain_label, short_names
-from cascade.simulation.frontier import upper_hull
 from cascade.simulation.study import LayerPoint, Measured, Study
+from cascade.statistics.hull import upper_hull
 from probes.files import write_atomically
 
 if TYPE_CHECKING:
@@ -166,17 +167,17 @@ def frontier_figure(study: Study) -> Plot:
     _draw_singles(axes, singles)
     colors = [GREEN, ORANGE, *COLORS[3:]]
     for i, measured in enumerate(study.policies):
-        oracle = measured.policy.name == "oracle"
+        remark = measured.policy.remark
         cost, right = _at(measured)
         axes.scatter(
             [cost],
             [right],
             marker=MARKERS[i % len(MARKERS)],
             s=58,
-            facecolor="none" if oracle else colors[i % len(colors)],
-            edgecolor=INK if oracle else colors[i % len(colors)],
+            facecolor="none" if remark else colors[i % len(colors)],
+            edgecolor=INK if remark else colors[i % len(colors)],
             zorder=4,
-            label=measured.policy.name + (", knows beforehand" if oracle else ""),
+            label=measured.policy.name + (f", {remark}" if remark else ""),
         )
     axes.scatter(*_at(study.chosen), s=190, facecolor="none", edgecolor=RING, lw=1.8, zorder=5, label="chosen")
     axes.axvline(1, color=MUTED, linewidth=0.6)
@@ -201,11 +202,11 @@ def frontier_figure(study: Study) -> Plot:
 RING = "#d85a55"
 
 
-def _at(measured: Measured) -> tuple[float, float]:
+def _at(measured: Measured[Policy]) -> tuple[float, float]:
     return measured.reported.cost_ratio.estimate, 100 * measured.reported.accuracy.estimate
 
 
-def _errors(axes: Axes, measured: Sequence[Measured], color: str) -> None:
+def _errors(axes: Axes, measured: Sequence[Measured[Policy]], color: str) -> None:
     for m in measured:
         right, cost = m.reported.accuracy, m.reported.cost_ratio
         axes.plot([cost.estimate] * 2, [100 * right.low, 100 * right.high], color=color, lw=1, alpha=0.6, zorder=2)

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from cascade.policies.ledgers import UNITS
-from cascade.policies.policy import ExpectedUtilityPolicy, FusedPolicy, Policy, ThresholdPolicy, threshold_text
 from cascade.simulation.evaluation import Evaluation
-from cascade.simulation.study import Study, describe
+from cascade.simulation.study import Study
 from cascade.statistics.significance import Interval
 
 
@@ -43,7 +41,7 @@ def recommendation(study: Study) -> Recommendation:
     inferior = "" if reported.non_inferiority is None else reported.non_inferiority.statement
     return Recommendation(
         sentences=(
-            f"Chosen on {study.chosen_on:,} questions as {wanted}: {in_words(study.chosen.policy, study.names)}.",
+            f"Chosen on {study.chosen_on:,} questions as {wanted}: {study.chosen.policy.in_words(study.names)}.",
             f"On {found.questions:,} others it is right {_span(found.accuracy, level)} of the time and {last} alone "
             f"{100 * study.singles[-1][1]:.1f} %, a difference of {100 * found.difference.estimate:+.2f} points "
             f"({100 * found.difference.low:+.2f} to {100 * found.difference.high:+.2f}); it costs "
@@ -67,7 +65,7 @@ def _promise(study: Study) -> str | None:
     found = study.guarantee
     if found is None or not found.holds:
         return None if found is None else found.statement
-    return f"{found.statement} The promise is of: {in_words(found.point.policy, study.names)}."
+    return f"{found.statement} The promise is of: {found.point.policy.in_words(study.names)}."
 
 
 def _moved(evaluation: Evaluation) -> str | None:
@@ -83,26 +81,3 @@ def _moved(evaluation: Evaluation) -> str | None:
 
 def _span(value: Interval, level: str = "") -> str:
     return f"{100 * value.estimate:.1f} % ({level}{100 * value.low:.1f} to {100 * value.high:.1f})"
-
-
-def in_words(policy: Policy, names: Sequence[str]) -> str:
-    """What to do with a question, as a clause."""
-    if isinstance(policy, ThresholdPolicy | FusedPolicy):
-        if not policy.thresholds:
-            return f"ask {names[policy.places[0]]} alone"
-        steps: list[str] = []
-        for place, limit in zip(policy.places, policy.thresholds, strict=False):
-            asks = (
-                f"fused probability ≥ {threshold_text(limit)}"
-                if isinstance(limit, float)
-                else str(limit).replace(", ", " and ")
-            )
-            kept = "and keep its answer" if asks == "keeps all" else f"and keep its answer where {asks}"
-            steps.append(f"{'then ask' if steps else 'ask'} {names[place]} {kept}")
-        return f"{', '.join(steps)}, and let {names[policy.places[-1]]} answer the rest"
-    if isinstance(policy, ExpectedUtilityPolicy):
-        return (
-            f"ask {names[0]} first, and after each answer go on to a later one of {', '.join(names[1:])} if its "
-            f"expected gain in accuracy is above {policy.price:.3g} × its cost"
-        )
-    return f"{policy.name} {describe(policy, names)}".strip()

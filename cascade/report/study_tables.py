@@ -26,7 +26,7 @@ from cascade.report.table import (
 )
 from cascade.report.tables import SAVED, wide_console
 from cascade.simulation.evaluation import Evaluation
-from cascade.simulation.study import LayerPoint, Study, describe
+from cascade.simulation.study import LayerPoint, Study
 from cascade.statistics.significance import Interval
 
 
@@ -52,7 +52,7 @@ def policies_table(study: Study) -> Table:
             m.reported.accuracy,
             m.reported.difference,
             m.reported.cost_ratio,
-            describe(m.policy, names),
+            m.policy.describe(names),
             m.ibc_lift,
             *m.chosen,
         ]
@@ -99,7 +99,7 @@ def frontier_table(study: Study) -> Table:
             Column("accuracy where chosen", percent),
             Column("cost where chosen", percent),
         ],
-        [[describe(m.policy, names), m.reported.accuracy, m.reported.cost_ratio, *m.chosen] for m in study.measured],
+        [[m.policy.describe(names), m.reported.accuracy, m.reported.cost_ratio, *m.chosen] for m in study.measured],
     )
 
 
@@ -250,7 +250,7 @@ def layers_table(study: Study, layers: Sequence[LayerPoint]) -> Table:
                 ", ".join(decimals(a) if isfinite(a) else "–" for a in layer.auroc),
                 layer.measured.reported.accuracy,
                 layer.measured.reported.cost_ratio,
-                describe(layer.measured.policy, [short[name] for name in study.names]),
+                layer.measured.policy.describe([short[name] for name in study.names]),
             ]
             for layer in layers
         ],

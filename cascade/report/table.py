@@ -20,6 +20,8 @@ from rich.text import Text
 from cascade.statistics.significance import Interval
 
 NONE = "–"
+# A spreadsheet takes a cell that begins with one of these for a formula, which may run a program.
+_FORMULA = ("=", "+", "-", "@", "\t", "\n")
 # Beyond so many rows the page folds a table away.
 LONG = 16
 
@@ -150,11 +152,14 @@ class Table:
         return f"<h3>{escape(self.title)}</h3>\n{table}\n{note}"
 
     def to_csv(self) -> str:
-        """With full numbers; what is not defined is empty, and an interval is its estimate, low and high."""
+        """With full numbers; what is not defined is empty, and an interval is its estimate, low and high.
+
+        Text that a spreadsheet would run as a formula has a ``'`` before it.
+        """
         out = io.StringIO()
         writer = csv.writer(out, lineterminator="\n")
         heads = [[c.name, f"{c.name} low", f"{c.name} high"] if c.interval else [c.name] for c in self.columns]
-        writer.writerow([name for group in heads for name in group])
+        writer.writerow([_plain(name) for group in heads for name in group])
         for row in self.rows:
             cells = [_numbers(cell) if c.interval else [cell] for c, cell in zip(self.columns, row, strict=True)]
             writer.writerow([_plain(value) for group in cells for value in group])
@@ -166,4 +171,7 @@ def _numbers(cell: object) -> list[object]:
 
 
 def _plain(value: object) -> object:
+    if isinstance(value, str):
+        value = value.replace("\r", "\n")  # the writer puts no quotes about a return, and it would end the row
+        return f"'{value}" if value.startswith(_FORMULA) else value
     return "" if value is None or (isinstance(value, float) and not math.isfinite(value)) else value

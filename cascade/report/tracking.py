@@ -1,4 +1,4 @@
-"""A training run in Weights & Biases: configuration, curves, the layer table, plots, and the probe as an artifact.
+"""Runs in Weights & Biases: a training run's curves, layer table, plots and probe, and a simulation's figures.
 
 Works offline without an account. A run that was killed goes on under its own id. Importing this loads no torch.
 """
@@ -18,6 +18,8 @@ from probes.files import write_atomically
 if TYPE_CHECKING:
     from lightning.pytorch.loggers import WandbLogger
 
+    from cascade.simulation.simulator import Report
+    from cascade.simulation.study import Study
     from probes.layers import LayerRow
     from probes.probe import ProbeConfig
 
@@ -104,3 +106,27 @@ def is_offline() -> bool:
     # `wandb login` writes the key to the netrc file, as every tool's log-in does.
     paths = [Path(os.environ["NETRC"])] if "NETRC" in os.environ else [Path.home() / ".netrc", Path.home() / "_netrc"]
     return not any(path.is_file() and netrc(path).authenticators(host) for path in paths)
+
+
+def log_simulation(report: Report, study: Study, config: dict[str, Any], folder: Path) -> None:
+    """Logs a simulation's figures and plots to Weights & Biases (offline without an account).
+
+    Args:
+        report: Tables at fixed thresholds; the whole chain is logged.
+        study: What was chosen.
+        config: The settings.
+        folder: Whose plots are logged, too.
+    """
+    import wandb
+
+    config = {key: str(value) if isinstance(value, Path) else value for key, value in config.items()}
+    with wandb.init(project="confidence-cascade", job_type="simulate", config=config) as run:
+        whole = report.chains[-1]
+        figures: dict[str, Any] = {"fixed/accuracy": whole.accuracy, "fixed/pd_points": whole.pd_points}
+        for unit, ledgers in whole.saved.items():
+            figures |= {f"fixed/saved/{unit}/{name}": value for name, value in ledgers.items()}
+        chosen = study.chosen.reported
+        figures |= {"chosen/accuracy": chosen.accuracy.estimate, "chosen/cost": chosen.cost_ratio.estimate}
+        figures["aiq"] = study.aiq
+        figures |= {f"plots/{path.stem}": wandb.Image(str(path)) for path in sorted(folder.rglob("*.png"))}
+        run.log(figures)

@@ -10,9 +10,10 @@ import pyarrow as pa
 
 from cascade.engines.base import Engine, Reader
 from cascade.errors import CascadeError
+from cascade.policies.base import LivePolicy, Thresholds
 from cascade.policies.file import read_policy
 from cascade.policies.ledgers import Prices
-from cascade.policies.policy import LivePolicy, ThresholdPolicy, Thresholds
+from cascade.policies.thresholds import ThresholdPolicy
 from cascade.runtime.config import CascadeConfig, Member, ReaderSettings
 from cascade.runtime.engine import Cascade
 from cascade.scores.arrays import ChainScores, align, check_chain

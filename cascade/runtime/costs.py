@@ -14,7 +14,7 @@ import numpy as np
 from cascade.engines.base import Engine
 from cascade.policies.ledgers import LEDGERS, available_units, charges, pass_costs, pass_flops
 from cascade.runtime.engine import Answer, Cascade, Step
-from cascade.scores.arrays import ChainScores, ModelScores
+from cascade.scores.columns import ModelInfo, Passes, Usage, exit_share_of
 
 Costs = dict[str, dict[str, np.ndarray]]
 """Unit to ledger to ``[steps]`` or ``[answers]``, float64."""
@@ -22,8 +22,8 @@ Costs = dict[str, dict[str, np.ndarray]]
 
 def units(cascade: Cascade) -> tuple[str, ...]:
     """The units that every model of a cascade can be counted in; seconds are measured and not among them."""
-    one = ChainScores((), tuple(_columns(model, []) for model in cascade.models))
-    return tuple(unit for unit in available_units(one, cascade.prices) if unit not in ("seconds", "calls"))
+    passes = Passes(tuple(map(_info, cascade.models)), (_usage([]),) * len(cascade.models))
+    return tuple(unit for unit in available_units(passes, cascade.prices) if unit not in ("seconds", "calls"))
 
 
 def step_costs(cascade: Cascade, steps: Sequence[Step], asks_p_ik: Sequence[bool]) -> Costs:
@@ -39,16 +39,14 @@ def step_costs(cascade: Cascade, steps: Sequence[Step], asks_p_ik: Sequence[bool
         rows = [i for i, step in enumerate(steps) if step.place == place and step.reply is not None]
         if not rows:
             continue
-        chain = ChainScores(tuple(map(str, rows)), (_columns(model, [steps[i] for i in rows]),))
-        # Layer 0 is the embeddings: what is turned away there has cost no block.
-        share = 1.0 if model.probe_layer is None or not model.num_layers else model.probe_layer / model.num_layers
+        passes = Passes((_info(model),), (_usage([steps[i] for i in rows]),))
         outcomes = np.array([steps[i].outcome for i in rows])
         asked = np.array([asks_p_ik[i] for i in rows])
         for unit, ledgers in found.items():
-            costs = pass_costs(chain, unit, cascade.prices)
+            costs = pass_costs(passes, unit, cascade.prices)
             for ledger, values in ledgers.items():
                 for asks in (False, True):
-                    charged = charges(costs, [share], ledger, [asks])[:, 0]
+                    charged = charges(costs, ledger, [{"p_ik"} if asks else ()])[:, 0]
                     mine = charged[outcomes, np.arange(len(rows))]
                     values[np.array(rows)[asked == asks]] = mine[asked == asks]
     return found
@@ -60,7 +58,7 @@ def answer_costs(cascade: Cascade, answers: Sequence[Answer]) -> Costs:
     A reader is charged once for each question that it read, where its cost is known in the unit (FLOPs).
     """
     steps = [step for answer in answers for step in answer.steps]
-    asks = [answer.policy.asks_p_ik(cascade.columns)[step.place] for answer in answers for step in answer.steps]
+    asks = [cascade.asks(answer.policy, step.place) for answer in answers for step in answer.steps]
     whose = np.repeat(np.arange(len(answers)), [len(answer.steps) for answer in answers])
     totals: Costs = {}
     for unit, ledgers in step_costs(cascade, steps, asks).items():
@@ -101,16 +99,21 @@ def measured_seconds(answer: Answer) -> float:
     return sum(step.reply.seconds for step in answer.steps if step.reply is not None)
 
 
-def _columns(model: Engine, steps: Sequence[Step]) -> ModelScores:
-    replies = [step.reply for step in steps if step.reply is not None]
-    return ModelScores(
+def _info(model: Engine) -> ModelInfo:
+    return ModelInfo(
         model.name,
-        np.zeros(len(replies), bool),
-        None,
-        parameters=model.parameters,
-        num_layers=model.num_layers,
-        hidden_size=model.hidden_size,
-        probe_parameters=model.probe_parameters,
+        model.parameters,
+        model.num_layers,
+        model.hidden_size,
+        exit_share_of(model.probe_layer, model.num_layers),
+        model.probe_parameters,
+    )
+
+
+def _usage(steps: Sequence[Step]) -> Usage:
+    replies = [step.reply for step in steps if step.reply is not None]
+    return Usage(
+        len(replies),
         prompt_tokens=np.array([reply.prompt_tokens for reply in replies], dtype=np.int64),
         completion_tokens=np.array([reply.completion_tokens for reply in replies], dtype=np.int64),
     )

@@ -11,13 +11,15 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
-from tqdm import tqdm
 
 from cascade.engines.base import Engine, Failure, Gate, Prompt, Reader, Reply, prompt_of
 from cascade.errors import CascadeError
+from cascade.policies.base import LivePolicy
 from cascade.policies.ledgers import Prices, available_units, pass_costs
-from cascade.policies.policy import LivePolicy, Outcome, ThresholdPolicy
-from cascade.scores.arrays import ChainScores, ModelScores, check_chain
+from cascade.policies.outcome import Outcome
+from cascade.progress import progress as bar_of
+from cascade.scores.arrays import ChainScores, check_chain
+from cascade.scores.columns import Signals
 from cascade.simulation.frontier import Frontier, choose, frontier
 from cascade.tasks.base import Question, parse_open_ended
 
@@ -173,7 +175,7 @@ class Cascade:
                 raise CascadeError(
                     f"Expected {self.names[place]!r} to have a reader, as the policy asks one, but it has none"
                 )
-            if policy.asks_p_ik(self.columns)[place] and self.models[place].probe_layer is None:
+            if self.asks(policy, place) and self.models[place].probe_layer is None:
                 raise CascadeError(
                     f"Expected {self.names[place]!r} to have a probe, as the policy asks one, but it has none"
                 )
@@ -189,15 +191,13 @@ class Cascade:
         """
         if self.calibration is None:
             raise CascadeError("Expected calibration scores to choose a policy for a budget by, but there are none")
-        policy = choose(self._frontier, "accuracy", budget).policy
-        assert isinstance(policy, ThresholdPolicy)
-        return policy
+        return choose(self._frontier, "accuracy", budget).policy
 
     @cached_property
     def _frontier(self) -> Frontier:
         assert self.calibration is not None
         costs = pass_costs(self.calibration, available_units(self.calibration, self.prices)[0], self.prices)
-        probed = all(model.p_ik is not None for model in self.calibration.models[:-1])
+        probed = all("p_ik" in model.signals.known for model in self.calibration.models[:-1])
         return frontier(self.calibration, costs, "full-path", "P(IK) + P(T)" if probed else "P(T)")
 
     def start(
@@ -243,7 +243,7 @@ class Cascade:
             return np.asarray(self._decide(place, some, replies)[0] == Outcome.ANSWERED)
 
         # A probe that nobody's policy asks is neither read nor paid for.
-        asks = any(journeys[i].policy.asks_p_ik(self.columns)[place] for i in asked)
+        asks = any(self.asks(journeys[i].policy, place) for i in asked)
         gate = Gate(after_p_ik if asks else None, after_p_t)
         listen = None if on_token is None else lambda i, text: on_token(asked[i], text)
         replies = model.answer([journeys[i].prompt for i in asked], gate, listen)
@@ -311,7 +311,7 @@ class Cascade:
             here = [journey for journey in under_way if journey.at == place]
             size = self.models[place].batch_size * self.models[place].parallel * 8
             label = f"{self.names[place]} ({place + 1}/{len(self.models)})"
-            with tqdm(total=len(here), desc=label, unit="q", disable=None if progress else True, leave=False) as bar:
+            with bar_of(len(here), label, disable=not progress) as bar:
                 for start in range(0, len(here), size):
                     some = here[start : start + size]
                     self.step(place, some)
@@ -333,30 +333,25 @@ class Cascade:
         said = self.readers[place].p_ik([journeys[i].prompt for i in wanted])
         read = dict(zip(wanted, said.tolist(), strict=True))
         for i, value in read.items():
-            columns = ModelScores(self.names[place], np.zeros(1, bool), None, p_ik_reader=np.array([value]))
-            outcome, after = journeys[i].policy.decide(place, columns)
+            outcome, after = journeys[i].policy.decide(place, Signals(1, p_ik_reader=np.array([value])))
             if outcome[0] == Outcome.PASSED_BY_READER:
                 journeys[i].steps.append(Step(self.names[place], place, Outcome(outcome[0]), None, value))
                 journeys[i].at = int(after[0])
         return read
 
     @cached_property
-    def columns(self) -> ChainScores:
-        """The chain with no question: which confidences its models have."""
-        none = np.zeros(0)
-        return ChainScores(
-            (),
-            tuple(
-                ModelScores(
-                    model.name,
-                    np.zeros(0, bool),
-                    none,
-                    none if model.probe_layer is not None else None,
-                    p_ik_reader=none if place in self.readers else None,
-                )
-                for place, model in enumerate(self.models)
-            ),
-        )
+    def offers(self) -> dict[str, frozenset[str]]:
+        """Each model's name to the confidences that are known of it; see `Policy.asks`."""
+        return {
+            model.name: frozenset(
+                ["p_t", *["p_ik"] * (model.probe_layer is not None), *["p_ik_reader"] * (place in self.readers)]
+            )
+            for place, model in enumerate(self.models)
+        }
+
+    def asks(self, policy: LivePolicy, place: int) -> bool:
+        """Whether a policy asks the probe of the model at a place."""
+        return "p_ik" in policy.asks(self.offers)[place]
 
     def decisive_p_t(self, prompt: Prompt, reply: Reply) -> float | None:
         """The P(T) that thresholds are held against; see ``normalize``."""
@@ -372,13 +367,8 @@ class Cascade:
         for key, policy in policies.items():
             rows = [i for i, journey in enumerate(journeys) if id(journey.policy) == key]
             p_t = [self.decisive_p_t(journeys[i].prompt, replies[i]) for i in rows]
-            columns = ModelScores(
-                self.names[place],
-                np.zeros(len(rows), bool),
-                _column(p_t),
-                _column([replies[i].p_ik for i in rows]) if has_probe else None,
-            )
-            outcomes[rows], after[rows] = policy.decide(place, columns)
+            p_ik = _column([replies[i].p_ik for i in rows]) if has_probe else None
+            outcomes[rows], after[rows] = policy.decide(place, Signals(len(rows), _column(p_t), p_ik))
         forced = [i for i, journey in enumerate(journeys) if journey.forced]
         outcomes[forced], after[forced] = Outcome.ANSWERED, -1
         return outcomes, after

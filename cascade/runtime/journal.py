@@ -17,7 +17,7 @@ from typing import Any
 
 from cascade.engines.base import Reply
 from cascade.errors import CascadeError, json_fault
-from cascade.policies.policy import Outcome
+from cascade.policies.outcome import Outcome
 from cascade.runtime.engine import Journey, Step
 from cascade.strict_json import finite
 

@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from cascade.policies.file import policy_json
-from cascade.policies.policy import Outcome
+from cascade.policies.outcome import Outcome
 from cascade.runtime.costs import last_model_alone, measured_seconds
 from cascade.runtime.engine import Answer, Cascade
 from cascade.scores.schema import SCHEMA, parquet_bytes, validate_scores

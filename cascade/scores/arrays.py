@@ -15,60 +15,53 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from cascade.errors import CascadeError
+from cascade.scores.columns import ModelInfo, Signals, Usage, exit_share_of
 
 
 @dataclass(frozen=True)
 class ModelScores:
-    """One model's columns, as arrays over the same questions in the same order as every other model's.
+    """One model's scores, over the same questions in the same order as every other model's of its chain.
 
     Attributes:
-        name: The model.
+        info: What is the same for every question.
+        signals: What a policy decides by.
+        usage: What a cost is made of.
         correct: ``[questions]``, bool; all false where the logs have no labels (`ChainScores.labelled`).
-        p_t: ``[questions]``, float64, or ``None`` where the model gives no probabilities.
-        p_ik: ``[questions]``, float64, or ``None`` where the model has no probe.
-        p_ik_reader: ``[questions]``, float64: this model's P(IK) read from another model's states, or ``None``.
-        parameters: N, or ``None`` where unknown.
-        num_layers, hidden_size: n_layer and d_model of eq. 2, or ``None`` where unknown.
-        exit_share: ℓ/L: the share of a pass after which the probe can reject; 1 where unknown.
-        probe_parameters: Of the P(IK) probe; 0 where unknown.
-        reader, reader_parameters: Whose states ``p_ik_reader`` was read from.
-        seconds, prefill_seconds: ``[questions]``, float64, or ``None`` where not measured.
-        prompt_tokens, completion_tokens: ``[questions]``, int64, or ``None`` where unknown.
         predictions: ``[questions]``, or ``None`` where unknown.
-        p_t_prompts, p_t_prompt_tokens, p_t_completion_tokens, p_t_seconds: ``[questions]``: what ``p_t`` took beyond
-            the answer's own pass, or ``None`` where it took nothing.
-        p_t_needs_answer: Whether ``p_t`` is known only after the whole answer.
         attempted: ``[questions]``, bool: false where the model declined to answer; ``None`` where unknown.
     """
 
-    name: str
+    info: ModelInfo
+    signals: Signals
+    usage: Usage
     correct: np.ndarray
-    p_t: np.ndarray | None
-    p_ik: np.ndarray | None = None
-    parameters: int | None = None
-    exit_share: float = 1.0
-    seconds: np.ndarray | None = None
     predictions: np.ndarray | None = None
-    p_ik_reader: np.ndarray | None = None
-    num_layers: int | None = None
-    hidden_size: int | None = None
-    probe_parameters: int = 0
-    reader: str | None = None
-    reader_parameters: int | None = None
-    prefill_seconds: np.ndarray | None = None
-    prompt_tokens: np.ndarray | None = None
-    completion_tokens: np.ndarray | None = None
     attempted: np.ndarray | None = None
-    p_t_prompts: np.ndarray | None = None
-    p_t_prompt_tokens: np.ndarray | None = None
-    p_t_completion_tokens: np.ndarray | None = None
-    p_t_seconds: np.ndarray | None = None
-    p_t_needs_answer: bool = False
+
+    def __post_init__(self) -> None:
+        counts = len(self.correct), len(self.signals), len(self.usage)
+        if len(set(counts)) != 1:
+            raise CascadeError(
+                f"Expected labels, signals and usage of {self.name!r} to be of the same questions, but got {counts}"
+            )
+        if self.signals.p_ik_reader is not None and self.info.reader is None:
+            raise CascadeError(f"Expected `reader` to be named where {self.name!r} has p_ik_reader, but it is not")
+
+    @property
+    def name(self) -> str:
+        """The model's."""
+        return self.info.name
 
     def take(self, rows: np.ndarray) -> ModelScores:
         """The same model on some of the questions: ``rows`` are places or a mask."""
-        arrays = {f.name: value[rows] for f in fields(self) if isinstance(value := getattr(self, f.name), np.ndarray)}
-        return replace(self, **arrays)
+        return ModelScores(
+            self.info,
+            self.signals.take(rows),
+            self.usage.take(rows),
+            self.correct[rows],
+            None if self.predictions is None else self.predictions[rows],
+            None if self.attempted is None else self.attempted[rows],
+        )
 
 
 @dataclass(frozen=True)
@@ -99,6 +92,21 @@ class ChainScores:
     def names(self) -> tuple[str, ...]:
         """Names of the models, smallest first."""
         return tuple(m.name for m in self.models)
+
+    @property
+    def infos(self) -> tuple[ModelInfo, ...]:
+        """What the models are, smallest first."""
+        return tuple(m.info for m in self.models)
+
+    @property
+    def usages(self) -> tuple[Usage, ...]:
+        """What their passes took."""
+        return tuple(m.usage for m in self.models)
+
+    @property
+    def offers(self) -> dict[str, frozenset[str]]:
+        """Each model's name to the confidences that it has, smallest model first."""
+        return {m.name: m.signals.known for m in self.models}
 
     @property
     def correct(self) -> np.ndarray:
@@ -201,8 +209,7 @@ def align(
                 f"{len(odd)}, such as {odd[0]!r}"
             )
         models.append(model_scores(name, rows, "p_t_normalized" if normalize else "p_t", labelled))
-        found = models[-1]
-        if len(models) < len(chain) and found.p_t is None and found.p_ik is None and found.p_ik_reader is None:
+        if len(models) < len(chain) and not models[-1].signals.known:
             raise CascadeError(
                 f"Expected {name!r} to have a confidence (p_t, p_ik or p_ik_reader), as only the last model of a chain "
                 f"may lack one"
@@ -242,29 +249,24 @@ def model_scores(name: str, rows: pa.Table, p_t_column: str = "p_t", labelled: b
         raise CascadeError(f"Expected probe_layer of {name!r} to be at most its num_layers {depth}, but got {layer}")
     correct = _array(rows, "correct") if labelled else np.zeros(rows.num_rows, bool)
     assert correct is not None  # a required column
-    reader, attempted = _array(rows, "reader"), _array(rows, "attempted")
+    p_ik_reader, reader, attempted = (_array(rows, column) for column in ("p_ik_reader", "reader", "attempted"))
+    reader_name = f"reader of {name}" if reader is None else str(reader[0])
+    usage = {f.name: _array(rows, f.name) for f in fields(Usage) if f.name != "questions"}
     return ModelScores(
-        name=name,
+        info=ModelInfo(
+            name=name,
+            parameters=single("parameters"),
+            num_layers=depth,
+            hidden_size=single("hidden_size"),
+            exit_share=exit_share_of(layer, depth),
+            probe_parameters=single("probe_parameters") or 0,
+            reader=None if p_ik_reader is None else reader_name,
+            reader_parameters=single("reader_parameters"),
+            p_t_needs_answer=bool(single("p_t_needs_answer")),
+        ),
+        signals=Signals(rows.num_rows, _array(rows, p_t_column), _array(rows, "p_ik"), p_ik_reader),
+        usage=Usage(rows.num_rows, **usage),
         correct=correct.astype(bool),
-        p_t=_array(rows, p_t_column),
-        p_ik=_array(rows, "p_ik"),
-        p_ik_reader=_array(rows, "p_ik_reader"),
-        parameters=single("parameters"),
-        num_layers=depth,
-        hidden_size=single("hidden_size"),
-        exit_share=1.0 if depth is None or layer is None else layer / depth,
-        probe_parameters=single("probe_parameters") or 0,
-        reader=None if reader is None else str(reader[0]),
-        reader_parameters=single("reader_parameters"),
-        seconds=_array(rows, "seconds"),
-        prefill_seconds=_array(rows, "prefill_seconds"),
-        prompt_tokens=_array(rows, "prompt_tokens"),
-        completion_tokens=_array(rows, "completion_tokens"),
         predictions=_array(rows, "prediction"),
         attempted=None if attempted is None else attempted.astype(bool),
-        p_t_prompts=_array(rows, "p_t_prompts"),
-        p_t_prompt_tokens=_array(rows, "p_t_prompt_tokens"),
-        p_t_completion_tokens=_array(rows, "p_t_completion_tokens"),
-        p_t_seconds=_array(rows, "p_t_seconds"),
-        p_t_needs_answer=bool(single("p_t_needs_answer")),
     )

@@ -6,6 +6,7 @@ comes from these columns; how they were made is not known here. `docs/score-tabl
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,10 +15,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
-import pyarrow.json
 import pyarrow.parquet as pq
 
-from cascade.errors import CascadeError
+from cascade.errors import CascadeError, json_fault
 from probes.files import write_atomically
 
 
@@ -96,6 +96,8 @@ CONFIDENCE_COLUMNS = tuple(
         *(replace(extra, name=f"confidence_{name}_{extra.name}") for extra in EXTRA),
     )
 )
+# What stands in cells of CSV for a number that is not known; of a text, it is the text.
+_NO_NUMBER = pyarrow.csv.ConvertOptions().null_values
 SCHEMA = pa.schema([(c.name, c.type) for c in COLUMNS])
 
 
@@ -150,6 +152,8 @@ def validate_scores(table: pa.Table, source: str, labelled: bool = True) -> pa.T
 
 def _checked_column(values: pa.ChunkedArray, column: Column, source: str) -> pa.ChunkedArray:
     try:
+        if _is_text(values.type) and column.type != pa.string():
+            values = _read_numbers(values, column.type)
         if column.type == pa.bool_() and not pa.types.is_boolean(values.type):
             numbers = values.cast(pa.float64())
             if not pc.all(pc.is_in(numbers.drop_null(), pa.array([0.0, 1.0]))).as_py():
@@ -159,7 +163,8 @@ def _checked_column(values: pa.ChunkedArray, column: Column, source: str) -> pa.
             values = numbers
         cast = values.cast(column.type)
     except pa.ArrowException as error:
-        raise CascadeError(f"Expected {column.name} in {source} to be {column.type}, but got {values.type}") from error
+        got = " ".join(str(error).split())[:200] if _is_text(values.type) else values.type
+        raise CascadeError(f"Expected {column.name} in {source} to be {column.type}, but got {got}") from error
     if column.required and cast.null_count:
         row = int(np.flatnonzero(cast.is_null().to_numpy())[0])
         raise CascadeError(f"Expected {column.name} in {source} to be filled, but row {row} is null")
@@ -178,28 +183,112 @@ def _checked_column(values: pa.ChunkedArray, column: Column, source: str) -> pa.
     return cast
 
 
+def _is_text(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
+
+
+def _read_numbers(texts: pa.ChunkedArray, kind: pa.DataType) -> pa.ChunkedArray:
+    """Numbers, true and false from cells of text; null where nothing is said, in any of the usual ways."""
+    words = pc.utf8_trim_whitespace(texts)
+    words = pc.if_else(pc.is_in(words, pa.array(_NO_NUMBER)), pa.scalar(None, words.type), words)
+    if kind == pa.bool_():
+        words = pc.utf8_lower(words)
+        words = pc.replace_substring_regex(words, "^true$", "1")
+        return pc.replace_substring_regex(words, "^false$", "0").cast(pa.float64())
+    try:
+        return words.cast(kind)
+    except pa.ArrowInvalid:
+        return words.cast(pa.float64())  # whole numbers as 7.0, which a column with gaps is often written as
+
+
 def read_table(path: Path) -> pa.Table:
     """Reads Parquet, CSV (with a header) or JSON lines, told apart by the file's ending.
 
+    Cells of CSV stay the text that they are, so that ``007`` is not 7; `validate_scores` reads the numbers.
+
     Raises:
-        CascadeError: If there is no such file, its ending is another, or it does not hold what it ends in.
+        CascadeError: If there is no such file, its ending is another, it does not hold what it ends in, or a column
+            stands twice.
     """
     if not path.exists():
         raise CascadeError(f"Expected a score table at {path}, but there is no such file")
-    readers = {
-        ".parquet": pq.read_table,
-        ".csv": pyarrow.csv.read_csv,
-        ".jsonl": pyarrow.json.read_json,
-        ".ndjson": pyarrow.json.read_json,
-    }
+    readers = {".parquet": pq.read_table, ".csv": _read_csv, ".jsonl": _read_json_lines, ".ndjson": _read_json_lines}
     reader = readers.get(path.suffix.lower())
     if reader is None:
         raise CascadeError(f"Expected {path} to end in {', '.join(readers)}, but it does not")
     try:
-        return reader(path)
-    except (pa.ArrowException, OSError) as error:
+        table: pa.Table = reader(path)
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         what = {".parquet": "a Parquet file", ".csv": "a CSV file"}.get(path.suffix.lower(), "JSON lines")
-        raise CascadeError(f"Expected {path} to be {what}, but {str(error).splitlines()[0]}") from error
+        raise CascadeError(f"Expected {path} to be {what}, but {str(error).splitlines()[0][:200]}") from error
+    _check_unique(table.column_names, path)
+    return table
+
+
+def _check_unique(names: Sequence[str], path: Path) -> None:
+    if repeated := sorted({name for name in names if names.count(name) > 1}):
+        raise CascadeError(f"Expected {path} to have each column once, but got {', '.join(repeated)[:200]} twice")
+
+
+def _read_csv(path: Path) -> pa.Table:
+    with pyarrow.csv.open_csv(path) as file:
+        names = file.schema.names
+    _check_unique(names, path)
+    as_text = pyarrow.csv.ConvertOptions(column_types=dict.fromkeys(names, pa.string()))
+    table = pyarrow.csv.read_csv(path, convert_options=as_text)
+    # A column with no word in it says nothing of any question.
+    empty = [name for name in names if pc.all(pc.equal(table[name], "")).as_py()]
+    for name in empty:
+        table = table.set_column(names.index(name), name, pa.nulls(table.num_rows))
+    return table
+
+
+def _read_json_lines(path: Path) -> pa.Table:
+    """Line by line and not by pyarrow, which takes texts for dates and dies of a value that is nested too deep."""
+    columns: dict[str, list[object]] = {}
+    rows = 0
+    with path.open(encoding="utf-8-sig") as file:
+        for line, text in enumerate(file, 1):
+            if not text.strip():
+                continue
+            try:
+                row = json.loads(text, object_pairs_hook=_each_once)
+                if not isinstance(row, dict):
+                    raise ValueError("it is no object")
+                for name, value in row.items():
+                    name.encode()  # half a character, which JSON can say, is no column's name
+                    cells = columns.setdefault(name, [])
+                    cells.extend([None] * (rows - len(cells)))
+                    cells.append(json.dumps(value) if isinstance(value, dict | list) else value)
+            except RecursionError as error:
+                raise CascadeError(
+                    f"Expected a JSON object in {path}, line {line}, but it is nested too deep"
+                ) from error
+            except ValueError as error:
+                raise CascadeError(f"Expected a JSON object in {path}, line {line}, but {json_fault(error)}") from error
+            rows += 1
+    arrays: dict[str, pa.Array] = {}
+    known = {column.name for column in (*COLUMNS, *CONFIDENCE_COLUMNS)}
+    for name, cells in columns.items():
+        cells.extend([None] * (rows - len(cells)))
+        try:
+            arrays[name] = pa.array(cells)
+        except (pa.ArrowException, ValueError, OverflowError) as error:
+            if name in known:
+                raise CascadeError(
+                    f"Expected {name} in {path} to be all texts or all numbers, but {str(error).splitlines()[0][:200]}"
+                ) from error
+            # Not one type: somebody else's, and read only if it is mapped.
+            arrays[name] = pa.array([None if cell is None else json.dumps(cell) for cell in cells])
+    return pa.table(arrays)
+
+
+def _each_once(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    row = dict(pairs)
+    if len(row) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"it has {next(name for name in names if names.count(name) > 1)!r} twice")
+    return row
 
 
 def rename_columns(table: pa.Table, columns: Mapping[str, str], source: str) -> pa.Table:
@@ -282,9 +371,26 @@ def join_scores(
 
 
 def write_scores(table: pa.Table, model: str, path: Path) -> None:
-    """Writes one model's rows of a score table as Parquet, whole or not at all."""
+    """Writes one model's rows of a score table as Parquet, whole or not at all.
+
+    Raises:
+        CascadeError: If another model's table lies there. Where a file system does not tell cases apart, models that
+            differ in case alone have one file, and the second would take the place of the first.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
+    if path.exists() and (others := _models_in(path) - {model}):
+        raise CascadeError(
+            f"Expected {path} to be free for the scores of {model!r}, but it holds those of {', '.join(sorted(others))}"
+        )
     write_atomically(path, parquet_bytes(table.filter(pc.equal(table["model"], model))))
+
+
+def _models_in(path: Path) -> set[str]:
+    """The models of a score table that was written before; none of a file that is none, which may be replaced."""
+    try:
+        return set(pq.read_table(path, columns=["model"])["model"].to_pylist())
+    except (pa.ArrowException, OSError, KeyError):
+        return set()
 
 
 def parquet_bytes(table: pa.Table) -> bytes:

@@ -23,9 +23,11 @@ from cascade.engines.base import Prompt, Reply
 from cascade.engines.settings import DecoderConfig
 from cascade.engines.states import POSITION, StatesEngine
 from cascade.errors import CascadeError
+from cascade.progress import progress
 from cascade.scores.schema import SCHEMA, parquet_bytes, validate_scores
 from cascade.tasks.base import Question, Task, is_attempt, parse_open_ended
 from cascade.tasks.load import load_task
+from probes.errors import ProbeError
 from probes.files import write_atomically
 from probes.store import MANIFEST, HiddenStateStore, StoreKey, StoreLayout, StoreWriter
 
@@ -53,7 +55,7 @@ class Scored:
         try:
             tables = []
             for shard in range(self.store.num_shards):
-                scores, seconds = (_read(path) for path in score_paths(self.store.folder, shard))
+                scores, seconds = (_read(self.store, path) for path in score_paths(self.store.folder, shard))
                 tables.append(scores.append_column("seconds", seconds["seconds"]))
             # Shards written before a column was added lack it.
             whole = pa.concat_tables(tables, promote_options="default")
@@ -73,10 +75,12 @@ def score_paths(folder: Path, shard: int) -> tuple[Path, Path]:
     return folder / f"scores-{shard:05d}.parquet", folder / f"seconds-{shard:05d}.parquet"
 
 
-def _read(path: Path) -> pa.Table:
+def _read(store: HiddenStateStore, path: Path) -> pa.Table:
     try:
-        return pq.read_table(path, page_checksum_verification=True)
-    except (OSError, pa.ArrowException) as error:
+        return pq.read_table(pa.BufferReader(store.read_beside(path.name)), page_checksum_verification=True)
+    except ProbeError as error:
+        raise CascadeError(str(error)) from error
+    except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
         raise CascadeError(f"Score rows {path} are corrupt or gone; delete them and score again: {error}") from error
 
 
@@ -91,6 +95,7 @@ def store_key(model: StatesEngine, task: Task, layers: Sequence[int] | str = "al
         task_revision=task.revision,
         dtype=model.dtype,
         quantization=model.quantization,
+        trust_remote_code=model.trust_remote_code,
         layers=model.layers(layers),
         position=POSITION,
         versions=model.versions,
@@ -187,8 +192,11 @@ def score_share(
     )
     if asker is not None:
         label = f"{model.name} · {task.name}" + (f" · rank {rank}" if ranks > 1 else "")
-        with tqdm(total=total, initial=done, desc=label, unit="q", disable=None, leave=False, position=rank) as bar:
+        with progress(total, label, initial=done, position=rank) as bar:
             for number in pending:
+                if _is_whole(layout, number):  # another run at the same store was quicker
+                    bar.update(len(writer.shards[number]))
+                    continue
                 states, table = asker.ask(writer.shards[number], batch_size, bar)
                 scores_path, seconds_path = score_paths(writer.folder, number)
                 write_atomically(seconds_path, parquet_bytes(table.select(["question_id", "seconds"])))
@@ -197,16 +205,19 @@ def score_share(
     if rank != 0:
         return None
     _wait_for_others(writer)
-    return Scored(writer.finish(), False, model.prompts.template_hashes)
+    # Measured seconds are other ones in every run: their checksums would make manifests differ.
+    scores = [score_paths(writer.folder, shard)[0].name for shard in range(len(writer.shards))]
+    return Scored(writer.finish(scores), False, model.prompts.template_hashes)
 
 
 def missing_shards(layout: StoreLayout) -> list[int]:
     """Numbers of the shards of which states, scores or seconds are not there."""
-    incomplete = set(layout.missing())
-    for number in range(len(layout.shards)):
-        if not all(path.exists() for path in score_paths(layout.folder, number)):
-            incomplete.add(number)
-    return sorted(incomplete)
+    layout.missing()  # refuses what is corrupt
+    return [number for number in range(len(layout.shards)) if not _is_whole(layout, number)]
+
+
+def _is_whole(layout: StoreLayout, number: int) -> bool:
+    return all(path.exists() for path in (layout.path(number), *score_paths(layout.folder, number)))
 
 
 def _wait_for_others(writer: StoreWriter) -> None:

@@ -8,35 +8,36 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
-from pathlib import Path
 from typing import Any, TypeVar
 
 from fastapi import FastAPI, Request
 from prometheus_client import CONTENT_TYPE_LATEST
+from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.responses import HTMLResponse, PlainTextResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from cascade.serving.completions import Chat, Completions, reply_in_pieces, reply_whole
 from cascade.serving.errors import ApiError
-from cascade.serving.json_body import parse_object, read_body
+from cascade.serving.json_body import drain, parse_object, read_body
+from cascade.serving.openapi import openapi
+from cascade.serving.origins import check_json
 from cascade.serving.overview import overview, samples
+from cascade.serving.page import read_page
 from cascade.serving.protocol import ChatRequest, CompletionRequest, parse_request
 from cascade.serving.questions import unknown_model
 from cascade.serving.replies import to_json
 from cascade.serving.service import Service, not_ready
 
-PAGE = Path(__file__).parent / "page.html"
-OPEN_PATHS = frozenset({"/", "/healthz", "/readyz"})
+HEALTH_PATHS = frozenset({"/healthz", "/readyz"})
+"""What is asked by whatever address a machine is reached: they say nothing but a word."""
+
+OPEN_PATHS = frozenset({"/", *HEALTH_PATHS})
 """What needs no key: the page holds nothing but itself, and asks for one where the server does."""
 
-ROUTES = frozenset({*OPEN_PATHS, "/metrics", "/v1/models", "/v1/cascade", "/v1/chat/completions", "/v1/completions"})
-_PAGE_HEADERS = {
-    "content-security-policy": (
-        "default-src 'self'; script-src 'self' 'unsafe-inline'; style-src 'self' 'unsafe-inline'; img-src 'self' data:"
-    ),
-    "x-content-type-options": "nosniff",
-}
+ROUTES = frozenset(
+    {*OPEN_PATHS, "/metrics", "/openapi.json", "/v1/models", "/v1/cascade", "/v1/chat/completions", "/v1/completions"}
+)
 _GET = ["GET", "HEAD"]
 R = TypeVar("R", ChatRequest, CompletionRequest)
 
@@ -51,13 +52,28 @@ def error_response(error: ApiError) -> Response:
     return json_response(error.body, error.status, error.headers)
 
 
+class TooLarge(Response):
+    """The refusal of a body that is too large, after which the rest of it is read for a while, and thrown away.
+
+    A connection that is closed while more is on its way is reset, and the client loses the refusal with it.
+    """
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """See ASGI."""
+        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        await send({"type": "http.response.body", "body": self.body, "more_body": True})
+        await drain(receive)
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
 def create_app(service: Service) -> ASGIApp:
     """The application of one service, which has to be started by itself."""
     app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
 
     @app.api_route("/", methods=_GET)
     def page(request: Request) -> Response:
-        return HTMLResponse(PAGE.read_bytes(), headers=_PAGE_HEADERS)
+        text, headers = read_page()
+        return HTMLResponse(text, headers=headers)
 
     @app.api_route("/healthz", methods=_GET)
     async def healthz(request: Request) -> Response:
@@ -73,6 +89,10 @@ def create_app(service: Service) -> ASGIApp:
     async def metrics(request: Request) -> Response:
         text = service.metrics.page(service.batcher.waiting, service.batcher.under_way)
         return Response(text, media_type=CONTENT_TYPE_LATEST)
+
+    @app.get("/openapi.json")
+    async def document(request: Request) -> Response:
+        return json_response(openapi(service))
 
     @app.get("/v1/models")
     async def models(request: Request) -> Response:
@@ -107,6 +127,8 @@ def create_app(service: Service) -> ASGIApp:
     @app.exception_handler(ApiError)
     async def told(request: Request, error: ApiError) -> Response:
         _log_of(request)["error"] = error.code or error.kind
+        if error.status == 413:
+            return TooLarge(to_json(error.body), error.status, error.headers, "application/json")
         return error_response(error)
 
     @app.exception_handler(HTTPException)
@@ -134,6 +156,7 @@ async def _read(service: Service, request: Request, kind: type[R]) -> R:
     """The request in a body; where nothing is accepted none is read."""
     if not service.ready:
         raise not_ready()
+    check_json(request.headers)
     found = parse_request(kind, parse_object(await read_body(request, service.limits.body)))
     known = found.model in (service.cascade.name, *service.cascade.names)
     _log_of(request)["model"] = found.model if known else None  # any text may stand there
@@ -151,8 +174,8 @@ async def _answer(
     log = _log_of(request)
     if asked.stream:
         trace = bool(asked.options.trace)
-        return await reply_in_pieces(service, shape, said, id, log, asked.include_usage, trace)
-    return await reply_whole(service, shape, said, id, log)
+        return await reply_in_pieces(service, shape, said, id, log, request, asked.include_usage, trace)
+    return await reply_whole(service, shape, said, id, log, request)
 
 
 def _model(service: Service, name: str) -> dict[str, Any]:
@@ -165,7 +188,7 @@ def _log_of(request: Request) -> dict[str, Any]:
 
 
 class Front:
-    """In front of every route: keys, the request's id, its line in the log, and the last net under all errors.
+    """In front of every route: hosts, keys, the request's id, its line in the log, and the last net under all errors.
 
     Args:
         app: The routes.
@@ -193,10 +216,11 @@ class Front:
             await send(message)
 
         try:
-            if scope["path"] in OPEN_PATHS or self.service.admits(dict(scope["headers"]).get(b"authorization")):
-                await self.app(scope, receive, sent)
-            else:
-                await error_response(_no_key())(scope, receive, sent)
+            self._check(scope["path"], Headers(scope=scope))
+            await self.app(scope, receive, sent)
+        except ApiError as error:
+            log["error"] = error.code
+            await error_response(error)(scope, receive, sent)
         except Exception as error:
             self.service.log.error("bug", error, id=id)  # the client has been told by `unforeseen`
         finally:
@@ -204,6 +228,15 @@ class Front:
             self.service.metrics.request("/v1/models/{id}" if path.startswith("/v1/models/") else path, status)
             seconds = round(time.perf_counter() - started, 6)
             self.service.log.write("request", id=id, path=path, status=status, seconds=seconds, **log)
+
+    def _check(self, path: str, headers: Headers) -> None:
+        """Refuses, with an `ApiError`, whom no route has to see."""
+        if path not in HEALTH_PATHS:
+            self.service.origins.check_host(headers)
+        if path not in OPEN_PATHS:
+            self.service.origins.check_page(headers)
+            if not self.service.admits(headers.get("authorization")):
+                raise _no_key()
 
 
 def _no_key() -> ApiError:

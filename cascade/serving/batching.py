@@ -12,11 +12,13 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from cascade.runtime.engine import Answer, Cascade, Journey, Step
+from cascade.serving.errors import told_failure
 from cascade.serving.replies import Told
+from cascade.serving.room import Room
 
 
 @dataclass(frozen=True)
@@ -97,6 +99,7 @@ class Batcher:
         observer: Who counts.
         window: Seconds to wait for more questions once there is one.
         limit: Questions under way at the most.
+        room: What a model is too small for, so that it is not asked; by default nothing.
         under_way: Questions accepted and not yet at their end.
     """
 
@@ -104,6 +107,7 @@ class Batcher:
     observer: Observer
     window: float = 0.004
     limit: int = 1024
+    room: Room | None = None
     under_way: int = 0
     _queues: list[asyncio.Queue[Ticket]] = field(default_factory=list)
     _workers: list[asyncio.Task[None]] = field(default_factory=list)
@@ -195,7 +199,7 @@ class Batcher:
             for ticket in batch:
                 ticket.queued_seconds += now - ticket._since
             self._end([ticket for ticket in batch if ticket.abandoned])
-            batch = [ticket for ticket in batch if not ticket.abandoned]
+            batch = self._refuse(place, [ticket for ticket in batch if not ticket.abandoned])
             if batch:
                 await self._run(place, batch)
 
@@ -211,6 +215,18 @@ class Batcher:
             except TimeoutError:
                 break
         return batch
+
+    def _refuse(self, place: int, batch: list[Ticket]) -> list[Ticket]:
+        """Sends what is too long for a model past it; the others."""
+        if self.room is None:
+            return batch
+        reasons = [self.room.refusal(place, ticket.journey.prompt) for ticket in batch]
+        refused = [ticket for ticket, reason in zip(batch, reasons, strict=True) if reason]
+        for ticket, reason in zip(batch, reasons, strict=True):
+            if reason:
+                self.cascade.fail(place, [ticket.journey], reason, bad_prompt=True)
+        self._pass_on(refused)
+        return [ticket for ticket, reason in zip(batch, reasons, strict=True) if not reason]
 
     async def _run(self, place: int, batch: list[Ticket]) -> None:
         loop = asyncio.get_running_loop()
@@ -229,10 +245,17 @@ class Batcher:
             left = [journey for journey in journeys if journey.at == place]
             self.cascade.fail(place, left, f"{self.cascade.names[place]} could not be asked ({type(error).__name__})")
         self.observer.batch(place, len(batch), time.perf_counter() - started)
+        self._pass_on(batch)
+
+    def _pass_on(self, batch: Sequence[Ticket]) -> None:
+        """Tells what a stage made of its questions, and brings them to the next, or to their end."""
         for ticket in batch:
-            for step in ticket.journey.steps[ticket._told :]:
+            steps = ticket.journey.steps
+            for i, step in enumerate(steps[ticket._told :], ticket._told):
                 self.observer.step(ticket.journey, step)
-                ticket.hear(step)
+                if step.failure:  # from here on it is on its way to a client
+                    steps[i] = replace(step, failure=told_failure(step.model, step.failure))
+                ticket.hear(steps[i])
             ticket._told = len(ticket.journey.steps)
             if not ticket.journey.done:
                 self._queue(ticket)

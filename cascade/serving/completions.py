@@ -7,15 +7,16 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Sequence
-from typing import Any, Protocol
+from collections.abc import AsyncIterator, Coroutine, Sequence
+from typing import Any, Protocol, TypeVar
 
+from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
 from cascade.engines.base import Reply
 from cascade.runtime.engine import Step
 from cascade.serving.batching import Event, Piece
-from cascade.serving.errors import ApiError
+from cascade.serving.errors import ApiError, client_gone
 from cascade.serving.protocol import ChatRequest, CompletionRequest
 from cascade.serving.questions import Asked
 from cascade.serving.replies import (
@@ -34,6 +35,7 @@ from cascade.serving.service import Service
 from cascade.tasks.base import ANSWER_PREFIX, parse_open_ended
 
 Json = dict[str, Any]
+_T = TypeVar("_T")
 _NO_BUFFER = {"cache-control": "no-cache", "x-accel-buffering": "no"}
 
 
@@ -159,15 +161,46 @@ def answer_so_far(generated: str) -> str:
     return parse_open_ended(generated)
 
 
-async def reply_whole(service: Service, shape: Shape, asked: Asked, id: str, log: Json) -> Response:
-    """Waits for every answer.
+async def while_there(request: Request, work: Coroutine[Any, Any, _T]) -> _T:
+    """What some work gives, which is given up where the client goes away before.
+
+    Args:
+        request: Whose body has been read.
+        work: That is cancelled then.
 
     Raises:
-        ApiError: If a question has none.
+        ApiError: 499, if the client has gone.
+    """
+
+    async def leave() -> None:
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+
+    working, leaving = asyncio.ensure_future(work), asyncio.ensure_future(leave())
+    try:
+        await asyncio.wait({working, leaving}, return_when=asyncio.FIRST_COMPLETED)
+        if working.done():
+            return working.result()
+        raise client_gone()
+    finally:
+        for task in (working, leaving):
+            task.cancel()
+        await asyncio.gather(working, leaving, return_exceptions=True)
+
+
+async def reply_whole(service: Service, shape: Shape, asked: Asked, id: str, log: Json, request: Request) -> Response:
+    """Waits for every answer, as long as the client does.
+
+    Raises:
+        ApiError: If a question has none, or the client has gone.
     """
     tickets = service.accept(asked)
+
+    async def answers() -> list[Told]:
+        return [await ticket.told for ticket in tickets]
+
     try:
-        told = [await ticket.told for ticket in tickets]
+        told = await while_there(request, answers())
     finally:
         for ticket in tickets:
             ticket.abandoned = True
@@ -188,16 +221,23 @@ async def reply_whole(service: Service, shape: Shape, asked: Asked, id: str, log
 
 
 async def reply_in_pieces(
-    service: Service, shape: Shape, asked: Asked, id: str, log: Json, include_usage: bool, trace: bool
+    service: Service,
+    shape: Shape,
+    asked: Asked,
+    id: str,
+    log: Json,
+    request: Request,
+    include_usage: bool,
+    trace: bool,
 ) -> Response:
     """Begins a stream once there is something to say, so that what fails before has a status of its own.
 
     Raises:
-        ApiError: If a question has no answer, and nothing has been said yet.
+        ApiError: If a question has no answer, or the client has gone, and nothing has been said yet.
     """
     stream = _Stream(service, shape, asked, id, log, include_usage, trace)
     try:
-        first = await stream.next()
+        first = await while_there(request, stream.next())
     except BaseException:
         stream.close()
         raise

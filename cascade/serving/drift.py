@@ -12,7 +12,7 @@ from collections import deque
 
 import numpy as np
 
-from cascade.policies.policy import Outcome
+from cascade.policies.outcome import Outcome
 from cascade.runtime.engine import Cascade, Journey, Step
 
 FEWEST = 50
@@ -49,7 +49,7 @@ class Drift:
                 run = ~np.isin(became, [Outcome.NOT_ASKED, Outcome.PASSED_BY_READER])
                 reached = {"p_ik": run, "p_t": run & (became != Outcome.REJECTED_BY_P_IK)}
                 for confidence, rows in reached.items():
-                    column = getattr(model, confidence)
+                    column = getattr(model.signals, confidence)
                     known = np.zeros(0) if column is None else column[rows & np.isfinite(column)]
                     if known.size:
                         self._expected[model.name, confidence] = known

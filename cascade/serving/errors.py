@@ -5,9 +5,11 @@ Errors of ours that a client cannot mend stay in the log; here are only those th
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 _LONGEST_MESSAGE = 500
+_STATUS = re.compile(r"(?:\d+ attempts, the last of which: )?status (\d{3})\b")
 
 
 class ApiError(Exception):
@@ -64,3 +66,22 @@ def busy(limit: int, seconds: int) -> ApiError:
 def unavailable(message: str, code: str, more: dict[str, Any] | None = None) -> ApiError:
     """A server that cannot answer just now: 503."""
     return ApiError(503, message, code=code, kind="server_error", more=more)
+
+
+def client_gone() -> ApiError:
+    """A client that did not wait for its reply: 499, for the log alone."""
+    return ApiError(499, "The client closed the connection", code="client_gone")
+
+
+def told_failure(model: str, reason: str) -> str:
+    """What a client is told of a stage's failure.
+
+    A provider's own words may name hosts, accounts and users that are nobody's business; of them only the status is
+    told. What is wrong with a prompt is said in words of ours, and those are.
+    """
+    if reason.startswith(("Expected a prompt ", "Expected the tokenizer ", f"{model} could not be asked (")):
+        return reason
+    if reason.startswith(f"{model} refused to answer"):
+        return f"{model} refused to answer"
+    status = _STATUS.match(reason)
+    return f"{model} failed with status {status[1]}" if status else f"{model} failed"

@@ -7,19 +7,25 @@ nothing behind it has to think of it. What the fields mean is `cascade.serving.p
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import math
 from typing import Any, NoReturn
 
 from starlette.requests import ClientDisconnect, Request
+from starlette.types import Receive
 
-from cascade.serving.errors import ApiError, wrong
+from cascade.serving.errors import ApiError, client_gone, wrong
 
 DEEPEST = 32
 """Levels of a body. No field that is known goes deeper than five."""
 
 BODY_SECONDS = 30.0
 """How long a client may take to send its body."""
+
+DRAINED_BYTES = 16 * 2**20
+DRAINED_SECONDS = 2.0
+"""How much of a refused body is read all the same, so that its client comes to read the refusal."""
 
 
 async def read_body(request: Request, limit: int) -> bytes:
@@ -45,8 +51,20 @@ async def read_body(request: Request, limit: int) -> bytes:
             408, f"Expected the whole body within {BODY_SECONDS:.0f} s, but it did not come", code="request_timeout"
         ) from None
     except ClientDisconnect:
-        raise ApiError(499, "The client closed the connection", code="client_gone") from None  # for the log alone
+        raise client_gone() from None
     return b"".join(parts)
+
+
+async def drain(receive: Receive) -> None:
+    """Reads what is left of a body, up to a bound, and keeps none of it."""
+    size = 0
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(DRAINED_SECONDS):
+            while size < DRAINED_BYTES:
+                message = await receive()
+                size += len(message.get("body", b""))
+                if not message.get("more_body", False):
+                    return
 
 
 def _too_large(limit: int) -> ApiError:
@@ -119,11 +137,11 @@ def _finite_number(text: str) -> float:
 
 
 def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        keys = [key for key, _ in pairs]
-        again = next(key for place, key in enumerate(keys) if key in keys[:place])
-        raise ValueError(f"the key {again[:40]!r} is there twice")
+    found: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in found:
+            raise ValueError(f"the key {key[:40]!r} is there twice")
+        found[key] = value
     return found
 
 

@@ -13,10 +13,11 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 
 from cascade.policies.ledgers import LEDGERS
-from cascade.policies.policy import Outcome
+from cascade.policies.outcome import Outcome
 from cascade.runtime.costs import last_model_alone
 from cascade.runtime.engine import Cascade, Journey, Step
 from cascade.serving.drift import Drift
+from cascade.serving.errors import told_failure
 from cascade.serving.logs import Log
 from cascade.serving.replies import Told, outcome_name
 
@@ -90,6 +91,8 @@ class Metrics:
             self._escalations.labels(step.model).inc()
         if step.outcome == Outcome.NOT_ASKED:
             self._failures.labels(step.model).inc()
+            if told_failure(step.model, step.failure) != step.failure:
+                self.log.failure(journey.prompt, step.model, step.failure)
         if step.reply is not None:
             self._seconds.labels(step.model).observe(step.reply.seconds)
         if step.p_ik is not None:

@@ -11,7 +11,6 @@ from cascade.miniature.families import MODEL_NAMES
 from cascade.policies.ledgers import LEDGERS, UNITS
 from cascade.runtime.costs import last_model_alone, units
 from cascade.runtime.engine import Cascade
-from cascade.serving.replies import thresholds_of
 from cascade.serving.service import Service
 
 SAMPLES = 20
@@ -57,7 +56,7 @@ def overview(service: Service, samples: list[dict[str, Any]]) -> dict[str, Any]:
 def _policy(cascade: Cascade) -> dict[str, Any]:
     """The cascade's own policy: the places it uses, and each one's thresholds (null for the last, and for none)."""
     policy = cascade.policy
-    limits = [thresholds_of(policy, place) for place in policy.places]
+    limits = [policy.limits(place) for place in policy.places]
     thresholds = [None if one is None else asdict(one) for one in limits]
     return {"name": policy.name, "places": list(policy.places), "thresholds": thresholds}
 

@@ -17,6 +17,7 @@ from cascade.tasks.base import LETTERS
 MOST_LOGPROBS = 20
 MOST_STOPS = 4
 MOST_TOKENS = 2**31 - 1
+MOST_STAGES = 100
 
 IGNORED = frozenset(
     """user metadata store service_tier parallel_tool_calls safety_identifier prompt_cache_key prompt_cache_retention
@@ -48,6 +49,8 @@ UNSUPPORTED: dict[str, tuple[Any, ...]] = {
 
 _ONE, _SEVERAL = "<one>", "<several>"
 _T = TypeVar("_T")
+_List = Annotated[list[_T], Field(fail_fast=True)]
+"""A list of which the first mistake is told. To collect those of a long one would hold the event loop for seconds."""
 
 
 class _Strict(BaseModel):
@@ -81,13 +84,14 @@ class CascadeOptions(_Strict):
         trace: Whether a stream tells of each stage when it is over.
     """
 
-    choices: list[Annotated[str, Field(min_length=1)]] | None = Field(
+    choices: _List[Annotated[str, Field(min_length=1)]] | None = Field(
         default=None, min_length=2, max_length=len(LETTERS)
     )
     subject: str | None = Field(default=None, min_length=1)
     thresholds: (
         Annotated[
-            Annotated[StageThresholds, Tag(_ONE)] | Annotated[list[StageThresholds], Tag(_SEVERAL)],
+            Annotated[StageThresholds, Tag(_ONE)]
+            | Annotated[_List[StageThresholds], Field(max_length=MOST_STAGES), Tag(_SEVERAL)],
             Discriminator(_tag),
         ]
         | None
@@ -112,7 +116,7 @@ class TextPart(_Strict):
 
 
 _Content = Annotated[
-    Annotated[str, Tag(_ONE)] | Annotated[list[TextPart], Tag(_SEVERAL)],
+    Annotated[str, Tag(_ONE)] | Annotated[_List[TextPart], Tag(_SEVERAL)],
     Discriminator(_tag),
 ]
 
@@ -146,7 +150,7 @@ class _Request(_Strict):
     stop: (
         Annotated[
             Annotated[str, Field(min_length=1), Tag(_ONE)]
-            | Annotated[list[Annotated[str, Field(min_length=1)]], Field(max_length=MOST_STOPS), Tag(_SEVERAL)],
+            | Annotated[_List[Annotated[str, Field(min_length=1)]], Field(max_length=MOST_STOPS), Tag(_SEVERAL)],
             Discriminator(_tag),
         ]
         | None
@@ -172,7 +176,7 @@ class _Request(_Strict):
 class ChatRequest(_Request):
     """POST /v1/chat/completions."""
 
-    messages: list[Message] = Field(min_length=1)
+    messages: _List[Message] = Field(min_length=1)
     max_completion_tokens: int | None = Field(default=None, ge=1, le=MOST_TOKENS)
     logprobs: bool | None = None
     top_logprobs: int | None = Field(default=None, ge=0, le=MOST_LOGPROBS)
@@ -192,7 +196,7 @@ class CompletionRequest(_Request):
     """POST /v1/completions."""
 
     prompt: Annotated[
-        Annotated[str, Tag(_ONE)] | Annotated[list[str], Field(min_length=1), Tag(_SEVERAL)],
+        Annotated[str, Tag(_ONE)] | Annotated[_List[str], Field(min_length=1), Tag(_SEVERAL)],
         Discriminator(_tag),
     ]
     logprobs: int | None = Field(default=None, ge=0, le=MOST_LOGPROBS)

@@ -11,10 +11,13 @@ from functools import cached_property
 
 from cascade.engines.base import Prompt
 from cascade.errors import CascadeError
-from cascade.policies.policy import LivePolicy, ThresholdPolicy, Thresholds
+from cascade.policies.base import NO_LIMITS, LivePolicy, Thresholds
+from cascade.policies.thresholds import ThresholdPolicy
 from cascade.runtime.engine import Cascade
+from cascade.scores.columns import CONFIDENCES
 from cascade.serving.errors import ApiError, wrong
 from cascade.serving.protocol import ChatRequest, CompletionRequest, StageThresholds
+from cascade.serving.room import Room
 from cascade.tasks.base import ANSWER_PREFIX, LETTERS, Question, multiple_choice_prompt, open_ended_prompt, parse_prompt
 
 DEFAULT_LIMIT = 16
@@ -48,10 +51,11 @@ class Asker:
 
     Args:
         cascade: That is asked.
+        room: What its models are too small for.
     """
 
-    def __init__(self, cascade: Cascade) -> None:
-        self.cascade = cascade
+    def __init__(self, cascade: Cascade, room: Room) -> None:
+        self.cascade, self.room = cascade, room
 
     def ask(self, request: ChatRequest | CompletionRequest, id: str) -> Asked:
         """What a request asks.
@@ -78,6 +82,11 @@ class Asker:
             Prompt(f"{id}-{i}" if len(texts) > 1 else id, text, letters, prefix, limit, wanted, request.stops)
             for i, (text, letters, prefix) in enumerate(texts)
         )
+        for prompt in prompts:
+            reasons = [self.room.refusal(place, prompt) for place in policy.places]
+            if all(reasons):  # nobody has room for it, so that it need not wait for its turn
+                field = "messages" if isinstance(request, ChatRequest) else "prompt"
+                raise wrong(reasons[-1], field, "context_length_exceeded")
         notes = (GREEDY,) if request.temperature else ()
         return Asked(request.model, prompts, policy, request.options.fallback == "best_effort", notes)
 
@@ -100,7 +109,7 @@ class Asker:
                         f"which answers alone",
                         f"cascade.{field}",
                     )
-            return ThresholdPolicy((cascade.names.index(request.model),), ())
+            return ThresholdPolicy.alone(cascade.names.index(request.model))
         try:
             if options.budget is not None:
                 return cascade.policy_within(options.budget)
@@ -143,14 +152,9 @@ def _with_thresholds(cascade: Cascade, asked: StageThresholds | list[StageThresh
                 f"Expected no `{field}` of {cascade.names[place]!r}, which has no probe, but got {new.p_ik:g}{advice}",
                 field,
             )
-    before = own.thresholds if isinstance(own, ThresholdPolicy) else (Thresholds(None, None, None),) * stages
+    before = [own.limits(place) or NO_LIMITS for place in own.places[:-1]]
     changed = (
-        Thresholds(
-            **{
-                name: getattr(new if name in new.model_fields_set else old, name)
-                for name in ("p_t", "p_ik", "p_ik_reader")
-            }
-        )
+        Thresholds(**{name: getattr(new if name in new.model_fields_set else old, name) for name in CONFIDENCES})
         for old, new in zip(before, each, strict=True)
     )
     return ThresholdPolicy(own.places, tuple(changed))

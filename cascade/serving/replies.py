@@ -13,7 +13,8 @@ from typing import Any
 from urllib.parse import quote
 
 from cascade.engines.base import Reply, TokenLogprob
-from cascade.policies.policy import LivePolicy, Outcome, ThresholdPolicy, Thresholds
+from cascade.policies.base import LivePolicy
+from cascade.policies.outcome import Outcome
 from cascade.runtime.costs import last_model_alone, measured_seconds, reading, step_costs
 from cascade.runtime.engine import Answer, Cascade, Step
 from cascade.serving.errors import ApiError, unavailable, wrong
@@ -53,7 +54,7 @@ class Told:
     def many(cls, cascade: Cascade, answers: Sequence[Answer], queued_seconds: Sequence[float]) -> list[Told]:
         """Counts what answers cost; together, since a step by itself takes as long as hundreds."""
         steps = [step for answer in answers for step in answer.steps]
-        asks = [answer.policy.asks_p_ik(cascade.columns)[step.place] for answer in answers for step in answer.steps]
+        asks = [cascade.asks(answer.policy, step.place) for answer in answers for step in answer.steps]
         arrays = step_costs(cascade, steps, asks)
         read = {unit: reading(cascade, answers, unit) for unit in arrays}
         found, start = [], 0
@@ -83,17 +84,9 @@ def outcome_name(step: Step) -> str:
     return "failed" if step.outcome == Outcome.NOT_ASKED else step.outcome.name.lower()
 
 
-def thresholds_of(policy: LivePolicy, place: int) -> Thresholds | None:
-    """What a stage has to reach; ``None`` for the last, and where the policy does not decide by thresholds."""
-    if not isinstance(policy, ThresholdPolicy):
-        return None
-    stage = policy.places.index(place)
-    return policy.thresholds[stage] if stage < len(policy.thresholds) else None
-
-
 def stage_field(step: Step, policy: LivePolicy, costs: Costs) -> dict[str, Any]:
     """One of ``cascade.stages``."""
-    reply, limits = step.reply, thresholds_of(policy, step.place)
+    reply, limits = step.reply, policy.limits(step.place)
     return {
         "model": step.model,
         "place": step.place,
@@ -113,7 +106,7 @@ def stage_field(step: Step, policy: LivePolicy, costs: Costs) -> dict[str, Any]:
 
 def live_stage_field(cascade: Cascade, step: Step, policy: LivePolicy) -> dict[str, Any]:
     """`stage_field` of a question that is still on its way."""
-    arrays = step_costs(cascade, [step], [policy.asks_p_ik(cascade.columns)[step.place]])
+    arrays = step_costs(cascade, [step], [cascade.asks(policy, step.place)])
     costs = {unit: {ledger: float(v[0]) for ledger, v in found.items()} for unit, found in arrays.items()}
     return stage_field(step, policy, costs)
 

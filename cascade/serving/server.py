@@ -15,6 +15,7 @@ from types import FrameType
 import uvicorn
 
 from cascade.serving.app import create_app
+from cascade.serving.connections import KEEP_ALIVE_SECONDS, BoundedConnection, most_connections
 from cascade.serving.service import Service
 
 _LAST_REPLIES_SECONDS = 30
@@ -32,6 +33,10 @@ class Server(uvicorn.Server):
         super().__init__(
             uvicorn.Config(
                 create_app(service),
+                http=BoundedConnection,
+                ws="none",
+                timeout_keep_alive=KEEP_ALIVE_SECONDS,
+                limit_concurrency=most_connections(service.limits.connections) + 1,
                 lifespan="off",
                 log_config=None,
                 access_log=False,
@@ -89,3 +94,4 @@ class Server(uvicorn.Server):
         if self._stopping is None:
             on_ready(self.url)
         await serving
+        await asyncio.to_thread(self.service.log.flush)

@@ -18,8 +18,10 @@ from cascade.serving.batching import Batcher, ClosedError, Event, FullError, Tic
 from cascade.serving.errors import ApiError, busy, unavailable, wrong
 from cascade.serving.logs import Log
 from cascade.serving.metrics import Metrics
+from cascade.serving.origins import Origins
 from cascade.serving.protocol import ChatRequest, CompletionRequest
 from cascade.serving.questions import Asked, Asker
+from cascade.serving.room import Room
 from cascade.tasks.base import Question
 
 
@@ -32,12 +34,16 @@ class Limits:
         window: Seconds that a question waits for others to make a batch with.
         body: Bytes of a request's body.
         drift: Live values that the drift is measured on.
+        bytes_per_token: Bytes of a prompt for each token of a model's context; a longer one is refused untokenised.
+        connections: At the most; fewer where the system allows fewer.
     """
 
     queue: int = 1024
     window: float = 0.004
     body: int = 2**20
     drift: int = 1000
+    bytes_per_token: int = 32
+    connections: int = 4096
 
 
 class Service:
@@ -48,16 +54,24 @@ class Service:
         limits: What is taken on.
         keys: API keys; none where anybody may ask.
         log: Where lines go.
+        origins: From where requests may come; by default from this machine.
     """
 
     def __init__(
-        self, cascade: Cascade, limits: Limits | None = None, keys: Sequence[str] = (), log: Log | None = None
+        self,
+        cascade: Cascade,
+        limits: Limits | None = None,
+        keys: Sequence[str] = (),
+        log: Log | None = None,
+        origins: Origins | None = None,
     ) -> None:
         self.cascade, self.limits, self.log = cascade, limits or Limits(), log or Log()
+        self.origins = origins or Origins()
         self.created = int(time.time())
         self.metrics = Metrics(cascade, self.log, self.limits.drift)
-        self.batcher = Batcher(cascade, self.metrics, self.limits.window, self.limits.queue)
-        self._asker = Asker(cascade)
+        room = Room(cascade, self.limits.bytes_per_token)
+        self.batcher = Batcher(cascade, self.metrics, self.limits.window, self.limits.queue, room)
+        self._asker = Asker(cascade, room)
         self._keys = [hashlib.sha256(key.encode()).digest() for key in keys]
 
     async def start(self) -> None:
@@ -74,14 +88,19 @@ class Service:
         """Whether questions are accepted."""
         return self.batcher.working
 
-    def admits(self, authorization: bytes | None) -> bool:
+    @property
+    def keyed(self) -> bool:
+        """Whether a key is asked for."""
+        return bool(self._keys)
+
+    def admits(self, authorization: str | None) -> bool:
         """Whether a request with this header may be answered. Takes as long for any key."""
         if not self._keys:
             return True
-        scheme, _, key = (authorization or b"").partition(b" ")
-        digest = hashlib.sha256(key.strip()).digest()
+        scheme, _, key = (authorization or "").partition(" ")
+        digest = hashlib.sha256(key.strip().encode("latin-1")).digest()  # the bytes that came
         found = [hmac.compare_digest(digest, known) for known in self._keys]
-        return any(found) and scheme.lower() == b"bearer"
+        return any(found) and scheme.lower() == "bearer"
 
     async def ask(self, request: ChatRequest | CompletionRequest, id: str) -> Asked:
         """What a request asks.

@@ -13,9 +13,10 @@ import numpy as np
 from scipy import stats
 
 from cascade.errors import CascadeError
-from cascade.policies.calibration import SIGNALS, Calibrated, calibrate_model, calibrated_p_t
+from cascade.policies.base import Policy
+from cascade.policies.calibration import SIGNALS, Calibrated, calibrate_model
 from cascade.policies.ledgers import PassCosts, Prices
-from cascade.policies.policy import Outcome, Policy, signals_of
+from cascade.policies.outcome import Outcome
 from cascade.scores.arrays import ChainScores
 from cascade.simulation.simulator import Played, Row, all_costs, play, saved_shares, simulate, spent
 from cascade.statistics.curves import apgr, cpt, deferral_auc, deferral_curve, prr
@@ -186,8 +187,7 @@ def fit_estimators(chosen_on: ChainScores, policy: Policy, there: ChainScores) -
 
     def of(place: int) -> Calibrated | float:
         model, other = chosen_on.models[place], there.models[place]
-        both = [s for s in SIGNALS if getattr(model, s) is not None and getattr(other, s) is not None]
-        if both:
+        if both := [name for name in SIGNALS if name in model.signals.known & other.signals.known]:
             return calibrate_model(model, signals=both)
         answered = played.who == place
         return float(model.correct[answered].mean() if answered.any() else model.correct.mean())
@@ -199,7 +199,9 @@ def estimate_accuracy(chain: ChainScores, played: Played, estimators: Mapping[st
     """Accuracy of what a policy did, without looking at labels."""
     right = np.stack(
         [
-            np.full(len(chain), fitted) if isinstance(fitted := estimators[m.name], float) else fitted.predict(m)
+            np.full(len(chain), fitted)
+            if isinstance(fitted := estimators[m.name], float)
+            else fitted.predict(m.signals)
             for m in chain.models
         ]
     )
@@ -212,7 +214,7 @@ def shifts(here: ChainScores, there: ChainScores) -> tuple[Shift, ...]:
     found = []
     for ours, theirs in zip(here.models, there.models, strict=True):
         for name, column in CONFIDENCES.items():
-            a, b = getattr(ours, column), getattr(theirs, column)
+            a, b = getattr(ours.signals, column), getattr(theirs.signals, column)
             if a is not None and b is not None:
                 test = stats.ks_2samp(a, b, method="asymp")
                 found.append(Shift(ours.name, name, float(test.statistic), float(test.pvalue)))
@@ -224,7 +226,7 @@ def qualities(chain: ChainScores) -> tuple[Quality, ...]:
     found = []
     for model in chain.models:
         for name, column in CONFIDENCES.items():
-            p = getattr(model, column)
+            p = getattr(model.signals, column)
             if p is not None:
                 y = model.correct.astype(float)
                 scores = (auroc(p, model.correct), ece(p, y), ece(p, y, equal="mass"), brier(p, y))
@@ -237,7 +239,7 @@ def curves(chain: ChainScores) -> tuple[Curve, ...]:
     found, last = [], chain.models[-1].correct
     for model in chain.models[:-1]:
         for name, column in CONFIDENCES.items():
-            scores = getattr(model, column)
+            scores = getattr(model.signals, column)
             if scores is not None:
                 curve = deferral_curve(scores, model.correct, last)
                 shares = cpt(curve, 0.5), cpt(curve, 0.8)
@@ -250,12 +252,10 @@ def recalibrate(chosen: ChainScores, reported: ChainScores) -> tuple[Recalibrate
     """P(T) of every model that has it, before and after calibration on the questions that choose."""
     found = []
     for on, model in zip(chosen.models, reported.models, strict=True):
-        if on.p_t is not None and model.p_t is not None:
-            after, y = calibrated_p_t(model, on).p_t, model.correct.astype(float)
-            assert after is not None
-            found.append(
-                Recalibrated(model.name, ece(model.p_t, y), ece(after, y), brier(model.p_t, y), brier(after, y))
-            )
+        before, y = model.signals.p_t, model.correct.astype(float)
+        if before is not None and on.signals.p_t is not None:
+            after = calibrate_model(on, signals=("p_t",)).predict(model.signals)
+            found.append(Recalibrated(model.name, ece(before, y), ece(after, y), brier(before, y), brier(after, y)))
     return tuple(found)
 
 
@@ -284,9 +284,8 @@ def evaluate(
     Raises:
         CascadeError: If the data lack a confidence that the policy decides by.
     """
-    for model, wanted in signals_of(policy, chosen_on).items():
-        here = next(m for m in chain.models if m.name == model)
-        if lacking := sorted(column for column in wanted if getattr(here, column) is None):
+    for model, wanted in zip(chosen_on.names, policy.asks(chosen_on.offers), strict=True):
+        if lacking := sorted(wanted - chain.offers[model]):
             raise CascadeError(
                 f"Expected {name} to have {', '.join(lacking)} for {model!r}, as the policy asks it, but it has not"
             )

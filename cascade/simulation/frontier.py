@@ -7,30 +7,26 @@ found on some questions and reported on others: the points' own figures are of t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from tqdm import tqdm
 
 from cascade.errors import CascadeError
+from cascade.policies.base import LivePolicy, Thresholds
 from cascade.policies.calibration import Calibrated
+from cascade.policies.fused import FusedPolicy, with_fused
 from cascade.policies.ledgers import PassCosts, charges
-from cascade.policies.policy import FusedPolicy, Outcome, Policy, ThresholdPolicy, Thresholds, with_fused
+from cascade.policies.outcome import Outcome
+from cascade.policies.thresholds import SIGNALS, ThresholdPolicy
+from cascade.policies.tuning import OBJECTIVES, SLACK, Goal, OutOfReach, Point
 from cascade.scores.arrays import ChainScores, sub_chains
 from cascade.simulation.grid import grid_sums, quantile_levels
 from cascade.simulation.quadrant import QuadrantSearch, one_threshold
+from cascade.statistics.hull import upper_hull
 
-OBJECTIVES = ("accuracy", "cost", "price")
-# Which confidence is asked first, at the price of an early rejection, and which on the first token.
-SIGNALS = {
-    "P(IK) + P(T)": ("p_ik", "p_t"),
-    "P(T)": (None, "p_t"),
-    "P(IK)": ("p_ik", None),
-    "reader + P(T)": ("p_ik_reader", "p_t"),
-    "reader": ("p_ik_reader", None),
-    "fused P(IK), P(T)": (None, "p_t"),
-}
 _EARLY_OUTCOME = {
     None: Outcome.REJECTED_BY_P_IK,
     "p_ik": Outcome.REJECTED_BY_P_IK,
@@ -40,21 +36,8 @@ _Pair = tuple[float | None, float | None]
 _Limits = Sequence[_Pair]
 _Values = tuple[np.ndarray, np.ndarray, np.ndarray]  # kept, early_out, late_out
 _ROUNDING = 1e-12
-_SLACK = 1e-9
 _COMBINATIONS = 2**20
 _MOST_LEVELS = 128
-
-
-@dataclass(frozen=True)
-class Point:
-    """A policy with its accuracy, and its cost as a share of the chain's last model alone.
-
-    Both on the questions that the policy was chosen on.
-    """
-
-    policy: Policy
-    accuracy: float
-    cost: float
 
 
 @dataclass(frozen=True)
@@ -62,18 +45,22 @@ class Frontier:
     """What can be had on some questions.
 
     Attributes:
-        signals: One of `SIGNALS`.
+        name: One of `SIGNALS`, or that of the fused probability.
         ledger, unit: In which cost is counted.
         vertices: Of the convex frontier, cheapest first; what lies between two is had by choosing between them
             by lot.
         candidates: Every point that no other one found beats in both accuracy and cost, cheapest first.
     """
 
-    signals: str
+    name: str
     ledger: str
     unit: str
-    vertices: tuple[Point, ...]
-    candidates: tuple[Point, ...]
+    vertices: tuple[Point[LivePolicy], ...]
+    candidates: tuple[Point[LivePolicy], ...]
+
+    def best(self, goal: Goal, limit: float) -> Point[LivePolicy]:
+        """See `choose`."""
+        return choose(self, goal.objective, limit)
 
 
 class ChainSearch:
@@ -86,36 +73,35 @@ class ChainSearch:
         places: tuple[int, ...],
         signals: str,
         ledger: str,
-        fused: dict[str, Calibrated] | None = None,
+        fused: Mapping[int, Calibrated] | None = None,
     ) -> None:
-        self.places, (self.first, self.then) = places, SIGNALS[signals]
+        self.places, self.n = places, len(chain)
+        self.first, self.then = (None, "p_t") if fused is not None else SIGNALS[signals]
         part = chain.keep(places)
+        known = [model.signals for model in part.models[:-1]]
         self.pairs = [
-            (getattr(m, self.first) if self.first else None, getattr(m, self.then) if self.then else None)
-            for m in part.models[:-1]
+            (getattr(k, self.first) if self.first else None, getattr(k, self.then) if self.then else None)
+            for k in known
         ]
+        self.make = ThresholdPolicy if fused is None else partial(FusedPolicy.of, fused=fused)
         asks = [
-            "p_ik" in fused[m.name].signals if fused else self.first == "p_ik" and m.p_ik is not None
-            for m in part.models[:-1]
+            k.known & {self.first, self.then} if fused is None else frozenset(fused[place].signals)
+            for place, k in zip(places, known, strict=False)
         ]
-        asks_p_t = [
-            "p_t" in fused[m.name].signals if fused else self.then == "p_t" and m.p_t is not None
-            for m in part.models[:-1]
-        ]
-        shares = [m.exit_share for m in part.models]
-        charged = charges(costs.keep(places), shares, ledger, [*asks, False], [*asks_p_t, False])
+        charged = charges(costs.keep(places), ledger, [*asks, frozenset()])
         # A mean over the questions is then a share of the last model's cost.
         charged /= costs.whole[-1].mean()
         self.correct, self.kept = part.correct.astype(float), charged[Outcome.ANSWERED]
         self.early_out = charged[_EARLY_OUTCOME[self.first], :-1]
         self.late_out = charged[Outcome.REJECTED_BY_P_T, :-1]
-        reads = [i for i in places[:-1] if self.first == "p_ik_reader" and chain.models[i].p_ik_reader is not None]
+        reads = [
+            i for i in places[:-1] if self.first == "p_ik_reader" and "p_ik_reader" in chain.models[i].signals.known
+        ]
         self.reader = float(costs.reading(reads).mean() / costs.whole[-1].mean())
         self.searches = [QuadrantSearch(*pair) for pair in self.pairs]
         self.sorted: dict[tuple[int, int], np.ndarray] = {}
-        self.n = len(chain)
 
-    def policy(self, limits: _Limits) -> ThresholdPolicy:
+    def policy(self, limits: _Limits) -> LivePolicy:
         """The thresholds as a policy, each midway between the scores that it parts.
 
         On the score itself a threshold would decide by that score's rounding, which differs from machine to machine.
@@ -130,7 +116,7 @@ class ChainSearch:
                     p_ik_reader=early if self.first == "p_ik_reader" else None,
                 )
             )
-        return ThresholdPolicy(self.places, tuple(named))
+        return self.make(self.places, tuple(named))
 
     def _midway(self, stage: int, which: int, limit: float | None) -> float | None:
         if limit is None or self.pairs[stage][which] is None:
@@ -174,7 +160,7 @@ class ChainSearch:
         cost = self.worth((self.kept, self.early_out, self.late_out), limits).mean()
         return float(right), float(cost + self.reader)
 
-    def point(self, limits: _Limits) -> Point:
+    def point(self, limits: _Limits) -> Point[LivePolicy]:
         """A point with its policy."""
         return Point(self.policy(limits), *self.measure(limits))
 
@@ -223,7 +209,7 @@ class ChainSearch:
             for i, (pair, axes) in enumerate(zip(self.pairs, levels, strict=True))
         ]
 
-    def points(self, tolerance: float) -> list[Point]:
+    def points(self, tolerance: float) -> list[Point[LivePolicy]]:
         """The convex frontier's vertices of this sub-chain, and the grid's undominated points."""
         if not self.pairs:
             return [self.point([])]
@@ -236,7 +222,7 @@ class ChainSearch:
         ]
         return found + self._vertices(right, cost, levels, tolerance)
 
-    def _every_threshold(self) -> list[Point]:
+    def _every_threshold(self) -> list[Point[LivePolicy]]:
         """Two models and one confidence: every threshold, by sorting and cumulative sums."""
         early, late = self.pairs[0]
         values = early if late is None else late
@@ -256,14 +242,14 @@ class ChainSearch:
         cost: np.ndarray,
         levels: Sequence[tuple[np.ndarray, np.ndarray]],
         tolerance: float,
-    ) -> list[Point]:
+    ) -> list[Point[LivePolicy]]:
         """Vertices of the convex frontier, by recursion on the price."""
 
-        def best(price: float) -> Point:
+        def best(price: float) -> Point[LivePolicy]:
             start = self.limits_at(int((right - price * cost).argmax()), right.shape, levels)
             return self.point(self.polish(price, start))
 
-        def between(low: Point, high: Point) -> list[Point]:
+        def between(low: Point[LivePolicy], high: Point[LivePolicy]) -> list[Point[LivePolicy]]:
             if high.cost - low.cost <= _ROUNDING or high.accuracy - low.accuracy <= _ROUNDING:
                 return []
             price = (high.accuracy - low.accuracy) / (high.cost - low.cost)
@@ -284,7 +270,7 @@ def frontier(
     ledger: str,
     signals: str = "P(IK) + P(T)",
     tolerance: float = 1e-4,
-    fused: dict[str, Calibrated] | None = None,
+    fused: Mapping[int, Calibrated] | None = None,
 ) -> Frontier:
     """The frontier over every sub-chain, single models among them.
 
@@ -292,42 +278,31 @@ def frontier(
         chain: The scores that choose; report on others.
         costs: From `cascade.policies.ledgers.pass_costs`, of the same questions.
         ledger: One of `LEDGERS`.
-        signals: One of `SIGNALS`.
+        signals: One of `SIGNALS`; with ``fused`` a name for the fused probability.
         tolerance: How much accuracy (a share) may lie between the convex frontier and what is found of it; 0
             finds every vertex.
-        fused: For the fused signals: from `calibrate_model`, for every model but the last.
+        fused: To search thresholds on the fused probability: from `cascade.policies.fused.calibrations`.
 
     Raises:
         CascadeError: If there are no labels, or nobody has the signals.
     """
     if not chain.labelled:
         raise CascadeError("Expected scores with labels to find thresholds on, but these have none")
-    if signals.startswith("fused") != (fused is not None):
-        raise ValueError(f"Expected `fused` for the fused signals and for no others, but got {signals!r} and {fused}")
     if fused is not None:
         chain = with_fused(chain, fused)
-    wanted = [name for name in SIGNALS[signals] if name]
+    wanted = [name for name in (SIGNALS[signals] if fused is None else ("p_t",)) if name]
     for name in wanted:
-        if all(getattr(m, name) is None for m in chain.models[:-1]):
+        if not any(name in m.signals.known for m in chain.models[:-1]):
             raise CascadeError(f"Expected some model to have {name}, for {signals}, but none has")
-    found: list[Point] = []
-    can_stop = [any(getattr(m, name) is not None for name in wanted) for m in chain.models]
+    found: list[Point[LivePolicy]] = []
+    can_stop = [not m.signals.known.isdisjoint(wanted) for m in chain.models]
     all_places = [p for p in sub_chains(chain, shortest=1) if all(can_stop[i] for i in p[:-1])]
     for places in tqdm(all_places, desc=f"frontier of {signals}", delay=2, disable=None, leave=False):
         found += ChainSearch(chain, costs, places, signals, ledger, fused).points(tolerance)
-    if fused is not None:
-        found = [Point(_as_fused(p.policy, fused), p.accuracy, p.cost) for p in found]
     right, cost = np.array([p.accuracy for p in found]), np.array([p.cost for p in found])
     candidates = tuple(found[i] for i in _undominated(right, cost))
     hull = upper_hull(np.array([p.cost for p in candidates]), np.array([p.accuracy for p in candidates]))
     return Frontier(signals, ledger, costs.unit, tuple(candidates[i] for i in hull), candidates)
-
-
-def _as_fused(policy: Policy, fused: dict[str, Calibrated]) -> Policy:
-    assert isinstance(policy, ThresholdPolicy)
-    if not policy.thresholds:
-        return policy
-    return FusedPolicy(policy.places, tuple(t.p_t or 0.0 for t in policy.thresholds), fused)
 
 
 def _undominated(right: np.ndarray, cost: np.ndarray) -> np.ndarray:
@@ -341,22 +316,7 @@ def _undominated(right: np.ndarray, cost: np.ndarray) -> np.ndarray:
     return np.asarray(order[np.r_[True, best[1:] > best[:-1]]])
 
 
-def upper_hull(x: np.ndarray, y: np.ndarray) -> list[int]:
-    """Places of the upper convex hull's vertices, by ascending ``x``: what choosing between points by lot reaches."""
-    hull: list[int] = []
-    for i in np.lexsort((y, x)):
-        while len(hull) > 1:
-            a, b = hull[-2], hull[-1]
-            if (x[b] - x[a]) * (y[i] - y[a]) - (y[b] - y[a]) * (x[i] - x[a]) < 0:
-                break
-            hull.pop()
-        if len(hull) == 1 and x[hull[0]] == x[i]:
-            hull.pop()
-        hull.append(int(i))
-    return hull
-
-
-def choose(found: Frontier, objective: str, limit: float) -> Point:
+def choose(found: Frontier, objective: str, limit: float) -> Point[LivePolicy]:
     """The point a user would take.
 
     Args:
@@ -366,23 +326,25 @@ def choose(found: Frontier, objective: str, limit: float) -> Point:
         limit: As above.
 
     Raises:
-        CascadeError: If the objective is unknown, or nothing found keeps the limit.
+        OutOfReach: If nothing found keeps the limit.
+        CascadeError: If the objective is unknown.
     """
     points = found.candidates
     if objective == "accuracy":
-        allowed = [p for p in points if p.cost <= limit + _SLACK]
+        allowed = [p for p in points if p.cost <= limit + SLACK]
         if not allowed:
-            raise CascadeError(
+            raise OutOfReach(
                 f"Expected a budget of at least {points[0].cost:.4g} of the last model's cost ({found.ledger}, "
-                f"{found.unit}), the cheapest there is, but got {limit:g}"
+                f"{found.unit}), the cheapest there is, but got {limit:g}",
+                nearest=-points[0].cost,
             )
         return max(allowed, key=lambda p: p.accuracy)
     if objective == "cost":
-        allowed = [p for p in points if p.accuracy >= limit - _SLACK]
+        allowed = [p for p in points if p.accuracy >= limit - SLACK]
         if not allowed:
-            raise CascadeError(
-                f"Expected an accuracy floor of at most {max(p.accuracy for p in points):.4f}, the best there is, "
-                f"but got {limit:g}"
+            best = max(p.accuracy for p in points)
+            raise OutOfReach(
+                f"Expected an accuracy floor of at most {best:.4f}, the best there is, but got {limit:g}", nearest=best
             )
         return min(allowed, key=lambda p: p.cost)
     if objective == "price":

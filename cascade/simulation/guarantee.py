@@ -16,11 +16,13 @@ from scipy import stats
 from scipy.special import logsumexp
 
 from cascade.errors import CascadeError
+from cascade.policies.base import LivePolicy
 from cascade.policies.file import policy_json
 from cascade.policies.ledgers import PassCosts
-from cascade.policies.policy import ThresholdPolicy
+from cascade.policies.thresholds import ThresholdPolicy
+from cascade.policies.tuning import Point
 from cascade.scores.arrays import ChainScores
-from cascade.simulation.frontier import Frontier, Point
+from cascade.simulation.frontier import Frontier
 from cascade.simulation.simulator import play, spent
 
 BOUNDS = ("auto", "betting", "binomial")
@@ -114,7 +116,7 @@ class Guarantee:
     bound: str
     certified_on: int
     tested: int
-    point: Point
+    point: Point[LivePolicy]
     cost: float
     loss: float
     p_value: float
@@ -152,7 +154,7 @@ class Guarantee:
         return found | {"policy": policy_json(self.point.policy, names, normalize) if self.holds else None}
 
 
-def losses(chain: ChainScores, points: Sequence[Point]) -> np.ndarray:
+def losses(chain: ChainScores, points: Sequence[Point[LivePolicy]]) -> np.ndarray:
     """``[policies, questions]``, int8: last model right minus policy right."""
     last = chain.models[-1].correct.astype(np.int8)
     return np.stack([last - play(chain, p.policy).correct.astype(np.int8) for p in points])
@@ -189,8 +191,8 @@ def guarantee(
     if not (chosen_on.labelled and certify_on.labelled):
         raise CascadeError("Expected scores with labels to certify thresholds on, but these have none")
     cheaper = [p for p in found.candidates if p.cost < 1]
-    last = ThresholdPolicy((len(chosen_on.models) - 1,), ())
-    alone = Point(last, float(chosen_on.models[-1].correct.mean()), 1.0)
+    last = ThresholdPolicy.alone(len(chosen_on.models) - 1)
+    alone = Point[LivePolicy](last, float(chosen_on.models[-1].correct.mean()), 1.0)
     nothing = Guarantee(epsilon, delta, bound, len(certify_on), 0, alone, 1.0, 0.0, float("nan"), float("inf"))
     if not cheaper:
         return nothing

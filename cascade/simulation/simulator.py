@@ -11,8 +11,10 @@ from dataclasses import asdict, dataclass, replace
 import numpy as np
 
 from cascade.errors import CascadeError
+from cascade.policies.base import Policy, Thresholds
 from cascade.policies.ledgers import LEDGERS, PassCosts, Prices, available_units, charges, pass_costs, question_costs
-from cascade.policies.policy import Outcome, Policy, ThresholdPolicy, Thresholds, signals_of
+from cascade.policies.outcome import Outcome
+from cascade.policies.thresholds import ThresholdPolicy
 from cascade.scores.arrays import ChainScores, sub_chains
 from cascade.statistics.metrics import auroc, binary_f1, hallucination_rate, macro_scores
 from cascade.statistics.significance import McNemar, mcnemar_paired
@@ -86,10 +88,9 @@ def play(chain: ChainScores, policy: Policy) -> Played:
 
 def spent(chain: ChainScores, policy: Policy, outcome: np.ndarray, costs: PassCosts, ledger: str) -> np.ndarray:
     """What each question cost under a policy, probes and reader counted, ``[questions]``."""
-    decided_by = signals_of(policy, chain)
-    asks_p_t = ["p_t" in decided_by.get(name, ()) for name in chain.names]
-    charged = charges(costs, [m.exit_share for m in chain.models], ledger, policy.asks_p_ik(chain), asks_p_t)
-    cost: np.ndarray = question_costs(outcome, charged) + costs.reading(policy.asks_reader(chain))
+    asks = policy.asks(chain.offers)
+    readers = [place for place, asked in enumerate(asks) if "p_ik_reader" in asked]
+    cost: np.ndarray = question_costs(outcome, charges(costs, ledger, asks)) + costs.reading(readers)
     return cost
 
 
@@ -129,7 +130,6 @@ def simulate(chain: ChainScores, policy: Policy, costs: Mapping[str, PassCosts],
     if not chain.labelled:
         raise CascadeError("Expected scores with labels to simulate on, but these have no column correct")
     played, last = play(chain, policy) if played is None else played, chain.models[-1]
-    used = [place for place, row in enumerate(played.outcome) if (row != Outcome.NOT_ASKED).any()]
     accuracy, reference = float(played.correct.mean()), float(last.correct.mean())
 
     predictions = [m.predictions for m in chain.models if m.predictions is not None]
@@ -141,13 +141,12 @@ def simulate(chain: ChainScores, policy: Policy, costs: Mapping[str, PassCosts],
     hallucination = None
     if len(attempted) == len(chain.models):
         hallucination = hallucination_rate(played.correct, np.stack(attempted)[played.who, np.arange(len(played.who))])
-    if isinstance(policy, ThresholdPolicy):
-        used = list(policy.places)
+    used = policy.shown(played.outcome)
     outcome = played.outcome[used]
     return Row(
         models=tuple(chain.names[place] for place in used),
         policy=policy.name,
-        uses_p_ik=any(policy.asks_p_ik(chain)),
+        uses_p_ik=any("p_ik" in asked for asked in policy.asks(chain.offers)),
         accuracy=accuracy,
         pd_points=100 * (accuracy - reference),
         pd_relative=100 * (accuracy / reference - 1) if reference else float("nan"),
@@ -163,7 +162,7 @@ def simulate(chain: ChainScores, policy: Policy, costs: Mapping[str, PassCosts],
 
 def single(chain: ChainScores, place: int, costs: Mapping[str, PassCosts]) -> Row:
     """One model of the chain by itself, beside the chain's last model."""
-    return simulate(chain, ThresholdPolicy((place,), ()), costs)
+    return simulate(chain, ThresholdPolicy.alone(place), costs)
 
 
 @dataclass(frozen=True)
@@ -186,7 +185,8 @@ def confidence_quality(chain: ChainScores, thresholds: Thresholds) -> list[Confi
     """P(IK) and P(T) of every model, as classifiers of its own correctness at the given thresholds."""
     found = []
     for model in chain.models:
-        for name, values, threshold in (("P(IK)", model.p_ik, thresholds.p_ik), ("P(T)", model.p_t, thresholds.p_t)):
+        known = model.signals
+        for name, values, threshold in (("P(IK)", known.p_ik, thresholds.p_ik), ("P(T)", known.p_t, thresholds.p_t)):
             if values is None or threshold is None:
                 continue
             predicted = values >= threshold

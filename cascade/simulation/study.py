@@ -8,28 +8,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from typing import Generic, TypeVar
 
 import numpy as np
 
 from cascade.errors import CascadeError
-from cascade.policies.calibration import calibrate_model
+from cascade.policies.base import LivePolicy, Policy
 from cascade.policies.file import policy_json
 from cascade.policies.ledgers import PassCosts, Prices, available_units, pass_costs
-from cascade.policies.policy import (
-    ExpectedUtilityPolicy,
-    FusedPolicy,
-    OraclePolicy,
-    Policy,
-    RandomPolicy,
-    ThresholdPolicy,
-    threshold_text,
-)
+from cascade.policies.registry import POLICIES, REFERENCES
+from cascade.policies.tuning import Goal, Option, OutOfReach, Point, rank
 from cascade.scores.arrays import ChainScores, parts
 from cascade.simulation.evaluation import Curve, Evaluation, Recalibrated, curves, evaluate, recalibrate
-from cascade.simulation.frontier import SIGNALS, Frontier, Point, choose, frontier
+from cascade.simulation.frontier import Frontier, choose, frontier
 from cascade.simulation.guarantee import Guarantee, guarantee
 from cascade.simulation.simulator import play, spent
-from cascade.simulation.tuning import Goal, best_expected_utility, best_random, limit_for, point_on, rank
+from cascade.simulation.tuning import StudyTuner, limit_for
 from cascade.statistics.curves import aiq, ibc_lift
 from cascade.statistics.metrics import auroc
 from cascade.statistics.significance import PairedBootstrap, paired_bootstrap
@@ -40,8 +34,12 @@ REPLICATES = 500
 FEWEST = 10
 
 
+P = TypeVar("P", bound=Policy)
+P_co = TypeVar("P_co", bound=Policy, covariant=True)
+
+
 @dataclass(frozen=True)
-class Measured:
+class Measured(Generic[P_co]):
     """A policy as it was chosen, and as it is on other questions.
 
     Attributes:
@@ -51,7 +49,7 @@ class Measured:
         ibc_lift: AutoMix's figure on the others, between the first model alone and the last; a share.
     """
 
-    policy: Policy
+    policy: P_co
     chosen: tuple[float, float]
     reported: PairedBootstrap
     ibc_lift: float
@@ -60,7 +58,7 @@ class Measured:
         """Plain values; ``names`` are the chain's models, ``normalize`` says which P(T) it is."""
         return {
             "policy": self.policy.name,
-            "thresholds": describe(self.policy, names),
+            "thresholds": self.policy.describe(names),
             "to_run": policy_json(self.policy, names, normalize),
             "chosen": {"accuracy": self.chosen[0], "cost": self.chosen[1]},
             "reported": self.reported.to_json(),
@@ -82,7 +80,7 @@ class LayerPoint:
     share: float
     layers: tuple[int, ...]
     auroc: tuple[float, ...]
-    measured: Measured
+    measured: Measured[LivePolicy]
 
 
 @dataclass(frozen=True)
@@ -116,9 +114,9 @@ class Study:
     notes: tuple[str, ...]
     frontiers: Mapping[str, Frontier]
     main: str
-    measured: tuple[Measured, ...]
-    policies: tuple[Measured, ...]
-    chosen: Measured
+    measured: tuple[Measured[LivePolicy], ...]
+    policies: tuple[Measured[Policy], ...]
+    chosen: Measured[LivePolicy]
     singles: tuple[tuple[str, float, float], ...]
     aiq: float
     curves: tuple[Curve, ...]
@@ -157,19 +155,7 @@ class Study:
         }
 
 
-def describe(policy: Policy, names: Sequence[str]) -> str:
-    """The models a policy uses, with its thresholds: ``a (P(T) ≥ 0.9) → b``."""
-    if isinstance(policy, ThresholdPolicy | FusedPolicy):
-        limits = [f" (fused ≥ {threshold_text(t)})" if isinstance(t, float) else f" ({t})" for t in policy.thresholds]
-        return " → ".join(names[p] + t for p, t in zip(policy.places, [*limits, ""], strict=True))
-    if isinstance(policy, ExpectedUtilityPolicy):
-        return f"expected utility at a price of {policy.price:.3g}"
-    if isinstance(policy, RandomPolicy):
-        return ", ".join(f"{100 * s:.0f} % {n}" for s, n in zip(policy.shares, names, strict=True) if s > 0)
-    return ""
-
-
-def measure(chain: ChainScores, point: Point, costs: PassCosts, ledger: str, replicates: int = 2000) -> Measured:
+def measure(chain: ChainScores, point: Point[P], costs: PassCosts, ledger: str, replicates: int = 2000) -> Measured[P]:
     """A chosen point on questions that did not choose it."""
     played, last = play(chain, point.policy), chain.models[-1].correct
     cost = spent(chain, point.policy, played.outcome, costs, ledger)
@@ -217,42 +203,32 @@ def study(
         # Of the questions that report: nothing was fitted on them, and no probe was calibrated on them.
         certify_on, report_on = parts(report_on, (0.5, 0.5), f"certify {seed}")
     there = pass_costs(report_on, unit, prices)
-    models, notes = choose_on.models[:-1], []
+    tuner = StudyTuner(choose_on, costs, goal, seed)
     if unit == "calls":
-        notes.append(
+        tuner.note(
             "The scores say nothing of cost (no parameters, tokens or seconds): calls of the last model are "
             "counted, and all others are free."
         )
-    fused = {m.name: calibrate_model(m) for m in models if m.p_t is not None or m.p_ik is not None}
-    frontiers: dict[str, Frontier] = {}
-    for signals, columns in SIGNALS.items():
-        needs_both = signals == "P(IK) + P(T)" or signals.startswith("fused")
-        wanted = [c for c in columns if c] + (["p_ik"] if needs_both else [])
-        if not all(any(getattr(m, c) is not None for m in models) for c in wanted):
-            continue
-        if "p_ik_reader" in wanted and not np.isfinite(costs.reader).all():
-            notes.append(f"What the reader costs in {unit} is not known: {signals} is left out.")
-            continue
-        use = fused if signals.startswith("fused") else None
-        frontiers[signals] = frontier(choose_on, costs, goal.ledger, signals, fused=use)
+    options = [option for kind in POLICIES for option in kind.options(tuner)]
+    frontiers = tuner.frontiers
     if not frontiers:
         raise CascadeError("Expected some model but the last to have a confidence whose cost is known, but none has")
     main = next(iter(frontiers))
 
-    def choices(limit: float) -> tuple[Point, dict[str, Point]]:
+    def choices(limit: float) -> tuple[Point[LivePolicy], dict[str, Point[Policy]]]:
         """The best at a limit, and the best of each kind."""
-        points = _choose_each(frontiers, goal, limit)
-        if len(fused) == len(models):
-            points["expected utility"] = best_expected_utility(choose_on, costs, goal, limit)
-        return min(points.values(), key=lambda p: rank(p, goal, limit)), points
+        points = _choose_each(options, goal, limit)
+        return min(points.values(), key=lambda p: rank(p, goal, limit)), {**points}
 
     limit = limit_for(goal, choose_on, lambda limit: choices(limit)[0])
     best, points = choices(limit)
-    points["random mixing"] = best_random(choose_on, costs, goal, limit, seed)
-    points["oracle"] = point_on(choose_on, OraclePolicy(), costs, goal.ledger)
+    points |= {option.name: option.best(goal, limit) for kind in REFERENCES for option in kind.options(tuner)}
 
-    policies = {name: measure(report_on, point, there, goal.ledger) for name, point in points.items()}
-    chosen = next(m for m in policies.values() if m.policy is best.policy)
+    chosen = measure(report_on, best, there, goal.ledger)
+    policies = [
+        chosen if point.policy is best.policy else measure(report_on, point, there, goal.ledger)
+        for point in points.values()
+    ]
     measured = tuple(measure(report_on, p, there, goal.ledger, REPLICATES) for p in frontiers[main].vertices)
     data = {"reported questions": report_on} | dict(others or {})
     share = there.whole.sum(axis=1) / there.whole[-1].sum()
@@ -263,11 +239,11 @@ def study(
         chosen_on=len(choose_on),
         reported_on=len(report_on),
         reported=report_on,
-        notes=tuple(notes),
+        notes=tuple(tuner.notes),
         frontiers=frontiers,
         main=main,
         measured=measured,
-        policies=tuple(policies.values()),
+        policies=tuple(policies),
         chosen=chosen,
         singles=tuple(
             (m.name, float(m.correct.mean()), float(cost)) for m, cost in zip(report_on.models, share, strict=True)
@@ -294,25 +270,24 @@ def study(
     )
 
 
-def _choose_each(frontiers: Mapping[str, Frontier], goal: Goal, limit: float) -> dict[str, Point]:
-    """The point of each frontier that reaches the limit; where none does, the error of the one that comes nearest."""
-    points: dict[str, Point] = {}
-    missed: list[tuple[float, float, CascadeError]] = []
-    for name, found in frontiers.items():
+def _choose_each(options: Sequence[Option[LivePolicy]], goal: Goal, limit: float) -> dict[str, Point[LivePolicy]]:
+    """The point of each option that reaches the limit; where none does, the error of the one that comes nearest."""
+    points: dict[str, Point[LivePolicy]] = {}
+    missed: list[OutOfReach] = []
+    for option in options:
         try:
-            points[name] = choose(found, goal.objective, limit)
-        except CascadeError as error:
-            missed.append((max(p.accuracy for p in found.candidates), -found.candidates[0].cost, error))
-    if not points:
-        nearest = max(range(len(missed)), key=lambda i: missed[i][0] if goal.objective == "cost" else missed[i][1])
-        raise missed[nearest][2]
+            points[option.name] = option.best(goal, limit)
+        except OutOfReach as error:
+            missed.append(error)
+    if missed and all(rank(point, goal, limit)[0] for point in points.values()):
+        raise max(missed, key=lambda error: error.nearest)
     return points
 
 
-def choose_for(goal: Goal, chain: ChainScores, found: Frontier) -> Point:
+def choose_for(goal: Goal, chain: ChainScores, found: Frontier) -> Point[LivePolicy]:
     """The point of one frontier that a goal asks for on the questions that choose."""
 
-    def best(limit: float) -> Point:
+    def best(limit: float) -> Point[LivePolicy]:
         return choose(found, goal.objective, limit)
 
     return best(limit_for(goal, chain, best))
@@ -331,11 +306,11 @@ def layer_point(
     costs, there = pass_costs(choose_on, unit, prices), pass_costs(report_on, unit, prices)
     found = frontier(choose_on, costs, "early-exit", "P(IK) + P(T)")
     point = choose_for(goal, choose_on, found)
-    right = tuple(auroc(m.p_ik, m.correct) for m in report_on.models[:-1] if m.p_ik is not None)
+    right = tuple(auroc(p_ik, m.correct) for m in report_on.models[:-1] if (p_ik := m.signals.p_ik) is not None)
     return LayerPoint(share, tuple(layers), right, measure(report_on, point, there, "early-exit"))
 
 
-def _aiq(measured: Sequence[Measured]) -> float:
+def _aiq(measured: Sequence[Measured[LivePolicy]]) -> float:
     cost = np.array([m.reported.cost_ratio.estimate for m in measured])
     right = np.array([m.reported.accuracy.estimate for m in measured])
     return aiq(cost, right) if len(measured) > 1 and np.ptp(cost) > 0 else float("nan")

@@ -13,6 +13,7 @@ import numpy as np
 
 from cascade.errors import CascadeError
 from cascade.statistics.columns import columns
+from cascade.statistics.hull import upper_hull
 
 
 @dataclass(frozen=True)
@@ -131,23 +132,12 @@ def non_decreasing_hull(cost: np.ndarray, quality: np.ndarray) -> tuple[np.ndarr
         CascadeError: If the two are not columns of finite numbers of one length.
     """
     cost, quality = columns(cost=cost, quality=quality)
-    corners: list[tuple[float, float]] = []
-    for place in np.lexsort((-quality, cost)):
-        c, q = float(cost[place]), float(quality[place])
-        if corners and q <= corners[-1][1]:
-            continue
-        while len(corners) > 1 and _above(corners[-2], (c, q), corners[-1]):
-            corners.pop()
-        corners.append((c, q))
-    if cost.max() > corners[-1][0]:
-        corners.append((float(cost.max()), corners[-1][1]))
-    along = np.array(corners)
-    return along[:, 0], along[:, 1]
-
-
-def _above(left: tuple[float, float], right: tuple[float, float], point: tuple[float, float]) -> bool:
-    """Whether the line from left to right passes through the point between them, or above it."""
-    return (right[1] - left[1]) * (point[0] - left[0]) >= (point[1] - left[1]) * (right[0] - left[0])
+    corners = upper_hull(cost, quality)
+    rising = corners[: int(quality[corners].argmax()) + 1]
+    along, height = cost[rising], quality[rising]
+    if cost.max() > along[-1]:
+        along, height = np.append(along, cost.max()), np.append(height, height[-1])
+    return along, height
 
 
 def aiq(cost: np.ndarray, quality: np.ndarray, c_min: float | None = None, c_max: float | None = None) -> float:

@@ -63,6 +63,10 @@ def _rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         with path.open(encoding="utf-8-sig", newline="") as file:
             if path.suffix == ".csv":
                 rows = csv.DictReader(file, strict=True)
+                heads = rows.fieldnames or []
+                if len(set(heads)) < len(heads):
+                    twice = next(name for name in heads if heads.count(name) > 1)
+                    raise CascadeError(f"Expected {path} to have each column once, but got {twice!r} twice")
                 for row in rows:
                     if None in row or None in row.values():
                         raise CascadeError(f"Expected as many cells as columns in {path}, line {rows.line_num}")
@@ -75,6 +79,8 @@ def _rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
                     values = json.loads(text)
                 except ValueError as error:
                     raise CascadeError(f"Expected JSON in {path}, line {line}, but {json_fault(error)}") from error
+                except RecursionError as error:
+                    raise CascadeError(f"Expected JSON in {path}, line {line}, but it is nested too deep") from error
                 if not isinstance(values, dict):
                     raise CascadeError(f"Expected a JSON object in {path}, line {line}, but got {text.strip()[:40]}")
                 yield line, values
@@ -110,7 +116,7 @@ def _question(values: dict[str, Any], line: int, where: str) -> Question:
             choices=choices,
             popularity=None if popularity is None else int(popularity),
         )
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, OverflowError) as error:
         raise CascadeError(f"{where}: {error}") from error
 
 
@@ -143,6 +149,8 @@ def _texts(value: Any, name: str, where: str) -> tuple[str, ...]:
             value = json.loads(value)
         except ValueError as error:
             raise CascadeError(f"Expected `{name}` in {where} to be a JSON list, but {json_fault(error)}") from error
+        except RecursionError as error:
+            raise CascadeError(f"Expected `{name}` in {where} to be a JSON list, but it is nested too deep") from error
     if not isinstance(value, list | tuple) or not all(isinstance(item, str) for item in value):
         raise CascadeError(f"Expected `{name}` in {where} to be a list of texts, but got {value!r}")
     if name == "choices" and len(value) == 1:

@@ -19,9 +19,11 @@ from jsonargparse import ArgumentParser
 from tqdm import tqdm
 
 from cascade.errors import one_line_errors
+from cascade.policies.base import Thresholds
 from cascade.policies.ledgers import pass_costs
-from cascade.policies.policy import ThresholdPolicy, Thresholds
+from cascade.policies.thresholds import ThresholdPolicy
 from cascade.scores.arrays import ChainScores, ModelScores
+from cascade.scores.columns import ModelInfo, Signals, Usage
 from cascade.simulation.frontier import ChainSearch
 from cascade.simulation.simulator import play, spent
 
@@ -37,7 +39,8 @@ def made_up(models: int, questions: int, seed: int = 0) -> ChainScores:
         odds = 2 * ease + i
         p_t, p_ik = 1 / (1 + np.exp(-(odds + rng.normal(size=(2, questions)))))
         right = rng.random(questions) < 1 / (1 + np.exp(-odds))
-        made.append(ModelScores(f"m{i}", right, p_t, p_ik, parameters=10**i, exit_share=0.75))
+        info = ModelInfo(f"m{i}", parameters=10**i, exit_share=0.75)
+        made.append(ModelScores(info, Signals(questions, p_t, p_ik), Usage(questions), right))
     return ChainScores(tuple(map(str, range(questions))), tuple(made))
 
 

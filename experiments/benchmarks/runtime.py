@@ -24,7 +24,8 @@ from cascade.engines.huggingface import HuggingFaceModel
 from cascade.engines.local import LocalModel
 from cascade.engines.settings import DecoderConfig
 from cascade.miniature.families import ASSETS
-from cascade.policies.policy import ThresholdPolicy, Thresholds
+from cascade.policies.base import Thresholds
+from cascade.policies.thresholds import ThresholdPolicy
 from cascade.runtime.costs import answer_costs, last_model_alone
 from cascade.runtime.engine import Cascade
 from experiments.benchmarks.side_by_side import alternate, report
@@ -49,7 +50,7 @@ def random_llama(folder: Path, layers: int, hidden: int, seed: int, batch: int) 
 
     logging.disable_progress_bar()
     torch.manual_seed(seed)
-    tokenizer = AutoTokenizer.from_pretrained(ASSETS / "mini-llama-small")
+    tokenizer = AutoTokenizer.from_pretrained(ASSETS / "mini-llama-small", trust_remote_code=False)
     shape = {"hidden_size": hidden, "intermediate_size": 3 * hidden, "num_hidden_layers": layers}
     config = LlamaConfig(
         vocab_size=len(tokenizer), num_attention_heads=hidden // 64, max_position_embeddings=512, **shape

@@ -10,10 +10,11 @@ from typing import Any, Protocol, TypeVar
 
 from jsonargparse import ArgumentParser
 
+from cascade.commands import PLAN_HELP
 from cascade.engines.settings import EndpointConfig
 from cascade.errors import CascadeError, one_line_errors
 from cascade.planning.costs import plan_chain
-from cascade.planning.table import PLAN_HELP, print_plan
+from cascade.planning.table import print_plan
 from cascade.strict_json import strict_json
 from experiments.paper.api import api_plan
 from experiments.paper.comparison import Comparison

@@ -17,8 +17,9 @@ import pyarrow.compute as pc
 from cascade.engines.base import Price
 from cascade.judge import judge_table
 from cascade.judging.base import Judge
+from cascade.policies.base import Thresholds
 from cascade.policies.ledgers import Prices, pass_costs, read_prices
-from cascade.policies.policy import ThresholdPolicy, Thresholds
+from cascade.policies.thresholds import ThresholdPolicy
 from cascade.probing.chain import probe_for, with_p_ik
 from cascade.scores.arrays import ChainScores, align, sub_chains
 from cascade.scoring.scored import Scored, score

@@ -15,7 +15,7 @@ from itertools import combinations
 
 from cascade.engines.base import Engine, prompt_of
 from cascade.planning.costs import plan_cascade
-from cascade.policies.policy import ThresholdPolicy
+from cascade.policies.thresholds import ThresholdPolicy
 from cascade.run import run
 from cascade.runtime.config import CascadeConfig, Member
 from cascade.runtime.costs import measured_seconds
@@ -74,7 +74,7 @@ def live_times(lab: Lab, family: str, labels: list[str]) -> dict[str, Timed]:
             cascade = Cascade(models, policy, keep_loaded=scale.keep_loaded)
             # A probe that was trained anew makes another run, and not one that its journal refuses.
             made_of = hashlib.sha256(json.dumps([models[place].identity for place in places]).encode()).hexdigest()[:8]
-            name = f"{family}--{file_name(label)}--{made_of}--{repeat}"
+            name = "--".join([family, *map(file_name, label.split(ARROW)), made_of, str(repeat)])
             folder = lab.out / "live" / (name + (f"--first-{lab.limit}" if lab.limit else ""))
             if not (folder / "summary.json").exists():
                 if not warm and scale.keep_loaded:

@@ -10,16 +10,19 @@ import pyarrow.parquet as pq
 import pytest
 
 from cascade.errors import CascadeError
+from cascade.policies.base import Thresholds
 from cascade.policies.file import read_policy
 from cascade.policies.ledgers import Prices, pass_costs
-from cascade.policies.policy import RandomPolicy, ThresholdPolicy, Thresholds
-from cascade.scores.arrays import ChainScores, ModelScores
+from cascade.policies.random_mixing import RandomPolicy
+from cascade.policies.thresholds import ThresholdPolicy
+from cascade.scores.arrays import ChainScores
 from cascade.simulate import main
 from cascade.simulation.frontier import ChainSearch
 from cascade.simulation.simulator import play, spent
+from tests.cascade.scored import changed, scored
 
 # Three questions, one kept and two passed on by P(T) ≥ 0.5; two prompts more, of 4 and of 6 tokens in all.
-SMALL = ModelScores(
+SMALL = scored(
     "s", np.array([True, False, True]), np.array([0.9, 0.2, 0.1]),
     parameters=10, num_layers=2, hidden_size=3, seconds=np.array([1.0, 1.0, 1.0]),
     prompt_tokens=np.array([5, 5, 5]), completion_tokens=np.array([3, 3, 3]),
@@ -27,7 +30,7 @@ SMALL = ModelScores(
     p_t_completion_tokens=np.array([4, 4, 4]), p_t_seconds=np.array([0.5, 0.5, 0.5]),
     p_t_needs_answer=True,
 )  # fmt: skip
-LARGE = ModelScores(
+LARGE = scored(
     "l", np.array([True, True, True]), None,
     parameters=100, num_layers=4, hidden_size=5, seconds=np.array([4.0, 4.0, 4.0]),
     prompt_tokens=np.array([5, 5, 5]), completion_tokens=np.array([3, 3, 3]),
@@ -78,7 +81,7 @@ def test_who_does_not_ask_it_does_not_pay():
 
 
 def test_prompts_without_their_tokens_cannot_be_counted():
-    lacking = ModelScores(**{**SMALL.__dict__, "p_t_prompt_tokens": None})
+    lacking = changed(SMALL, p_t_prompt_tokens=None)
     with pytest.raises(CascadeError, match="'s' to have p_t_prompt_tokens in every row, to count tokens"):
         pass_costs(ChainScores(CHAIN.question_ids, (lacking, LARGE)), "tokens")
 

@@ -15,10 +15,10 @@ from cascade.engines.settings import DecoderConfig, read_settings
 from cascade.errors import CascadeError
 from cascade.judging.llm import JudgeConfig
 from cascade.policies.ledgers import read_prices
+from cascade.probing.cli import TrainCLI
 from cascade.probing.data import ScoredTaskDataModule
 from cascade.probing.runs import ProbeRun
 from cascade.runtime.config import CascadeConfig
-from cascade.train import TrainCLI
 from probes.training import ProbeModule
 from tests.cascade.test_sweeps import SWEEPS
 

@@ -14,7 +14,7 @@ from skops import io as skops
 
 from cascade.engines.settings import DecoderConfig
 from cascade.errors import CascadeError
-from cascade.policies.policy import Thresholds
+from cascade.policies.base import Thresholds
 from cascade.probing.chain import with_p_ik
 from cascade.scores.arrays import align
 from cascade.scoring.scored import score

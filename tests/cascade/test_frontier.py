@@ -10,14 +10,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cascade.errors import CascadeError
-from cascade.policies.calibration import calibrate_model
+from cascade.policies.base import Thresholds
+from cascade.policies.fused import calibrations
 from cascade.policies.ledgers import LEDGERS, pass_costs
-from cascade.policies.policy import Outcome, ThresholdPolicy, Thresholds, route
-from cascade.scores.arrays import ChainScores, ModelScores, sub_chains
-from cascade.simulation.frontier import choose, frontier, upper_hull
+from cascade.policies.outcome import Outcome
+from cascade.policies.thresholds import ThresholdPolicy, route
+from cascade.scores.arrays import ChainScores, sub_chains
+from cascade.simulation.frontier import choose, frontier
 from cascade.simulation.grid import grid_sums
 from cascade.simulation.quadrant import QuadrantSearch
 from cascade.simulation.simulator import play, spent
+from tests.cascade.scored import scored
 
 EARLY = {"P(T)": None, "P(IK) + P(T)": "p_ik", "reader + P(T)": "p_ik_reader"}
 LEVELS = st.sampled_from([0.0, 0.25, 0.5, 0.75, 1.0])
@@ -31,7 +34,7 @@ def chains(draw, most_models: int = 2) -> ChainScores:
         return np.array(draw(st.lists(values, min_size=questions, max_size=questions)))
 
     made = tuple(
-        ModelScores(
+        scored(
             name=f"m{i}",
             correct=column(st.booleans()),
             p_t=column(LEVELS),
@@ -55,12 +58,12 @@ def brute_force(chain: ChainScores, ledger: str, early: str | None) -> list[tupl
         options = []
         for place in places[:-1]:
             model = chain.models[place]
-            first = [None] if early is None else sorted(set(getattr(model, early)))
+            first = [None] if early is None else sorted(set(getattr(model.signals, early)))
             options.append(
                 [
                     {"p_t": b, "p_ik": None, **({early: a} if early else {})}
                     for a in first
-                    for b in sorted(set(model.p_t))
+                    for b in sorted(set(model.signals.p_t))
                 ]
             )
         for limits in product(*options):
@@ -79,7 +82,7 @@ def test_a_threshold_lies_midway_between_the_scores_that_it_parts(signals, chain
     for point in frontier(chain, pass_costs(chain), "full-path", signals).candidates:
         for place, limits in zip(point.policy.places, point.policy.thresholds, strict=False):
             for name in ("p_t", "p_ik", "p_ik_reader"):
-                limit, scores = getattr(limits, name), getattr(chain.models[place], name)
+                limit, scores = getattr(limits, name), getattr(chain.models[place].signals, name)
                 if limit is None or limit <= scores.min():
                     continue  # not asked, or keeps every question
                 assert limit == (scores[scores < limit].max() + scores[scores > limit].min()) / 2
@@ -131,7 +134,7 @@ def many(models: int, questions: int, seed: int) -> ChainScores:
         p = rng.beta(2 + i, 2, questions)
         noise = rng.normal(0, 0.1, (2, questions))
         p_t, p_ik = np.clip(p + noise, 0, 1)
-        made.append(ModelScores(f"m{i}", rng.random(questions) < p, p_t, p_ik, parameters=8**i, exit_share=0.5))
+        made.append(scored(f"m{i}", rng.random(questions) < p, p_t, p_ik, parameters=8**i, exit_share=0.5))
     return ChainScores(tuple(map(str, range(questions))), tuple(made))
 
 
@@ -154,7 +157,7 @@ def test_the_grid_is_every_combination_routed_by_itself():
     levels = [(np.array([0.0, 0.3, 0.6]), np.array([0.0, 0.5])), (np.array([0.0, 0.7]), np.array([0.0, 0.2, 0.9]))]
     rng = np.random.default_rng(0)
     kept, early, late = rng.normal(size=(3, 200)), rng.normal(size=(2, 200)), rng.normal(size=(2, 200))
-    pairs = [(m.p_ik, m.p_t) for m in chain.models[:-1]]
+    pairs = [(m.signals.p_ik, m.signals.p_t) for m in chain.models[:-1]]
     sums = grid_sums(pairs, levels, kept, early, late)
     assert sums.shape == (3, 2, 2, 3)
     for at in np.ndindex(*sums.shape):
@@ -196,9 +199,9 @@ def test_single_models_compete():
     rng = np.random.default_rng(0)
     p = [rng.random(n) for _ in range(3)]
     models = [
-        ModelScores("a", np.zeros(n, bool), p[0], parameters=1),
-        ModelScores("b", np.ones(n, bool), p[1], parameters=2),
-        ModelScores("c", np.zeros(n, bool), p[2], parameters=100),
+        scored("a", np.zeros(n, bool), p[0], parameters=1),
+        scored("b", np.ones(n, bool), p[1], parameters=2),
+        scored("c", np.zeros(n, bool), p[2], parameters=100),
     ]
     found = frontier(
         ChainScores(tuple(map(str, range(n))), tuple(models)),
@@ -230,20 +233,9 @@ def test_choosing_keeps_its_limit_and_names_what_cannot_be_had():
             choose(found, objective, limit)
 
 
-def test_the_hull_is_scipys():
-    from scipy.spatial import ConvexHull
-
-    rng = np.random.default_rng(0)
-    x, y = rng.random((2, 200))
-    full = ConvexHull(np.column_stack([x, y])).vertices
-    left, right = np.argmin(x), np.argmax(x)
-    chord = y[left] + (y[right] - y[left]) * (x - x[left]) / (x[right] - x[left])
-    assert set(upper_hull(x, y)) == {i for i in full if y[i] >= chord[i] - 1e-12}
-
-
 def test_fused_thresholds_cost_what_the_fused_policy_does():
     chain = many(3, 300, seed=5)
-    fused = {m.name: calibrate_model(m) for m in chain.models[:-1]}
+    fused = calibrations(chain)
     costs = pass_costs(chain)
     found = frontier(chain, costs, "early-exit", "fused P(IK), P(T)", fused=fused)
     assert len(found.vertices) > 3

@@ -80,7 +80,7 @@ def test_what_cannot_be_promised_says_how_many_questions_would():
     assert some.statement.startswith("Promised: at most 5 points")
     # Its cost is of the questions that certify, as a plain loop has it: 10 for each, 100 for those passed on.
     (limit,) = some.point.policy.thresholds
-    passed_on = sum(p < limit.p_t for p in many.models[0].p_t)
+    passed_on = sum(p < limit.p_t for p in many.models[0].signals.p_t)
     assert some.cost == pytest.approx((10 * 4000 + 100 * passed_on) / (100 * 4000))
 
 

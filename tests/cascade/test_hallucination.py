@@ -6,7 +6,7 @@ import pyarrow as pa
 import pytest
 
 from cascade.errors import CascadeError
-from cascade.policies.policy import Thresholds
+from cascade.policies.base import Thresholds
 from cascade.report.tables import report_tables
 from cascade.scores.arrays import align
 from cascade.scores.schema import validate_scores

@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 
 from cascade.errors import CascadeError
+from cascade.policies.base import Thresholds
 from cascade.policies.ledgers import LEDGERS, UNITS, Prices, available_units, pass_costs, read_prices
-from cascade.policies.policy import ThresholdPolicy, Thresholds
+from cascade.policies.thresholds import ThresholdPolicy
 from cascade.scores.arrays import ChainScores, ModelScores
 from cascade.simulation.simulator import all_costs, play, simulate, spent
+from tests.cascade.scored import changed, scored
 
 PRICES = Prices("by hand", {"small": (1.0, 2.0), "large": (10.0, 30.0)})
 
@@ -29,9 +31,7 @@ def model(name: str, parameters: int, p_t, p_ik, **more) -> ModelScores:
         "seconds": np.array([1.0, 2.0, 3.0][:n]),
         "prefill_seconds": np.array([0.5, 0.5, 0.5][:n]),
     }
-    return ModelScores(
-        name, np.ones(n, bool), np.array(p_t), None if p_ik is None else np.array(p_ik), **columns | more
-    )
+    return scored(name, np.ones(n, bool), np.array(p_t), None if p_ik is None else np.array(p_ik), **columns | more)
 
 
 def chain() -> ChainScores:
@@ -88,7 +88,7 @@ def test_a_probe_that_is_not_asked_costs_nothing():
 
 
 def test_a_readers_pass_is_charged_once_a_question_and_the_model_it_skips_is_not():
-    small = replace(chain().models[0], p_ik_reader=np.array([0.1, 0.9, 0.9]), reader="encoder", reader_parameters=50)
+    small = changed(chain().models[0], p_ik_reader=np.array([0.1, 0.9, 0.9]), reader="encoder", reader_parameters=50)
     gated = replace(chain(), models=(small, chain().models[1]))
     policy = ThresholdPolicy.whole([Thresholds(0.5, None, p_ik_reader=0.5)])
     for ledger, small_passes in (("answered-only", 1), ("full-path", 2), ("early-exit", 2)):
@@ -98,11 +98,11 @@ def test_a_readers_pass_is_charged_once_a_question_and_the_model_it_skips_is_not
     assert row.tried == (2, 2)
     assert row.policy == "reader + P(T)"
     # Two models of one reader share its pass; a policy pays for the readers that it asks alone.
-    other = replace(small, name="middle", reader="another", reader_parameters=700)
+    other = changed(small, name="middle", reader="another", reader_parameters=700)
     both = replace(gated, models=(small, other, gated.models[1]))
     costs = pass_costs(both)
     assert (costs.reading([0])[0], costs.reading([1])[0], costs.reading([0, 1])[0]) == (100, 1400, 1500)
-    shared = pass_costs(replace(both, models=(small, replace(other, reader="encoder"), gated.models[1])))
+    shared = pass_costs(replace(both, models=(small, changed(other, reader="encoder"), gated.models[1])))
     assert shared.reading([0, 1]).tolist() == shared.reading([1]).tolist()
     # Its time was not measured: what the policy costs in seconds is not known, and not free.
     assert np.isnan(row.saved["seconds"]["full-path"])
@@ -111,10 +111,10 @@ def test_a_readers_pass_is_charged_once_a_question_and_the_model_it_skips_is_not
 def test_units_are_those_that_every_model_has_what_it_takes_for():
     assert available_units(chain(), PRICES) == tuple(UNITS)[:-1]
     assert available_units(chain()) == ("flops", "flops-context", "tokens", "seconds")
-    bare = replace(chain(), models=(chain().models[0], replace(chain().models[1], parameters=None, seconds=None)))
+    bare = replace(chain(), models=(chain().models[0], changed(chain().models[1], parameters=None, seconds=None)))
     assert available_units(bare, PRICES) == ("tokens", "dollars")
     nothing = {"parameters": None, "prompt_tokens": None, "seconds": None}
-    unpriced = replace(chain(), models=tuple(replace(m, **nothing) for m in chain().models))
+    unpriced = replace(chain(), models=tuple(changed(m, **nothing) for m in chain().models))
     assert available_units(unpriced) == ("calls",)
     # Only the question that the large model was asked costs anything.
     policy = ThresholdPolicy.whole([Thresholds(0.5, 0.5)])

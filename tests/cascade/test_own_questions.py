@@ -117,6 +117,7 @@ def test_real_questions_go_from_a_file_to_p_ik_and_are_the_same_live(nasty, tiny
 
 
 def refused(entry, args: list[str], capsys) -> str:
+    capsys.readouterr()  # what was said before
     with pytest.raises(SystemExit) as end:
         entry(args)
     (said,) = capsys.readouterr().err.splitlines()
@@ -364,3 +365,27 @@ def test_a_chain_is_simulated_on_a_file_and_carried_over_to_another(tmp_path, ca
     assert Probe.from_pretrained(checkpoint).config.task == "own.csv"
     scores = pq.read_table(tmp_path / "out" / "scores" / "mini-llama-small.parquet")
     assert set(scores["split"].to_pylist()) == {"train", "validation", "test"} and scores.num_rows == len(questions)
+
+
+DEEP = "[" * 100_000 + "]" * 100_000
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("deep.jsonl", '{"question": "What is 1?", "subject": ' + DEEP + "}\n", r"deep\.jsonl, line 1, .*too deep"),
+        ("deep.csv", f'question,choices,answer\nWhat is 1?,"{DEEP[:120_000]}",A\n', r"deep\.csv, line 2 .*too deep"),
+        ("twice.csv", "question,answer,question\nWhat is 1?,one,What is 2?\n", r"twice\.csv .*'question' twice"),
+        ("often.jsonl", '{"question": "What is 1?", "answers": ["1"], "popularity": Infinity}\n', r"often\.jsonl"),
+    ],
+)
+def test_a_file_that_would_break_its_reader_is_named(tmp_path, name, content, said):
+    (tmp_path / name).write_text(content)
+    with pytest.raises(CascadeError, match=said) as error:
+        read_questions(tmp_path / name)
+    assert len(str(error.value)) < 500
+
+
+def test_ids_in_csv_are_the_text_that_stands_there(tmp_path):
+    (tmp_path / "own.csv").write_text("id,question,answers\n007,a?,\n7,b?,\n1.10,c?,\n1.1,d?,\n")
+    assert [question.id for question in read_questions(tmp_path / "own.csv")] == ["007", "7", "1.10", "1.1"]

@@ -9,18 +9,17 @@ from sklearn.isotonic import IsotonicRegression
 from sklearn.linear_model import LogisticRegression
 
 from cascade.errors import CascadeError
-from cascade.policies.calibration import Calibrated, calibrate_model, calibrated_p_t, fit_logistic, logits
-from cascade.policies.policy import (
-    ExpectedUtilityPolicy,
-    FusedPolicy,
-    OraclePolicy,
-    Outcome,
-    RandomPolicy,
-    ThresholdPolicy,
-    Thresholds,
-)
-from cascade.scores.arrays import ChainScores, ModelScores
+from cascade.policies.base import Thresholds
+from cascade.policies.calibration import Calibrated, calibrate_model, fit_logistic, logits
+from cascade.policies.expected_utility import ExpectedUtilityPolicy
+from cascade.policies.fused import FusedPolicy, calibrations
+from cascade.policies.oracle import OraclePolicy
+from cascade.policies.outcome import Outcome
+from cascade.policies.random_mixing import RandomPolicy
+from cascade.policies.thresholds import ThresholdPolicy
+from cascade.scores.arrays import ChainScores
 from cascade.statistics.metrics import ece
+from tests.cascade.scored import scored
 
 
 def chain(questions: int = 500, models: int = 3, seed: int = 0) -> ChainScores:
@@ -29,8 +28,8 @@ def chain(questions: int = 500, models: int = 3, seed: int = 0) -> ChainScores:
     for i in range(models):
         odds = 2 * ease + i
         confidences = expit(odds + rng.normal(size=(3, questions)))
-        made.append(ModelScores(f"m{i}", rng.random(questions) < expit(odds), *confidences[:2], parameters=10**i))
-        made[-1] = ModelScores(**made[-1].__dict__ | {"p_ik_reader": confidences[2]})
+        right, (p_t, p_ik, reader) = rng.random(questions) < expit(odds), confidences
+        made.append(scored(f"m{i}", right, p_t, p_ik, parameters=10**i, p_ik_reader=reader))
     return ChainScores(tuple(map(str, range(questions))), tuple(made))
 
 
@@ -50,11 +49,11 @@ def test_thresholds_with_a_reader_are_a_plain_loop(places):
             model = scores.models[place]
             if limit is None:
                 expected[place] = Outcome.ANSWERED
-            elif model.p_ik_reader[q] < limit.p_ik_reader:
+            elif model.signals.p_ik_reader[q] < limit.p_ik_reader:
                 expected[place] = Outcome.PASSED_BY_READER
-            elif limit.p_ik is not None and model.p_ik[q] < limit.p_ik:
+            elif limit.p_ik is not None and model.signals.p_ik[q] < limit.p_ik:
                 expected[place] = Outcome.REJECTED_BY_P_IK
-            elif model.p_t[q] < limit.p_t:
+            elif model.signals.p_t[q] < limit.p_t:
                 expected[place] = Outcome.REJECTED_BY_P_T
             else:
                 expected[place] = Outcome.ANSWERED
@@ -85,7 +84,7 @@ def test_expected_utility_is_a_plain_loop_and_reaches_its_extremes():
     fitted_on, scores = chain(seed=1), chain(seed=2)
     policy = ExpectedUtilityPolicy.fit(fitted_on, (0.01, 0.1, 1.0), price=0.2)
     found = policy.route(scores)
-    right = {(i, j): policy.right[i][j].predict(scores.models[i]) for i in range(2) for j in range(i, 3)}
+    right = {(i, j): policy.right[i][j].predict(scores.models[i].signals) for i in range(2) for j in range(i, 3)}
     for q in range(len(scores)):
         at = 0
         while at < 2:
@@ -103,9 +102,9 @@ def test_expected_utility_is_a_plain_loop_and_reaches_its_extremes():
 
 def test_the_fused_policy_asks_one_probability():
     fitted_on, scores = chain(seed=1), chain(seed=2)
-    fused = {m.name: calibrate_model(m) for m in fitted_on.models[:-1]}
+    fused = calibrations(fitted_on)
     who = answered_by(FusedPolicy((0, 1, 2), (0.8, 0.9), fused).route(scores))
-    first, second = (fused[f"m{i}"].predict(scores.models[i]) for i in range(2))
+    first, second = (fused[i].predict(scores.models[i].signals) for i in range(2))
     assert who == [0 if a >= 0.8 else 1 if b >= 0.9 else 2 for a, b in zip(first, second, strict=True)]
 
 
@@ -127,7 +126,7 @@ def test_separable_and_one_sided_labels_have_an_answer(labels):
 def test_the_isotonic_map_passes_through_scikit_learns_steps():
     model = chain().models[0]
     fitted = calibrate_model(model, signals=("p_t",))
-    odds = fitted.weights[0] + fitted.weights[1] * logits(model.p_t)
+    odds = fitted.weights[0] + fitted.weights[1] * logits(model.signals.p_t)
     theirs = IsotonicRegression().fit(odds, model.correct.astype(float)).predict(odds)
     # Ours is linear between the middles of their steps: the same mean, and the same values at the knots.
     for centre, height in fitted.knots.T:
@@ -140,19 +139,20 @@ def test_the_isotonic_map_passes_through_scikit_learns_steps():
 def test_calibration_heals_what_is_overconfident():
     rng = np.random.default_rng(0)
     truth = rng.random(4000)
-    model = ModelScores("m", rng.random(4000) < truth, truth**0.25)
+    model = scored("m", rng.random(4000) < truth, truth**0.25)
     on, off = model.take(np.arange(2000)), model.take(np.arange(2000, 4000))
-    before, after = ece(off.p_t, off.correct.astype(float)), ece(calibrated_p_t(off, on).p_t, off.correct.astype(float))
+    after = calibrate_model(on, signals=("p_t",)).predict(off.signals)
+    before, after = (ece(p_t, off.correct.astype(float)) for p_t in (off.signals.p_t, after))
     assert before > 0.2
     assert after < 0.05
 
 
 def test_saturated_confidences_are_calibrated():
-    model = ModelScores("m", np.arange(40) % 4 > 0, np.where(np.arange(40) % 2, 1.0, 0.0))
+    model = scored("m", np.arange(40) % 4 > 0, np.where(np.arange(40) % 2, 1.0, 0.0))
     assert isinstance(found := calibrate_model(model), Calibrated)
-    assert set(np.round(found.predict(model), 6)) == {0.5, 1.0}
+    assert set(np.round(found.predict(model.signals), 6)) == {0.5, 1.0}
 
 
 def test_a_model_without_confidences_cannot_be_calibrated():
     with pytest.raises(CascadeError, match="'m' to have one of p_ik, p_t"):
-        calibrate_model(ModelScores("m", np.ones(3, bool), None))
+        calibrate_model(scored("m", np.ones(3, bool), None))

@@ -15,8 +15,11 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from cascade.policies.base import Thresholds
+from cascade.policies.expected_utility import ExpectedUtilityPolicy
 from cascade.policies.ledgers import UNITS
-from cascade.policies.policy import ExpectedUtilityPolicy, Outcome, ThresholdPolicy, Thresholds
+from cascade.policies.outcome import Outcome
+from cascade.policies.thresholds import ThresholdPolicy
 from cascade.report.frontier_figures import fixed_figure
 from cascade.report.html import write_report
 from cascade.report.names import short_names
@@ -24,12 +27,13 @@ from cascade.report.recommendation import recommendation
 from cascade.report.study_tables import print_study, study_tables
 from cascade.report.table import Column, Table, percent, percent_interval
 from cascade.report.tables import print_report, report_tables
-from cascade.scores.arrays import ChainScores, ModelScores
+from cascade.scores.arrays import ChainScores
 from cascade.simulation.evaluation import evaluate
 from cascade.simulation.simulator import play, report
 from cascade.simulation.study import LayerPoint, Study, study
 from cascade.simulation.tuning import Goal
 from cascade.statistics.significance import Interval
+from tests.cascade.scored import changed, scored
 
 NAMES = ("m-<b>&x", "m-$mid$ 'quoted\"", "m-large")
 VOID = {"meta", "br", "img", "link", "hr", "input"}
@@ -43,7 +47,7 @@ def made(questions: int, seed: int, names=NAMES, p_ik=True, labelled=True, subje
         ability = 2 * i / (len(names) - 1) - hard
         p_t, p_probe = 1 / (1 + np.exp(-2 * ability - rng.normal(0, 1, (2, questions))))
         models.append(
-            ModelScores(
+            scored(
                 name,
                 (rng.random(questions) < 1 / (1 + np.exp(-2 * ability))) & labelled,
                 p_t,
@@ -294,26 +298,26 @@ def test_the_flow_counts_every_question_once():
 
 
 def constant(chain: ChainScores) -> ChainScores:
-    models = [replace(m, p_t=np.full(len(chain), 0.7), p_ik=None) for m in chain.models]
+    models = [changed(m, p_t=np.full(len(chain), 0.7), p_ik=None) for m in chain.models]
     return replace(chain, models=tuple(models))
 
 
 def answered(chain: ChainScores, right: bool) -> ChainScores:
-    return replace(chain, models=tuple(replace(m, correct=np.full(len(chain), right)) for m in chain.models))
+    return replace(chain, models=tuple(changed(m, correct=np.full(len(chain), right)) for m in chain.models))
 
 
 @pytest.mark.parametrize(
     ("name", "change"),
     [
-        ("without P(IK)", lambda c: replace(c, models=tuple(replace(m, p_ik=None) for m in c.models), subjects=None)),
-        ("P(IK) alone", lambda c: replace(c, models=tuple(replace(m, p_t=None) for m in c.keep([0, 2]).models))),
+        ("without P(IK)", lambda c: replace(c, models=tuple(changed(m, p_ik=None) for m in c.models), subjects=None)),
+        ("P(IK) alone", lambda c: replace(c, models=tuple(changed(m, p_t=None) for m in c.keep([0, 2]).models))),
         ("one stage", lambda c: c.keep([0, 2])),
         ("constant P(T)", constant),
         ("all right", lambda c: answered(c.keep([0, 2]), True)),
         ("all wrong", lambda c: answered(c.keep([1, 2]), False)),
         (
             "seconds alone",
-            lambda c: replace(c, models=tuple(replace(m, parameters=None) for m in c.keep([0, 2]).models)),
+            lambda c: replace(c, models=tuple(changed(m, parameters=None) for m in c.keep([0, 2]).models)),
         ),
     ],
 )
@@ -329,7 +333,7 @@ def test_the_report_is_written_of_whatever_there_is(tmp_path, name, change):
     assert (tmp_path / "plots" / "thresholds.png").exists()
     text = " ".join(parser.text)
     assert not re.search(r"\bnan\b|\binf\b|\bNone\b", text)
-    assert ("P(IK)" in {c.confidence for c in found.curves}) == any(m.p_ik is not None for m in b.models)
+    assert ("P(IK)" in {c.confidence for c in found.curves}) == any(m.signals.p_ik is not None for m in b.models)
     json.loads((tmp_path / "report.json").read_text(), parse_constant=pytest.fail)
 
 
@@ -344,7 +348,7 @@ def test_the_report_is_written_of_whatever_there_is(tmp_path, name, change):
 )
 def test_the_fixed_tables_and_their_plot_count_in_what_there_is_and_say_in_what(unit, without):
     chain = made(300, 0)
-    chain = replace(chain, models=tuple(replace(m, **dict.fromkeys(without)) for m in chain.models))
+    chain = replace(chain, models=tuple(changed(m, **dict.fromkeys(without)) for m in chain.models))
     tried = report(chain, Thresholds(0.8, 0.6))
     tables = {table.name: table for table in report_tables(tried)}
     for name, rows in (("accuracy", tried.chains), ("without-p-ik", (*tried.chains, *tried.without_p_ik))):
@@ -412,3 +416,26 @@ def test_labels_beside_points_do_not_cover_each_other():
 
 def test_short_names_keep_models_apart():
     assert len(set(short_names(NAMES).values())) == len(NAMES)
+
+
+@pytest.mark.parametrize("first", ["=", "+", "-", "@", "\t", "\r", "\n"])
+def test_no_text_begins_a_cell_of_csv_as_a_formula(first):
+    name = f"{first}cmd|' /C calc'!A0"
+    table = Table.of("t", "T", ["model", Column(name, percent)], [[name, -0.5], ["a", -1.5], [f"a{first}b", None]])
+    head, *rows = csv.reader(io.StringIO(table.to_csv(), newline=""))
+    read, first = (text.replace("\r", "\n") for text in (name, first))
+    assert head == ["model", f"'{read}"]
+    assert rows == [[f"'{read}", "-0.5"], ["a", "-1.5"], [f"a{first}b", ""]]  # numbers are numbers
+
+
+def test_a_model_that_is_called_a_formula_is_text_in_every_table_of_the_report(tmp_path):
+    rng = np.random.default_rng(0)
+    names = ("=cmd|' /C calc'!A0", "@SUM(1+1)", "large")
+    models = tuple(scored(name, rng.random(200) < 0.5, rng.random(200)) for name in names)
+    scores = ChainScores(tuple(f"q{i}" for i in range(200)), models)
+    fixed = report(scores, Thresholds(p_t=0.5, p_ik=None))
+    tables = [*report_tables(fixed), *study_tables(study(scores, scores, Goal()))]
+    cells = [cell for table in tables for row in csv.reader(io.StringIO(table.to_csv())) for cell in row]
+    assert any("cmd|" in cell for cell in cells) and any("SUM(" in cell for cell in cells)
+    for cell in cells:
+        assert cell[:1] not in ("=", "+", "@") and (cell[:1] != "-" or float(cell) < 0)

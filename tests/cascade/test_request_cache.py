@@ -5,13 +5,16 @@ from __future__ import annotations
 import sqlite3
 import subprocess
 import sys
+import threading
+import time
 
 import pytest
 
+from cascade.engines import request_cache
 from cascade.engines.request_cache import RequestCache, Spending, StoredResponse, canonical_json, request_key
 from cascade.errors import CascadeError
-from tests.cascade.faulty_server import FaultyServer
-from tests.cascade.test_endpoint import endpoint, prompts
+from tests.cascade.faulty_server import FaultyServer, good_body, right_letter
+from tests.cascade.test_endpoint import PRICE, endpoint, prompts
 
 SPEND = """
 import sys
@@ -115,3 +118,71 @@ def test_a_stored_reply_that_was_changed_is_named(tmp_path, server):
         connection.execute("UPDATE responses SET response = replace(response, 'usage', 'abuse')")
     with pytest.raises(CascadeError, match=r"cache\.sqlite.*'q0'.*usage"):
         model.answer(prompts(1))
+
+
+@pytest.fixture
+def hold(tmp_path):
+    """Takes the lock of the file, as another process might, until it is told to let go."""
+    others = []
+
+    def take():
+        other = sqlite3.connect(tmp_path / "cache.sqlite", isolation_level=None, check_same_thread=False)
+        other.execute("BEGIN EXCLUSIVE")
+        others.append(other)
+        return other
+
+    yield take
+    for other in others:
+        other.close()
+
+
+def test_a_file_that_is_locked_is_waited_for_once_and_named(tmp_path, server, monkeypatch, hold):
+    endpoint(server, tmp_path, price=PRICE).answer(prompts(1))
+    monkeypatch.setattr(request_cache, "_BUSY_SECONDS", 0.2)
+    other = hold()
+    with pytest.raises(CascadeError, match=r"cache\.sqlite to be free within 0.2 seconds.*locked") as error:
+        endpoint(server, tmp_path, price=PRICE).answer(prompts(9))
+    assert "\n" not in str(error.value)
+    assert len(server.requests) == 1
+    other.execute("ROLLBACK")
+    assert all(reply.text for reply in endpoint(server, tmp_path, price=PRICE).answer(prompts(9)))
+
+
+def test_a_file_that_is_locked_under_way_ends_the_call_and_every_cent_goes_on_counting(
+    tmp_path, server, monkeypatch, hold
+):
+    monkeypatch.setattr(request_cache, "_BUSY_SECONDS", 2.0)
+    taken, lock = [], threading.Lock()
+
+    def body(request):
+        number = int(request["messages"][0]["content"].split()[1])
+        with lock:
+            if number >= 20 and not taken:
+                taken.append(hold())
+        return good_body(request, number)
+
+    server.body = body
+    server.delay = 0.02
+    model = endpoint(server, tmp_path, price=PRICE, spending_cap=1.0, concurrency=8)
+    started = time.monotonic()
+    with pytest.raises(CascadeError, match="locked"):
+        model.answer(prompts(200))
+    # Eight threads that each waited, once to store and once to charge, would take 32 seconds.
+    assert time.monotonic() - started < 20
+    assert len(server.requests) < 200
+    taken[0].execute("ROLLBACK")
+    assert RequestCache(tmp_path / "cache.sqlite").spending().total >= server.dollars(PRICE)
+    kept = len(RequestCache(tmp_path / "cache.sqlite"))
+    assert kept >= 12
+    sent = len(server.requests)
+    assert [r.text for r in model.answer(prompts(200))] == [right_letter(i) for i in range(200)]  # the very same one
+    assert len(server.requests) - sent == 200 - kept
+
+
+@pytest.mark.parametrize("path", ["folder", "notes.txt/cache.sqlite", "/proc/self/cache.sqlite"])
+def test_a_file_that_cannot_be_made_is_named(tmp_path, server, path):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(CascadeError, match=r"`cache`.* is not: ") as error:
+        endpoint(server, tmp_path, cache=tmp_path / path).answer(prompts(1))
+    assert "\n" not in str(error.value) and server.requests == []

@@ -19,8 +19,10 @@ from hypothesis import strategies as st
 
 from cascade.engines.base import Engine, Failure, Reply
 from cascade.errors import CascadeError
+from cascade.policies.base import Thresholds
 from cascade.policies.file import read_policy
-from cascade.policies.policy import Outcome, ThresholdPolicy, Thresholds
+from cascade.policies.outcome import Outcome
+from cascade.policies.thresholds import ThresholdPolicy
 from cascade.run import _all_questions, main, print_run, run
 from cascade.runtime import Cascade
 from cascade.runtime.journal import Journal, answered_in

@@ -16,10 +16,13 @@ from cascade.engines.reader import ModelReader
 from cascade.engines.settings import DecoderConfig, engine_config, read_settings
 from cascade.errors import CascadeError
 from cascade.miniature.shipped import shipped_probe, validation_scores
-from cascade.policies.calibration import calibrate_model
+from cascade.policies.base import Thresholds
+from cascade.policies.expected_utility import ExpectedUtilityPolicy
 from cascade.policies.file import policy_from_json
+from cascade.policies.fused import FusedPolicy, calibrations
 from cascade.policies.ledgers import LEDGERS, Prices, pass_costs
-from cascade.policies.policy import ExpectedUtilityPolicy, FusedPolicy, Outcome, ThresholdPolicy, Thresholds
+from cascade.policies.outcome import Outcome
+from cascade.policies.thresholds import ThresholdPolicy
 from cascade.probing.chain import with_p_ik
 from cascade.runtime import Answer, Cascade, CascadeConfig, Member
 from cascade.runtime.build import build_cascade
@@ -32,6 +35,7 @@ from cascade.simulation.simulator import play, spent
 from cascade.tasks.base import Task
 from cascade.tasks.load import load_task
 from probes import Probe, stratified_split
+from tests.cascade.scored import changed
 
 FAMILIES = ("mini-llama", "mini-qwen3")
 
@@ -97,9 +101,9 @@ def test_every_chain_answers_as_it_was_simulated(live, test_split):
 def test_policies_of_every_other_kind_answer_as_they_were_simulated(live, test_split):
     cascade, chain = live
     chosen_on = align(validation_scores(cascade.names), cascade.names)
-    fused = {m.name: calibrate_model(m) for m in chosen_on.models[:-1]}
+    fused = calibrations(chosen_on)
     same(cascade, chain, FusedPolicy((0, 1, 2), (0.8, 0.7), fused), test_split)
-    costs = [m.parameters / chosen_on.models[-1].parameters for m in chosen_on.models]
+    costs = [m.info.parameters / chosen_on.models[-1].info.parameters for m in chosen_on.models]
     same(cascade, chain, ExpectedUtilityPolicy.fit(chosen_on, costs, price=0.15), test_split)
     same(cascade, chain, cascade.policy_within(0.6), test_split)
 
@@ -145,9 +149,8 @@ def test_a_reader_turns_questions_away_before_the_model_is_run(scored, test_spli
     probe = Probe.from_pretrained(shipped_probe("mini-llama-small"))
     reader = ModelReader(DecoderConfig("mini-llama-small").build(), probe)
     small = simulated(scored, ["mini-llama-small", "mini-llama-large"]).models[0]
-    medium = replace(
-        chain.models[0], p_ik_reader=small.p_ik, reader="mini-llama-small", reader_parameters=small.parameters
-    )
+    read_by = {"reader": "mini-llama-small", "reader_parameters": small.info.parameters}
+    medium = changed(chain.models[0], p_ik_reader=small.signals.p_ik, **read_by)
     chain = replace(chain, models=(medium, chain.models[1]))
     models = [DecoderConfig(name).build() for name in chain.names]
     policy = ThresholdPolicy.whole([Thresholds(0.9, None, 0.6)])

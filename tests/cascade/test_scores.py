@@ -61,7 +61,7 @@ def test_the_same_rows_twice_are_refused(tmp_path):
 
 def test_the_other_reading_of_p_t_is_another_column():
     both = pa.concat_tables([table(p_t_normalized=[0.9, 1.0, 0.1]), table("large", p_t_normalized=[1.0] * 3)])
-    assert align(both, ["small", "large"], normalize=True).models[0].p_t.tolist() == [0.9, 1.0, 0.1]
+    assert align(both, ["small", "large"], normalize=True).models[0].signals.p_t.tolist() == [0.9, 1.0, 0.1]
     with pytest.raises(CascadeError, match="p_t_normalized"):
         align(pa.concat_tables([table(), table("large")]), ["small", "large"], normalize=True)
 
@@ -83,8 +83,8 @@ def test_tables_are_joined_by_question_whatever_their_order(tmp_path):
     write_scores(large, "large", tmp_path / "large.parquet")
     chain = align(read_scores([tmp_path / "small.parquet", tmp_path / "large.parquet"]), ["small", "large"])
     assert chain.question_ids == ("a", "b", "c")
-    assert chain.models[1].p_ik.tolist() == [0.1, 0.2, 0.3]
-    assert chain.models[0].p_ik is None
+    assert chain.models[1].signals.p_ik.tolist() == [0.1, 0.2, 0.3]
+    assert chain.models[0].signals.p_ik is None
     assert chain.models[1].correct.tolist() == [True, False, True]
 
 
@@ -115,7 +115,7 @@ def test_a_half_filled_confidence_is_refused(column):
 def test_only_the_last_model_may_do_without_a_confidence():
     letters = validate_scores(table("large", p_t=None), "T")
     both = pa.concat_tables([validate_scores(table(), "T"), letters], promote_options="default")
-    assert align(both, ["small", "large"]).models[1].p_t is None
+    assert align(both, ["small", "large"]).models[1].signals.p_t is None
     with pytest.raises(CascadeError, match="'large' to have a confidence"):
         align(both, ["large", "small"])
 
@@ -182,6 +182,125 @@ def test_what_is_written_is_read_back(tmp_path):
     path = tmp_path / "deep" / "t.parquet"
     write_scores(table(), "small", path)
     assert pq.read_table(path).to_pylist() == table().to_pylist()
+
+
+def test_a_table_never_takes_the_place_of_another_models(tmp_path):
+    """As models do that differ in case alone, where the file system does not tell cases apart."""
+    path = tmp_path / "m.parquet"
+    write_scores(table("M"), "M", path)
+    before = path.read_bytes()
+    with pytest.raises(CascadeError, match="m.parquet to be free for the scores of 'm', but it holds those of M"):
+        write_scores(table("m"), "m", path)
+    assert path.read_bytes() == before
+    write_scores(table("M", p_t=[0.25] * 3), "M", path)
+    assert pq.read_table(path)["p_t"].to_pylist() == [0.25] * 3
+    path.write_bytes(b"what a full disk left")
+    write_scores(table("m"), "m", path)
+    assert pq.read_table(path)["model"].to_pylist() == ["m"] * 3
+
+
+def lines(path, *rows: str) -> Path:
+    path.write_text("\n".join(rows) + "\n")
+    return path
+
+
+def test_ids_models_and_answers_in_csv_are_the_text_that_stands_there(tmp_path):
+    head = "question_id,model,correct,p_t,answer,prediction,subject,parameters"
+    path = lines(
+        tmp_path / "t.csv",
+        head,
+        "007,1.10,1,0.5,010,NA,2024-01-01,7",
+        "7,1.10,0,,true,,null,7.0",
+        "1.10,1.10,true,NaN,1e3,None,x,7",
+        "1.1,1.1,False, 0.25 ,A,B,y,",
+    )
+    found = read_scores([path])
+    assert found["question_id"].to_pylist() == ["007", "7", "1.10", "1.1"]
+    assert found["model"].to_pylist() == ["1.10", "1.10", "1.10", "1.1"]
+    assert found["answer"].to_pylist() == ["010", "true", "1e3", "A"]
+    assert found["prediction"].to_pylist() == ["NA", "", "None", "B"]
+    assert found["subject"].to_pylist() == ["2024-01-01", "null", "x", "y"]
+    assert found["correct"].to_pylist() == [True, False, True, False]
+    assert found["p_t"].to_pylist() == [0.5, None, None, 0.25]
+    assert found["parameters"].to_pylist() == [7, 7, 7, None]
+
+
+def test_columns_of_other_names_are_text_in_csv_too(tmp_path):
+    path = lines(tmp_path / "t.csv", "qid,llm,ok", "007,1.10,1", "7,1.10,0", "007,1.1,1")
+    found = read_scores([path], {"question_id": "qid", "model": "llm", "correct": "ok"})
+    assert found["question_id"].to_pylist() == ["007", "7", "007"]
+    assert found["model"].to_pylist() == ["1.10", "1.10", "1.1"]
+
+
+def test_text_in_json_lines_is_never_taken_for_a_date(tmp_path):
+    rows = [{"question_id": f"2024-01-0{i}", "model": "m", "correct": True, "prediction": "12:30:00"} for i in (1, 2)]
+    found = read_scores([lines(tmp_path / "t.jsonl", *map(json.dumps, rows))])
+    assert found["question_id"].to_pylist() == ["2024-01-01", "2024-01-02"]
+    assert found["prediction"].to_pylist() == ["12:30:00"] * 2
+
+
+def test_json_lines_may_leave_out_what_is_not_known(tmp_path):
+    path = lines(
+        tmp_path / "t.jsonl",
+        '{"question_id": "a", "model": "m", "correct": true}',
+        "",
+        '{"model": "m", "question_id": "b", "correct": false, "p_t": 1, "more": {"deep": [1, "x"]}}',
+        '{"question_id": "c", "model": "m", "correct": false, "p_t": 0.5, "more": 3}',
+    )
+    assert read_scores([path]).to_pylist() == [
+        {"question_id": "a", "model": "m", "correct": True, "p_t": None},
+        {"question_id": "b", "model": "m", "correct": False, "p_t": 1.0},
+        {"question_id": "c", "model": "m", "correct": False, "p_t": 0.5},
+    ]
+
+
+GOOD = '{"question_id": "a", "model": "m", "correct": true}'
+
+
+@pytest.mark.parametrize(
+    ("bad", "names"),
+    [
+        ('{"question_id": "b", "more": ' + "[" * 100_000 + "]" * 100_000 + "}", r"line 2, but .*deep"),
+        ("[" * 100_000, r"line 2, but .*deep"),
+        ('{"question_id": "b", "model": "m", "correct": true, "correct": false}', "line 2.*'correct' twice"),
+        ('{"question_id": "b"', "line 2"),
+        ("[1, 2]", "line 2.*object"),
+        ('{"question_id": 5, "model": "m", "correct": true}', "question_id"),
+        ('{"question_id": "b", "model": "m", "correct": true, "p_t": 1' + "0" * 400 + "}", "p_t"),
+        ('{"question_id": "b", "model": "m", "correct": true, "p_t": 1' + "0" * 5000 + "}", "line 2"),
+        ('{"question_id": "\\ud83d", "model": "m", "correct": true}', "question_id"),
+        ('{"question_id": "b", "model": "m", "correct": true, "p_t": [1]}', "p_t"),
+    ],
+)
+def test_json_lines_that_are_wrong_are_named_in_one_line(tmp_path, bad, names):
+    path = lines(tmp_path / "t.jsonl", GOOD, bad)
+    with pytest.raises(CascadeError, match=names) as error:
+        read_scores([path])
+    assert "t.jsonl" in str(error.value) and "\n" not in str(error.value) and len(str(error.value)) < 500
+
+
+def test_bytes_that_are_no_text_are_named(tmp_path):
+    for ending in ("csv", "jsonl"):
+        path = tmp_path / f"t.{ending}"
+        path.write_bytes(b"question_id,model,correct\na\xff,m,1\n")
+        with pytest.raises(CascadeError, match=rf"t\.{ending}"):
+            read_scores([path])
+
+
+def test_a_column_that_stands_twice_is_named(tmp_path):
+    path = lines(tmp_path / "t.csv", "question_id,model,correct,p_t,p_t", "a,m,1,0.5,0.6")
+    with pytest.raises(CascadeError, match=r"t\.csv .*p_t"):
+        read_scores([path])
+    twice = pa.table([["a"], ["m"], [True], [0.5], [0.6]], names=["question_id", "model", "correct", "p_t", "p_t"])
+    pq.write_table(twice, tmp_path / "t.parquet")
+    with pytest.raises(CascadeError, match=r"t\.parquet .*p_t"):
+        read_scores([tmp_path / "t.parquet"])
+
+
+@pytest.mark.parametrize(("cell", "names"), [("soon", "p_t.*soon"), ("1.5", "row 0 is 1.5"), ("inf", "row 0 is inf")])
+def test_a_cell_that_is_no_probability_is_named(tmp_path, cell, names):
+    with pytest.raises(CascadeError, match=names):
+        read_scores([lines(tmp_path / "t.csv", "question_id,model,correct,p_t", f"a,m,1,{cell}")])
 
 
 def test_the_documentation_has_every_column():

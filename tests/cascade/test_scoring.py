@@ -180,6 +180,25 @@ def test_only_what_is_missing_is_computed(model, tmp_path, monkeypatch, gone):
     assert contents(again.store.folder) == before
 
 
+def test_what_another_run_wrote_meanwhile_is_not_asked_again(model, tmp_path, monkeypatch):
+    task = some("mini-mmlu", 48)
+    asked: list[int] = []
+    run = model.decoder.run
+
+    def slower(prompts, *args, **settings):
+        if not asked:  # all of it is written by somebody else while this one asks its first shard
+            asked.append(0)
+            score(MODEL, task, tmp_path, shard_rows=16)
+        asked.append(len(prompts))
+        return run(prompts, *args, **settings)
+
+    monkeypatch.setattr(model.decoder, "run", slower)
+    scored = score(model, task, tmp_path, shard_rows=16)
+    assert sum(asked) == 16
+    assert scored.table().num_rows == 48
+    assert contents(scored.store.folder) == contents(score(MODEL, task, tmp_path / "alone", shard_rows=16).store.folder)
+
+
 def test_a_flipped_bit_in_the_score_table_is_refused(model, tmp_path):
     scored = score(model, some("mini-mmlu", 40), tmp_path)
     path = scored.store.folder / "scores-00000.parquet"

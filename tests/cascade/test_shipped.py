@@ -14,12 +14,12 @@ from sklearn.metrics import roc_auc_score
 
 from cascade.engines.files import hash_folder
 from cascade.engines.settings import DecoderConfig
-from cascade.miniature import shipped
 from cascade.miniature.families import ASSETS, MODEL_NAMES
 from cascade.miniature.shipped import PROBED, shipped_probe, validation_scores
 from cascade.probing.data import default_layer
-from cascade.scores.schema import validate_scores
+from cascade.scores.schema import read_scores, validate_scores
 from cascade.tasks.load import load_task
+from experiments.miniature import shipped
 from probes import Probe, stratified_split
 
 ROOT = Path(__file__).parents[2]
@@ -99,7 +99,7 @@ def test_what_is_shipped_is_made_again_by_its_entry_point(tmp_path):
     assert {p.name for p in (tmp_path / "out" / name).iterdir()} == {"probe", "validation.parquet"}
     probe = Probe.from_pretrained(tmp_path / "out" / name / "probe")
     assert probe.config.base_revision == Probe.from_pretrained(shipped_probe(name)).config.base_revision
-    made, there = shipped.read_scores([tmp_path / "out" / name / "validation.parquet"]), validation_scores([name])
+    made, there = read_scores([tmp_path / "out" / name / "validation.parquet"]), validation_scores([name])
     assert made.schema == there.schema
     assert made.drop_columns(["p_ik", "p_t", "p_t_normalized", "option_mass"]).equals(
         there.drop_columns(["p_ik", "p_t", "p_t_normalized", "option_mass"])

@@ -10,11 +10,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cascade.errors import CascadeError
+from cascade.policies.base import Thresholds
 from cascade.policies.ledgers import LEDGERS, PassCosts, charges, pass_flops, question_costs
-from cascade.policies.policy import Outcome, ThresholdPolicy, Thresholds, route
-from cascade.scores.arrays import ChainScores, ModelScores, sub_chains
+from cascade.policies.outcome import Outcome
+from cascade.policies.thresholds import ThresholdPolicy, route
+from cascade.scores.arrays import ChainScores, sub_chains
 from cascade.simulation.simulator import all_costs, report
 from cascade.simulation.simulator import simulate as simulate_policy
+from tests.cascade.scored import changed, scored
 
 NOMINAL = {"3B": 3e9, "8B": 8e9, "70B": 70e9}
 EXACT = {"3B": 3_212_749_824, "8B": 8_030_261_248, "70B": 70_553_706_496}
@@ -36,8 +39,9 @@ def saved_share(outcome: np.ndarray, sizes: list[float], ledger: str) -> float:
     """Share of the last model's FLOPs saved, from outcomes alone."""
     prefill = np.repeat([[pass_flops(size)] for size in sizes], outcome.shape[1], axis=1)
     none = 0 * prefill
-    costs = PassCosts("flops", prefill, none, none, np.zeros(len(sizes)), none, ("",) * len(sizes), none)
-    charged = charges(costs, [1.0] * len(sizes), ledger, [False] * len(sizes))
+    probe, exits = np.zeros(len(sizes)), np.ones(len(sizes))
+    costs = PassCosts("flops", prefill, none, none, probe, exits, none, ("",) * len(sizes), none)
+    charged = charges(costs, ledger, [()] * len(sizes))
     return 1 - question_costs(outcome, charged).sum() / prefill[-1].sum()
 
 
@@ -87,14 +91,14 @@ def plain_loop(chain: ChainScores, thresholds: list[Thresholds]) -> dict[str, ob
     cost = dict.fromkeys(LEDGERS, 0.0)
     for q in range(len(chain.question_ids)):
         for i, model in enumerate(chain.models):
-            price = 2.0 * model.parameters
+            price = 2.0 * model.info.parameters
             if i < len(chain.models) - 1:
                 limits = thresholds[i]
-                if limits.p_ik is not None and model.p_ik is not None and model.p_ik[q] < limits.p_ik:
+                if limits.p_ik is not None and model.signals.p_ik is not None and model.signals.p_ik[q] < limits.p_ik:
                     cost["full-path"] += price
-                    cost["early-exit"] += price * model.exit_share
+                    cost["early-exit"] += price * model.info.exit_share
                     continue
-                if model.p_t[q] < limits.p_t:
+                if model.signals.p_t[q] < limits.p_t:
                     cost["full-path"] += price
                     cost["early-exit"] += price
                     continue
@@ -103,7 +107,7 @@ def plain_loop(chain: ChainScores, thresholds: list[Thresholds]) -> dict[str, ob
             right += bool(model.correct[q])
             answered[i] += 1
             break
-    whole = 2.0 * chain.models[-1].parameters * len(chain.question_ids)
+    whole = 2.0 * chain.models[-1].info.parameters * len(chain.question_ids)
     return {
         "accuracy": right / len(chain.question_ids),
         "answered": tuple(answered),
@@ -122,7 +126,7 @@ def chains(draw) -> tuple[ChainScores, list[Thresholds]]:
         return np.array(draw(st.lists(values, min_size=questions, max_size=questions)))
 
     made = tuple(
-        ModelScores(
+        scored(
             name=f"m{i}",
             correct=column(st.booleans()),
             p_t=column(LEVELS),
@@ -157,9 +161,8 @@ def test_ledgers_are_ordered_and_every_question_is_answered_once(case):
 
 def small_chain() -> ChainScores:
     def model(name, correct, p_t, p_ik, parameters):
-        return ModelScores(
-            name, np.array(correct, bool), np.array(p_t), None if p_ik is None else np.array(p_ik), parameters, 0.5
-        )
+        p_ik = None if p_ik is None else np.array(p_ik)
+        return scored(name, np.array(correct, bool), np.array(p_t), p_ik, parameters=parameters, exit_share=0.5)
 
     return ChainScores(
         ("a", "b", "c", "d"),
@@ -189,7 +192,7 @@ def test_a_worked_example():
 def test_calls_are_those_of_each_chains_own_last_model():
     """a and d stay with small: two of four calls of middle, or of large."""
     chain = small_chain()
-    bare = replace(chain, models=tuple(replace(m, parameters=None) for m in chain.models))
+    bare = replace(chain, models=tuple(changed(m, parameters=None) for m in chain.models))
     made = report(bare, Thresholds(0.9, 0.5))
     assert made.unit == "calls"
     saved = {row.models: row.saved["calls"] for row in made.chains}
@@ -199,8 +202,8 @@ def test_calls_are_those_of_each_chains_own_last_model():
 
 def test_a_unit_in_which_the_last_model_costs_nothing_is_not_the_reports():
     chain, none = small_chain(), np.zeros(4, dtype=int)
-    free = [replace(m, parameters=None, prompt_tokens=none, completion_tokens=none) for m in chain.models]
-    timed = [replace(m, seconds=np.ones(4)) for m in free]
+    free = [changed(m, parameters=None, prompt_tokens=none, completion_tokens=none) for m in chain.models]
+    timed = [changed(m, seconds=np.ones(4)) for m in free]
     assert report(replace(chain, models=tuple(timed)), Thresholds()).unit == "seconds"
     assert report(replace(chain, models=tuple(free)), Thresholds()).unit == "tokens"
 

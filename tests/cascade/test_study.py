@@ -10,14 +10,18 @@ from scipy import stats
 from scipy.special import expit
 
 from cascade.errors import CascadeError
+from cascade.policies.base import Thresholds
 from cascade.policies.ledgers import pass_costs
-from cascade.policies.policy import OraclePolicy, Outcome, ThresholdPolicy, Thresholds
-from cascade.scores.arrays import ChainScores, ModelScores, parts
+from cascade.policies.oracle import OraclePolicy
+from cascade.policies.outcome import Outcome
+from cascade.policies.thresholds import ThresholdPolicy
+from cascade.scores.arrays import ChainScores, parts
 from cascade.simulation.evaluation import evaluate
 from cascade.simulation.frontier import choose, frontier
 from cascade.simulation.simulator import play
 from cascade.simulation.study import choose_for, layer_point, study
 from cascade.simulation.tuning import Goal, limit_for
+from tests.cascade.scored import changed, scored
 
 
 def made_up(questions: int = 2000, seed: int = 0, harder: float = 0.0, probes: bool = True) -> ChainScores:
@@ -28,7 +32,7 @@ def made_up(questions: int = 2000, seed: int = 0, harder: float = 0.0, probes: b
         odds = 2 * ease + 1.2 * i
         p_ik = expit(odds + rng.normal(0, 1, questions)) if probes and i < 2 else None
         right = rng.random(questions) < expit(odds)
-        models.append(ModelScores(f"m{i}", right, expit(odds), p_ik, 4**i, 0.5, num_layers=4, p_ik_reader=None))
+        models.append(scored(f"m{i}", right, expit(odds), p_ik, parameters=4**i, exit_share=0.5, num_layers=4))
     subjects = np.where(ease > 0, "easy", "hard")
     return ChainScores(tuple(f"{seed}-{i}" for i in range(questions)), tuple(models), None, subjects)
 
@@ -146,7 +150,7 @@ def test_the_shift_is_scipys_and_is_warned_of_only_where_there_is_one(halves, fo
     assert any("P(T) of m0" in warning for warning in harder.warnings)
     chosen_on = halves[0]
     shift = next(s for s in harder.shifts if (s.model, s.confidence) == ("m0", "P(T)"))
-    theirs = stats.ks_2samp(made_up(seed=1, harder=1.5).models[0].p_t, chosen_on.models[0].p_t)
+    theirs = stats.ks_2samp(made_up(seed=1, harder=1.5).models[0].signals.p_t, chosen_on.models[0].signals.p_t)
     assert shift.distance == pytest.approx(theirs.statistic)
 
 
@@ -165,11 +169,11 @@ def test_accuracy_is_estimated_without_labels_where_confidences_are_calibrated(h
     policy = ThresholdPolicy.whole([Thresholds(0.8, None), Thresholds(0.8, None)])
     for harder in (0.0, 1.0):
         other = made_up(4000, seed=3, harder=harder, probes=False)
-        chosen_on = replace(halves[0], models=tuple(replace(m, p_ik=None) for m in halves[0].models))
+        chosen_on = replace(halves[0], models=tuple(changed(m, p_ik=None) for m in halves[0].models))
         found = evaluate("other", other, policy, chosen_on, "full-path", "flops")
         assert abs(found.estimate.error) < 3
         unlabelled = replace(
-            other, labelled=False, models=tuple(replace(m, correct=np.zeros(4000, bool)) for m in other.models)
+            other, labelled=False, models=tuple(changed(m, correct=np.zeros(4000, bool)) for m in other.models)
         )
         blind = evaluate("other", unlabelled, policy, chosen_on, "full-path", "flops")
         assert blind.estimate.accuracy == found.estimate.accuracy
@@ -212,7 +216,7 @@ def test_an_earlier_layer_is_cheaper_where_the_probe_is_as_good(halves):
 
     def at(share: float):
         moved = [
-            replace(half, models=tuple(replace(m, exit_share=share) for m in half.models))
+            replace(half, models=tuple(changed(m, exit_share=share) for m in half.models))
             for half in (choose_on, report_on)
         ]
         return layer_point(*moved, goal, [1, 1], share)
@@ -243,7 +247,7 @@ def test_the_oracle_is_a_bound_on_every_evaluation(found, halves):
 
 def test_data_that_lack_what_the_policy_asks_are_refused(halves, found):
     policy = ThresholdPolicy.whole([Thresholds(0.8, 0.5), Thresholds(0.8, None)])
-    lacking = replace(halves[1], models=tuple(replace(m, p_ik=None) for m in halves[1].models))
+    lacking = replace(halves[1], models=tuple(changed(m, p_ik=None) for m in halves[1].models))
     with pytest.raises(CascadeError, match="other to have p_ik for 'm0'"):
         evaluate("other", lacking, policy, halves[0], "full-path", "flops")
     # What the policy does not ask may be missing.
@@ -253,7 +257,7 @@ def test_data_that_lack_what_the_policy_asks_are_refused(halves, found):
 
 def test_a_last_model_without_confidences_is_estimated_on_what_it_is_sent(halves):
     """The large model answers the hard questions: its accuracy on all of them would promise too much."""
-    blind = [replace(h, models=(*h.models[:-1], replace(h.models[-1], p_t=None))) for h in halves]
+    blind = [replace(h, models=(*h.models[:-1], changed(h.models[-1], p_t=None))) for h in halves]
     policy = ThresholdPolicy.whole([Thresholds(0.9, None), Thresholds(0.9, None)])
     made = evaluate("other", blind[1], policy, blind[0], "full-path", "flops")
     assert abs(made.estimate.error) < 3
@@ -264,8 +268,8 @@ def test_signals_that_miss_the_limit_do_not_stop_those_that_reach_it():
     rng = np.random.default_rng(0)
     right = rng.random((2, 400)) < 0.7
     models = (
-        ModelScores("s", right[0], right[0].astype(float), rng.random(400), 10),
-        ModelScores("l", right[1], None, parameters=100),
+        scored("s", right[0], right[0].astype(float), rng.random(400), parameters=10),
+        scored("l", right[1], None, parameters=100),
     )
     chain = ChainScores(tuple(map(str, range(400))), models)
     names = [m.policy.name for m in study(*parts(chain, (0.5, 0.5)), Goal("cost", 0.85)).policies]
@@ -274,7 +278,7 @@ def test_signals_that_miss_the_limit_do_not_stop_those_that_reach_it():
 
 
 def with_reader(chain: ChainScores, **more) -> ChainScores:
-    small = replace(chain.models[0], p_ik_reader=chain.models[0].p_t, reader="encoder", **more)
+    small = changed(chain.models[0], p_ik_reader=chain.models[0].signals.p_t, reader="encoder", **more)
     return replace(chain, models=(small, *chain.models[1:]))
 
 
@@ -285,12 +289,12 @@ def test_a_reader_competes_where_its_cost_is_known_and_is_left_out_where_not(hal
     assert not any("reader" in m.policy.name for m in unknown.policies)
     assert any("reader + P(T) is left out" in note for note in unknown.notes)
     alone = [replace(with_reader(h, reader_parameters=1)) for h in halves]
-    alone = [replace(h, models=tuple(replace(m, p_t=None, p_ik=None) for m in h.models)) for h in alone]
+    alone = [replace(h, models=tuple(changed(m, p_t=None, p_ik=None) for m in h.models)) for h in alone]
     assert "reader" in [m.policy.name for m in study(*alone, Goal()).policies]
 
 
 def test_scores_without_costs_count_calls_of_the_last_model_and_say_so(halves):
-    bare = [replace(h, models=tuple(replace(m, parameters=None) for m in h.models)) for h in halves]
+    bare = [replace(h, models=tuple(changed(m, parameters=None) for m in h.models)) for h in halves]
     made = study(*bare, Goal())
     assert made.unit == "calls"
     assert any("say nothing of cost" in note for note in made.notes)
@@ -301,7 +305,7 @@ def test_scores_without_costs_count_calls_of_the_last_model_and_say_so(halves):
 
 def test_a_last_model_that_costs_nothing_is_refused(halves):
     free = [
-        replace(h, models=tuple(replace(m, parameters=None, seconds=np.zeros(len(h))) for m in h.models))
+        replace(h, models=tuple(changed(m, parameters=None, seconds=np.zeros(len(h))) for m in h.models))
         for h in halves
     ]
     with pytest.raises(CascadeError, match="to cost something in seconds"):

@@ -12,10 +12,10 @@ import wandb
 import yaml
 from wandb.sdk.launch.sweeps.utils import create_sweep_command, create_sweep_command_args
 
+from cascade.probing.cli import TrainCLI
 from cascade.probing.data import ScoredTaskDataModule
 from cascade.simulate import build_parser
 from cascade.simulate import main as simulate
-from cascade.train import TrainCLI
 from cascade.train import main as train
 from probes import Probe
 from probes.training import ProbeModule

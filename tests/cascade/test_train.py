@@ -24,6 +24,7 @@ from cascade.probing.data import ScoredTaskDataModule
 from cascade.scoring.scored import score
 from cascade.train import main, train
 from probes import Probe, stratified_split
+from probes.files import locked
 
 MODEL = "mini-llama-small"
 
@@ -193,6 +194,18 @@ def test_a_run_folder_holds_one_run(trained, runs, tmp_path, monkeypatch):
     assert yaml.safe_load((folder / "config.yaml").read_text())["model"]["depth"] == 2
 
 
+def test_a_run_folder_that_another_run_writes_to_is_refused_and_left_as_it_is(tmp_path, capsys):
+    folder = tmp_path / f"{MODEL}--mini-mmlu--layer-2"
+    folder.mkdir()
+    (folder / "config.yaml").write_text("the other run's")
+    with locked(folder), pytest.raises(SystemExit):
+        main([f"--out={tmp_path}", f"--data.stores={tmp_path / 'stores'}"])
+    assert {path.name for path in folder.iterdir()} == {"config.yaml"}
+    assert (folder / "config.yaml").read_text() == "the other run's"
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.startswith(f"error: Expected {folder} to be written by one run at a time, but process {os.getpid()} on")
+
+
 def test_what_is_wrong_with_the_data_costs_no_earlier_run(trained, runs, tmp_path):
     settings = flags(runs, f"--data.labels={tmp_path / 'l.parquet'}", f"--out={tmp_path}", "--trainer.max_epochs=1")
     table = score(MODEL, "mini-mmlu", runs / "stores").table().select(["question_id", "correct"])
@@ -210,7 +223,7 @@ def test_a_tracked_run_that_was_cut_off_goes_on_under_its_id(runs, tmp_path, mon
     settings = [*flags(runs)[:1], f"--out={tmp_path}", "--trainer.max_epochs=1", "--logger=wandb"]
     folder = tmp_path / f"{MODEL}--mini-mmlu--layer-2"
     with monkeypatch.context() as patch:
-        patch.setattr("cascade.train.layer_table", _cut_off)
+        patch.setattr("cascade.probing.fit.layer_table", _cut_off)
         with pytest.raises(KeyboardInterrupt):
             train(settings)
     (first,) = folder.glob("wandb/offline-run-*")
@@ -226,7 +239,7 @@ def test_a_run_with_other_settings_does_not_go_on_under_the_id_of_one_that_was_c
     monkeypatch.setenv("WANDB_MODE", "offline")
     settings = [*flags(runs)[:1], f"--out={tmp_path}", "--trainer.max_epochs=1", "--logger=wandb"]
     with monkeypatch.context() as patch:
-        patch.setattr("cascade.train.layer_table", _cut_off)
+        patch.setattr("cascade.probing.fit.layer_table", _cut_off)
         with pytest.raises(KeyboardInterrupt):
             train(settings)
     wandb.finish()

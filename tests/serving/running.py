@@ -13,10 +13,12 @@ from dataclasses import dataclass, field
 import openai
 
 from cascade.engines.base import OPEN, Engine, Failure, Prompt, Reply
-from cascade.policies.policy import ThresholdPolicy, Thresholds
+from cascade.policies.base import Thresholds
+from cascade.policies.thresholds import ThresholdPolicy
 from cascade.runtime import Cascade
 from cascade.serving.listening import bind
 from cascade.serving.logs import Log
+from cascade.serving.origins import Origins
 from cascade.serving.server import Server
 from cascade.serving.service import Limits, Service
 
@@ -69,6 +71,7 @@ class Running:
     url: str
     service: Service
     log: io.StringIO
+    server: Server
 
     def client(self, key: str = "none") -> openai.OpenAI:
         return openai.OpenAI(base_url=f"{self.url}/v1", api_key=key, max_retries=0, timeout=30)
@@ -77,13 +80,20 @@ class Running:
         return self.client().chat.completions.create(model=model, messages=[{"role": "user", "content": text}], **more)
 
     def lines(self, event: str) -> list[dict]:
+        assert self.service.log.flush()
         return [line for line in map(json.loads, self.log.getvalue().splitlines()) if line["event"] == event]
 
 
 @contextmanager
-def running(cascade: Cascade, limits: Limits | None = None, keys=(), log_text: bool = False) -> Iterator[Running]:
+def running(
+    cascade: Cascade,
+    limits: Limits | None = None,
+    keys=(),
+    log_text: bool = False,
+    origins: Origins | None = None,
+) -> Iterator[Running]:
     log = io.StringIO()
-    service = Service(cascade, limits, keys, Log(log, log_text))
+    service = Service(cascade, limits, keys, Log(log, log_text), origins)
     server = Server(service, bind("127.0.0.1", 0))
     ready = threading.Event()
     thread = threading.Thread(
@@ -92,7 +102,7 @@ def running(cascade: Cascade, limits: Limits | None = None, keys=(), log_text: b
     thread.start()
     assert ready.wait(60)
     try:
-        yield Running(server.url, service, log)
+        yield Running(server.url, service, log, server)
     finally:
         server.finish()
         thread.join(30)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import math
+import socket
 
 import httpx
 import openai
 import pytest
 
 from cascade.engines.base import Prompt, prompt_of
-from cascade.policies.policy import ThresholdPolicy
+from cascade.policies.thresholds import ThresholdPolicy
 from cascade.runtime.costs import answer_costs, last_model_alone
 from cascade.tasks.base import open_ended_prompt
 from cascade.tasks.load import load_task
@@ -308,11 +309,38 @@ def test_a_body_over_the_limit_is_refused_while_it_is_read(server):
             yield b" " * 2**16
 
     try:
-        reply = httpx.post(f"{server.url}/v1/chat/completions", content=endless(), timeout=20)
+        json_said = {"content-type": "application/json"}
+        reply = httpx.post(f"{server.url}/v1/chat/completions", content=endless(), headers=json_said, timeout=20)
         assert reply.status_code == 413 and reply.json()["error"]["code"] == "request_too_large"
     except httpx.WriteError:
         pass  # the server closed the connection before the client looked for a reply
     assert sent < 32 * 2**20
+
+
+@pytest.mark.parametrize("declared", [True, False])
+def test_a_client_that_sends_all_of_a_large_body_before_it_reads_is_told(server, declared):
+    host, port = server.url.removeprefix("http://").split(":")
+    length = "Content-Length: 4194304" if declared else "Transfer-Encoding: chunked"
+    head = f"POST /v1/completions HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\n{length}\r\n\r\n"
+    body = b" " * 4 * 2**20
+    for _ in range(10):
+        with socket.create_connection((host, int(port)), timeout=30) as connection:
+            connection.sendall(head.encode() + (body if declared else b"400000\r\n" + body + b"\r\n0\r\n\r\n"))
+            reply = b""
+            while part := connection.recv(4096):
+                reply += part
+        assert reply.startswith(b"HTTP/1.1 413 ") and b"connection: close" in reply and b"request_too_large" in reply
+
+
+def test_a_client_that_asks_first_need_not_send_a_large_body(server):
+    host, port = server.url.removeprefix("http://").split(":")
+    head = (
+        f"POST /v1/completions HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\n"
+        f"Content-Length: {2**30}\r\nExpect: 100-continue\r\n\r\n"
+    )
+    with socket.create_connection((host, int(port)), timeout=30) as connection:
+        connection.sendall(head.encode())
+        assert connection.recv(4096).startswith(b"HTTP/1.1 413 ")
 
 
 def test_a_key_is_asked_for_everywhere_but_for_the_page_and_health():

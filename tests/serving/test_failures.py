@@ -129,3 +129,48 @@ def test_a_failure_after_a_traced_stage_is_an_error_event():
         assert [next(stream).cascade["stage"]["outcome"] for _ in range(2)] == ["rejected_by_p_t", "failed"]
         with pytest.raises(openai.APIError):
             next(stream)
+
+
+SECRET = "status 500: connect to db-7.internal.example as svc_billing failed"
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(
+    ("reason", "told"),
+    [
+        (SECRET, "a failed with status 500"),
+        (f"6 attempts, the last of which: {SECRET}", "a failed with status 500"),
+        ("Connection error. (ConnectError: svc_billing@db-7.internal.example)", "a failed"),
+        ("a refused to answer: svc_billing at db-7.internal.example may not say", "a refused to answer"),
+    ],
+)
+def test_a_providers_own_words_are_logged_and_not_told(reason, told, stream):
+    class Refusing(Plain):
+        def answer(self, prompts, gate=None, on_token=None):
+            return [Failure(p.question_id, reason, bad_prompt="status" in reason) for p in prompts]
+
+    def check(said: str) -> None:
+        assert told in said
+        assert "internal" not in said and "billing" not in said
+
+    trace = {"cascade": {"trace": True}} if stream else {}
+    with running(plain_cascade(Refusing("a"), Plain("b", text="B"))) as server:
+        reply = server.ask(stream=stream, extra_body=trace)
+        check(json.dumps([chunk.model_dump() for chunk in (reply if stream else [reply])]))
+        with pytest.raises(openai.APIStatusError) as caught:
+            server.ask(model="a", stream=stream)
+        check(caught.value.response.text)
+        assert [line["reason"] for line in server.lines("question_failed")] == [reason] * 2
+
+
+def test_a_reason_that_quotes_the_question_is_logged_only_where_text_may_be():
+    class Quoting(Plain):
+        def answer(self, prompts, gate=None, on_token=None):
+            return [Failure(p.question_id, f"status 400: bad prompt {p.text[-60:]!r}", True) for p in prompts]
+
+    for log_text in (False, True):
+        with running(plain_cascade(Quoting("a"), Plain("b")), log_text=log_text) as server:
+            server.ask("Who was Xanthippe, the wife of Socrates?")
+            (line,) = server.lines("question_failed")
+            assert ("Xanthippe" in line["reason"]) == log_text
+            assert log_text or "quotes the question" in line["reason"]

@@ -159,7 +159,8 @@ def test_a_file_of_keys_that_is_no_text_is_one_line_and_2(tmp_path, capsys):
 
 
 def test_the_load_script_finds_every_answer_equal_to_offline(capsys):
-    load(["--requests=30", "--at_once=30"])
+    load(["--requests=30", "--at_once=30", "--rounds=1"])
     found = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert found["all_equal_to_offline"] and found["answered_once"] and found["requests"] == 30
     assert found["exit_code"] == 0
+    assert found["cascade_chat_ms"] > 0 and found["bare_delayed_health_ms"] > 0
