@@ -2,12 +2,16 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+# Every file that is installed is held against the hashes of a lock file.
+INSTALL := $(BIN)/python -m pip install --quiet --no-deps
+LOCKED := $(INSTALL) --require-hashes --requirement
 
-.PHONY: demo test lint docs clean
+.PHONY: demo test lint docs lock clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python -m cascade.simulate
 
+# CASCADE_LONG=1 draws a thousand examples of every property and a thousand promises.
 test: $(VENV)/.installed-dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
@@ -17,8 +21,12 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-docs: $(VENV)/.installed-docs
+docs: $(VENV)/.installed-dev
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --clean
+
+lock: $(VENV)/.installed-dev
+	$(BIN)/python -m pip install --quiet uv
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m experiments.lock
 
 clean:
 	rm -rf runs
@@ -26,14 +34,18 @@ clean:
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
-$(VENV)/.installed: pyproject.toml constraints.txt | $(BIN)/python
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable .
+# PyPI's torch for Linux loads CUDA's libraries; its CPU build has none.
+define install
+	$(LOCKED) $(1)
+	if $(BIN)/python -c "import sys, importlib.metadata as m; sys.exit('nvidia' not in str(m.requires('torch')))"; then \
+		$(LOCKED) requirements-cuda.lock; fi
+	$(INSTALL) --no-build-isolation --editable .
+endef
+
+$(VENV)/.installed: pyproject.toml requirements.lock | $(BIN)/python
+	$(call install,requirements.lock)
 	touch $@
 
-$(VENV)/.installed-dev: pyproject.toml constraints.txt | $(BIN)/python
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
-	touch $@ $(VENV)/.installed
-
-$(VENV)/.installed-docs: pyproject.toml constraints.txt | $(BIN)/python
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[docs]'
+$(VENV)/.installed-dev: pyproject.toml requirements-dev.lock | $(BIN)/python
+	$(call install,requirements-dev.lock)
 	touch $@ $(VENV)/.installed

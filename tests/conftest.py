@@ -1,12 +1,26 @@
 from __future__ import annotations
 
+import os
+import sys
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from cascade.miniature.families import ASSETS
+from tests.profile import LONG
 
 SHARED = Path(__file__).parents[1].parent / "shared" / "data"
+
+# Of each property; no deadline, which a busy machine would break.
+settings.register_profile("default", max_examples=40, deadline=None)
+settings.register_profile("long", max_examples=1000, deadline=None)
+settings.load_profile("long" if LONG else "default")
+
+
+def pytest_sessionfinish() -> None:
+    if processes := sys.modules.get("tests.processes"):
+        processes.end_server()
 
 
 @pytest.fixture(scope="session")
@@ -15,6 +29,15 @@ def shared_data() -> Path:
     if not SHARED.is_dir():
         pytest.skip(f"no shared data in {SHARED}")
     return SHARED
+
+
+@pytest.fixture(scope="session")
+def made_once(tmp_path_factory):
+    """Stores and probes of the miniatures that all workers share; see `tests.made_once`."""
+    from tests.made_once import MadeOnce
+
+    own = tmp_path_factory.getbasetemp()
+    return MadeOnce((own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "made-once")
 
 
 @pytest.fixture(scope="session")

@@ -13,6 +13,7 @@ import importlib.util
 import io
 import re
 import shlex
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -230,9 +231,9 @@ def run_page(page: str, folder: Path, monkeypatch, shell: bool = True, before=la
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory):
-    """One folder of stores and probes for all pages."""
-    return tmp_path_factory.mktemp("runs")
+def runs(made_once, tmp_path_factory):
+    """One folder of stores and probes for all pages, with those in it that the main job leaves."""
+    return shutil.copytree(made_once.main_job(), tmp_path_factory.mktemp("docs") / "runs")
 
 
 @pytest.fixture

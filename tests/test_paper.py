@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from cascade.miniature.families import ASSETS
+from cascade.miniature.families import ASSETS, MODEL_NAMES
 from cascade.policies.ledgers import LEDGERS
 from cascade.scores.arrays import ChainScores
 from cascade.tasks.base import Question, multiple_choice_prompt
@@ -41,6 +41,7 @@ from experiments.paper.numbers import paper
 from experiments.paper.scales import API, ARROW, MINIATURE, SCALES
 from experiments.table_07 import differences
 from probes import Probe
+from tests.processes import instead_of_popen
 
 PAPER = paper()
 ROWS = {number: table.rows for number, table in PAPER.tables.items()}
@@ -57,8 +58,12 @@ class Retrained(Lab):
 
 
 @pytest.fixture(scope="module")
-def lab(tmp_path_factory) -> Lab:
-    folder = tmp_path_factory.mktemp("paper")
+def lab(made_once, tmp_path_factory) -> Lab:
+    """With the stores of MMLU and its probes, at whatever depth; those of other tasks are made on the way."""
+    folder, layers = tmp_path_factory.mktemp("paper"), {"mini-llama-small": 3, "mini-llama-medium": 4}
+    stores = [made_once.store(name) for name in MODEL_NAMES]
+    probes = [made_once.probe(name, layer) for name, last in layers.items() for layer in range(1, last + 1)]
+    made_once.copy(folder, *stores, *probes)
     return Lab(MINIATURE, folder, folder / "out")
 
 
@@ -160,6 +165,7 @@ def test_a_table_is_printed_and_written_as_json_and_markdown(lab, number, capsys
 
 
 def test_the_live_and_the_served_tables_run_and_what_is_on_disk_is_not_run_again(lab, capsys, monkeypatch):
+    monkeypatch.setattr(subprocess, "Popen", instead_of_popen)
     out, once = lab.out / "few", replace(MINIATURE, repeats=1)
     monkeypatch.setitem(SCALES, "miniature", once)
     flags = [f"--runs={lab.runs}", f"--out={out}", "--limit=24"]
@@ -275,7 +281,8 @@ def test_an_endpoint_that_is_none_is_one_line(text, tmp_path, capsys):
     assert line.startswith("error: Expected") and "api.yaml" in line
 
 
-def test_a_server_that_does_not_start_is_one_line(lab, tmp_path):
+def test_a_server_that_does_not_start_is_one_line(lab, tmp_path, monkeypatch):
+    monkeypatch.setattr(subprocess, "Popen", instead_of_popen)
     from cascade.errors import CascadeError
     from experiments.paper.api import served
 

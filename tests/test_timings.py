@@ -6,6 +6,7 @@ Nothing is said here of how fast anything is.
 from __future__ import annotations
 
 import json
+import subprocess
 
 import pytest
 
@@ -13,6 +14,7 @@ from experiments.benchmarks.capture import WAYS
 from experiments.benchmarks.capture import main as capture
 from experiments.benchmarks.probes import main as heads
 from experiments.benchmarks.store import main as store
+from tests.processes import instead_of_run
 
 MACHINE = {"threads", "load"}
 
@@ -40,7 +42,8 @@ def test_reading_is_timed_against_numpy(capsys):
     assert found["milliseconds"].keys() == found["ratio"].keys() == {"fromfile", "again", "checked"}
 
 
-def test_capture_is_timed_and_weighed_against_a_bare_pass(capsys):
+def test_capture_is_timed_and_weighed_against_a_bare_pass(capsys, monkeypatch):
+    monkeypatch.setattr(subprocess, "run", instead_of_run)
     flags = {"layers": 2, "hidden": 16, "batch": 2, "time": 4}
     found = figures(capture, capsys, **flags, repeats=1)
     assert found.keys() == {*flags, "seconds", "time_over_bare", "extra_mib"} | MACHINE

@@ -1,7 +1,8 @@
 """Settings of the engines that come with the project, and how those of any engine are read.
 
 A flat mapping, as a cascade's YAML has it: `engine: NAME` says which engine; where only `model`, `endpoint` or
-`encoder` stands, it is known. Starts without torch.
+`encoder` stands, it is known. `engine: FILE.yaml` reads all that from a file, and what stands beside it counts more.
+Starts without torch.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import yaml
 
 from cascade.engines import ENGINES
 from cascade.engines.base import EngineConfig
@@ -181,7 +184,7 @@ def engine_config(name: str) -> type[EngineConfig]:
 
 
 def settings_of(
-    values: Mapping[str, Any],
+    values: Mapping[str, Any] | str,
     what: str = "each of `models`",
     own: Sequence[str] = (),
     keys: Sequence[str] = ("model", "endpoint"),
@@ -189,7 +192,7 @@ def settings_of(
     """An engine's settings from a flat mapping of them.
 
     Args:
-        values: By name; ``engine`` says which engine where that is not known by the others.
+        values: By name; ``engine`` says which engine where that is not known by the others. Or that alone.
         what: Whose they are, for errors.
         own: Names of more that was given, for engines that show hidden states (a probe).
         keys: Fields, one of which stands for an engine where none is named.
@@ -197,7 +200,7 @@ def settings_of(
     Raises:
         CascadeError: If it is not known which engine is meant, or a setting is none of that engine's.
     """
-    values = dict(values)
+    values = _from_file(values)
     if (name := values.pop("engine", None)) is None:
         given = [key for key in keys if values.get(key) is not None]
         if len(given) != 1:
@@ -221,8 +224,28 @@ def settings_of(
     return cls(**values)
 
 
+def _from_file(values: Mapping[str, Any] | str) -> dict[str, Any]:
+    """Settings, those of a file among them."""
+    given = {"engine": values} if isinstance(values, str) else dict(values)
+    name = given.get("engine")
+    if not isinstance(name, str) or Path(name).suffix not in (".yaml", ".yml"):
+        return given
+    # A command line that reads a YAML file has gone to its folder: the one it was called in is that or above.
+    path = next((path for folder in (Path(), *Path.cwd().parents) if (path := folder / name).is_file()), None)
+    if path is None:
+        raise CascadeError(f"Expected settings of an engine at {name}, but there is no such file")
+    try:
+        read = yaml.safe_load(path.read_text())
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise CascadeError(f"Expected {name} to be YAML of an engine's settings, but {error}") from error
+    if not isinstance(read, dict) or str(read.get("engine", "")).endswith((".yaml", ".yml")):
+        raise CascadeError(f"Expected {name} to be YAML of an engine's settings, but got {read!r}")
+    del given["engine"]
+    return read | given
+
+
 def read_settings(
-    values: Mapping[str, Any],
+    values: Mapping[str, Any] | str,
     what: str = "each of `models`",
     own: Sequence[str] = (),
     keys: Sequence[str] = ("model", "endpoint"),
@@ -234,6 +257,7 @@ def read_settings(
     """
     from jsonargparse import ArgumentParser
 
+    values = _from_file(values)
     found = settings_of(values, what, own, keys)
     parser = ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(type(found))

@@ -1,4 +1,4 @@
-"""What is wanted of a cascade, and how the policies of one kind are compared for it.
+"""What is wanted of a cascade, and how policies are compared for it.
 
 A kind of policy gives the study its `Option`s (`cascade.policies.base.Policy.options`): families of policies, of each
 of which the study takes the best for the goal.
@@ -126,5 +126,5 @@ class Tried(Generic[P_co]):
     points: Sequence[Point[P_co]]
 
     def best(self, goal: Goal, limit: float) -> Point[P_co]:
-        """The best for the goal; where none keeps the limit, the one that comes nearest by the goal's other side."""
+        """The best for the goal. Where none keeps the limit, the best of those that miss it: `rank` puts them last."""
         return min(self.points, key=lambda point: rank(point, goal, limit))

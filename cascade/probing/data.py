@@ -50,7 +50,7 @@ class ScoredTaskDataModule(HiddenStateDataModule):
         scoring_batch_size: Prompts in one forward pass while scoring.
         batch_size: Rows of a training batch.
         split_seed: Another seed is another split.
-        engine: Instead of a decoder any engine, described as in a cascade's YAML.
+        engine: Instead of a decoder any engine: its name, a YAML file of its settings, or these themselves.
         decoder: Further settings of the decoder.
     """
 
@@ -68,7 +68,7 @@ class ScoredTaskDataModule(HiddenStateDataModule):
         scoring_batch_size: int = 128,
         batch_size: int = BATCH_SIZE,
         split_seed: int = 0,
-        engine: dict[str, Any] | None = None,
+        engine: dict[str, Any] | str | None = None,
         **decoder: Any,
     ) -> None:
         super().__init__(batch_size, split_seed)

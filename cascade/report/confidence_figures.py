@@ -13,7 +13,7 @@ from cascade.policies.outcome import Outcome
 from cascade.report.figures import BLUE, GREEN, INK, MUTED, ORANGE, PURPLE, Plot, new_figure, shortened, styled
 from cascade.report.names import short_names
 from cascade.scores.arrays import ChainScores
-from cascade.simulation.evaluation import CONFIDENCES
+from cascade.simulation.evaluation import COLUMN_OF
 from cascade.simulation.grid import grid_sums, quantile_levels
 from cascade.statistics.metrics import ece, reliability
 from probes.files import write_atomically
@@ -71,7 +71,7 @@ def reliability_figure(chain: ChainScores) -> Plot:
     short = short_names(chain.names)
     panels = [
         (model, name, values)
-        for name, column in CONFIDENCES.items()
+        for name, column in COLUMN_OF.items()
         for model in chain.models
         if (values := getattr(model.signals, column)) is not None
     ]

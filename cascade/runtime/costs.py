@@ -1,8 +1,8 @@
 """What live answers cost, step by step, in the simulator's ledgers.
 
-The ledgers are `cascade.policies.ledgers`'; here they are filled with what was really read and written. What was
-never generated cannot be charged: where a stage rejected a question, full-path counts what is known of its whole pass.
-Seconds are measured, with early exits as they were, and are not put through the ledgers again.
+The ledgers are `cascade.policies.ledgers`'. Here they count the tokens that were really read and written. A model that
+rejected a question early never wrote its answer: full-path charges the part of its pass that is known. Seconds were
+measured with early exits as they happened, so the ledgers do not apply to them.
 """
 
 from __future__ import annotations
@@ -72,8 +72,8 @@ def answer_costs(cascade: Cascade, answers: Sequence[Answer]) -> Costs:
 def reading(cascade: Cascade, answers: Sequence[Answer], unit: str) -> np.ndarray:
     """What readers cost for each answer, ``[answers]``: a pass in FLOPs or tokens, and no dollars.
 
-    Tokens are, as in the simulator, those of the model that is read for; where the reader passed the question on, and
-    that model was never run, those of the next one that was.
+    As in the simulator, tokens are those of the model that the reader reads for. Where the reader passed the question
+    on, so that its model never ran, they are those of the next model that did.
     """
     found = np.zeros(len(answers))
     if unit not in ("flops", "flops-context", "tokens"):

@@ -1,7 +1,7 @@
-"""How frozen thresholds do on questions that did not choose them, labelled or not, like them or not.
+"""How a chosen policy does on other questions. The policy stays as it was chosen; nothing is tuned here.
 
-Accuracy, cost and stages where there are labels; how far the confidences have moved; and, where labels do not
-exist yet, an estimate of accuracy and cost whose error on labelled questions stands beside it.
+The questions may be of another kind than those that chose the policy. With labels, accuracy and cost are measured.
+Without, accuracy is estimated from calibrated confidences. Both say how far the confidences have moved.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ from cascade.statistics.curves import apgr, cpt, deferral_auc, deferral_curve, p
 from cascade.statistics.metrics import auroc, brier, ece
 from cascade.statistics.significance import NonInferiority, PairedBootstrap, non_inferiority, paired_bootstrap
 
-CONFIDENCES = {"P(IK)": "p_ik", "P(IK) by reader": "p_ik_reader", "P(T)": "p_t"}
+# As the report calls each confidence.
+COLUMN_OF = {"P(IK)": "p_ik", "P(IK) by reader": "p_ik_reader", "P(T)": "p_t"}
 # A Kolmogorov-Smirnov distance from which on thresholds are said to stand on something that looks different.
 SHIFTED = 0.1
 
@@ -78,7 +79,9 @@ class Quality:
 
 @dataclass(frozen=True)
 class Curve:
-    """One confidence of one model as a reason to ask the last model instead; k = 2, on the reported questions.
+    """What one confidence of a model is worth as a reason to ask the last model instead, on the reported questions.
+
+    A chain of two: this model and the last.
 
     Attributes:
         model, confidence: Whose, and which.
@@ -99,7 +102,7 @@ class Curve:
 
 @dataclass(frozen=True)
 class Recalibrated:
-    """P(T) of one model before and after calibration on the questions that choose; on the reported ones."""
+    """P(T) of one model on the reported questions, before and after calibration on the questions that choose."""
 
     model: str
     ece_before: float
@@ -178,10 +181,10 @@ class Evaluation:
 
 
 def fit_estimators(chosen_on: ChainScores, policy: Policy, there: ChainScores) -> dict[str, Calibrated | float]:
-    """For each model its probability of being right, from labelled questions.
+    """For each model its probability of being right, fitted on labelled questions.
 
-    Of the confidences that it has on both; where it has none, its accuracy on the questions that the policy sends
-    to it, which are harder than others.
+    It is fitted to the confidences that the model has on both sides. A model without any has one number instead: its
+    accuracy on the questions that the policy sends to it, which are harder than others.
     """
     played = play(chosen_on, policy)
 
@@ -213,7 +216,7 @@ def shifts(here: ChainScores, there: ChainScores) -> tuple[Shift, ...]:
     """How far every confidence of a chain lies from where it was."""
     found = []
     for ours, theirs in zip(here.models, there.models, strict=True):
-        for name, column in CONFIDENCES.items():
+        for name, column in COLUMN_OF.items():
             a, b = getattr(ours.signals, column), getattr(theirs.signals, column)
             if a is not None and b is not None:
                 test = stats.ks_2samp(a, b, method="asymp")
@@ -225,7 +228,7 @@ def qualities(chain: ChainScores) -> tuple[Quality, ...]:
     """How good every confidence is as a probability of its model's being right."""
     found = []
     for model in chain.models:
-        for name, column in CONFIDENCES.items():
+        for name, column in COLUMN_OF.items():
             p = getattr(model.signals, column)
             if p is not None:
                 y = model.correct.astype(float)
@@ -238,7 +241,7 @@ def curves(chain: ChainScores) -> tuple[Curve, ...]:
     """The area metrics of every confidence of every model but the last."""
     found, last = [], chain.models[-1].correct
     for model in chain.models[:-1]:
-        for name, column in CONFIDENCES.items():
+        for name, column in COLUMN_OF.items():
             scores = getattr(model.signals, column)
             if scores is not None:
                 curve = deferral_curve(scores, model.correct, last)
@@ -269,7 +272,7 @@ def evaluate(
     margin: float = 0.01,
     prices: Prices | None = None,
 ) -> Evaluation:
-    """A policy on some questions, everything frozen.
+    """How a policy does on some questions, as it was chosen.
 
     Args:
         name: Of the data.

@@ -1,8 +1,8 @@
 """The thresholds worth having: accuracy against cost, over every sub-chain and every combination of thresholds.
 
-k = 2 is exact. For k ≥ 3 a grid of quantile levels gives every combination at once, and coordinate steps that
-are each exact polish what it finds. Single models and chains that skip models always compete. A frontier is
-found on some questions and reported on others: the points' own figures are of the questions that chose them.
+Two models are searched exactly. For three and more, a grid of quantile levels gives every combination at once, and
+exact steps in one stage after another polish what it finds. Single models, and chains that skip models, always compete.
+The accuracy and cost of a point are those on the questions that chose it. Report them on others.
 """
 
 from __future__ import annotations
@@ -42,13 +42,12 @@ _MOST_LEVELS = 128
 
 @dataclass(frozen=True)
 class Frontier:
-    """What can be had on some questions.
+    """The accuracies and costs that some questions allow, each with its policy.
 
     Attributes:
         name: One of `SIGNALS`, or that of the fused probability.
         ledger, unit: In which cost is counted.
-        vertices: Of the convex frontier, cheapest first; what lies between two is had by choosing between them
-            by lot.
+        vertices: Of the convex frontier, cheapest first. Choosing between two of them by lot gives what lies between.
         candidates: Every point that no other one found beats in both accuracy and cost, cheapest first.
     """
 
@@ -129,7 +128,7 @@ class ChainSearch:
         return middle if middle > values[below] else limit
 
     def ascending(self, stage: int, which: int) -> np.ndarray:
-        """A stage's first or second confidence, sorted, as its search has it where that searches both."""
+        """A stage's first or second confidence, sorted. With both, its search has sorted them already."""
         search, values = self.searches[stage], self.pairs[stage][which]
         assert values is not None
         if search.early is not None and search.late is not None:
@@ -165,10 +164,11 @@ class ChainSearch:
         return Point(self.policy(limits), *self.measure(limits))
 
     def polish(self, price: float, limits: _Limits) -> _Limits:
-        """Exact steps in one stage's thresholds after another's, until none is worth more.
+        """The thresholds that no step in a single stage makes worth more.
 
-        A step's questions are those that reach the stage; what it would pass on is worth what later stages make
-        of it. With one stage the first step is the optimum.
+        A step is exact: it takes the best thresholds of its stage, all others as they are. It looks at the questions
+        that reach the stage, and counts what the stage passes on by what later stages make of it. With one stage the
+        first step is the optimum.
         """
         values = (self.correct - price * self.kept, -price * self.early_out, -price * self.late_out)
         found, best = list(limits), -np.inf
@@ -306,7 +306,7 @@ def frontier(
 
 
 def _undominated(right: np.ndarray, cost: np.ndarray) -> np.ndarray:
-    """Places of the points that no other beats in both, cheapest first; of equal ones the first given.
+    """Places of the points that no other beats in both, cheapest first. Of equal points the first one given stays.
 
     Sub-chains come shorter ones first: a threshold that keeps everything does not take a single model's place.
     """

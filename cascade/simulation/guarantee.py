@@ -250,7 +250,7 @@ def questions_needed(
     """
     if float(counts[0] @ [-1, 0, 1]) >= epsilon * counts.sum():
         return float("inf")
-    for times in np.geomspace(1, most, 1000)[1:]:
-        if p_values(bounds, counts * times, epsilon, differ)[0] <= delta:
-            return float(np.ceil(counts.sum() * times))
-    return float("inf")
+    times = np.geomspace(1, most, 1000)[1:]
+    tried = [np.repeat(one, len(times), axis=0) for one in (bounds, counts, differ)]
+    reached = p_values(tried[0], tried[1] * times[:, None], epsilon, tried[2]) <= delta
+    return float(np.ceil(counts.sum() * times[reached.argmax()])) if reached.any() else float("inf")

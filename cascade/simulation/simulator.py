@@ -87,7 +87,15 @@ def play(chain: ChainScores, policy: Policy) -> Played:
 
 
 def spent(chain: ChainScores, policy: Policy, outcome: np.ndarray, costs: PassCosts, ledger: str) -> np.ndarray:
-    """What each question cost under a policy, probes and reader counted, ``[questions]``."""
+    """What each question cost under a policy, with its probes and readers: ``[questions]``.
+
+    Args:
+        chain: The scores.
+        policy: Says which confidences it asks, and so pays for.
+        outcome: Of the policy on these questions.
+        costs: From `pass_costs`, of the same questions.
+        ledger: One of `LEDGERS`.
+    """
     asks = policy.asks(chain.offers)
     readers = [place for place, asked in enumerate(asks) if "p_ik_reader" in asked]
     cost: np.ndarray = question_costs(outcome, charges(costs, ledger, asks)) + costs.reading(readers)
@@ -228,7 +236,7 @@ class Report:
 
     @property
     def unit(self) -> str:
-        """The first unit in which the last model costs something: that of the tables and the plot of costs."""
+        """The unit of the tables and of the plot of costs: the first in which the last model costs something."""
         costly = (u for u in self.units if not np.isnan(self.singles[-1].saved[u]["full-path"]))
         return next(costly, self.units[0])
 

@@ -68,7 +68,7 @@ class Measured(Generic[P_co]):
 
 @dataclass(frozen=True)
 class LayerPoint:
-    """One choice of the probes' layers: an early layer is cheaper to reject at, and less sure.
+    """One choice of the probes' layers. To reject at an early layer costs less, and the probe there is less sure.
 
     Attributes:
         share: How far up the models the probes read, ℓ/L, about the same for all.
@@ -271,7 +271,11 @@ def study(
 
 
 def _choose_each(options: Sequence[Option[LivePolicy]], goal: Goal, limit: float) -> dict[str, Point[LivePolicy]]:
-    """The point of each option that reaches the limit; where none does, the error of the one that comes nearest."""
+    """By name the best point of each option that keeps the limit.
+
+    Raises:
+        OutOfReach: If nothing keeps it. The error is that of the option that comes nearest.
+    """
     points: dict[str, Point[LivePolicy]] = {}
     missed: list[OutOfReach] = []
     for option in options:
@@ -285,7 +289,7 @@ def _choose_each(options: Sequence[Option[LivePolicy]], goal: Goal, limit: float
 
 
 def choose_for(goal: Goal, chain: ChainScores, found: Frontier) -> Point[LivePolicy]:
-    """The point of one frontier that a goal asks for on the questions that choose."""
+    """The point of a frontier that is best for a goal on the questions that choose."""
 
     def best(limit: float) -> Point[LivePolicy]:
         return choose(found, goal.objective, limit)

@@ -1,8 +1,8 @@
 """What a confidence is worth over all thresholds at once: the area metrics of routing and cascading papers.
 
-Each is named as in its paper and takes plain arrays; none looks at a chain of more than two models. A figure
-that valid numbers do not define (no gap between the models, one cost only) is NaN; arrays that do not fit
-together are an error.
+Each is named as in its paper, takes plain arrays, and looks at two models at most. Some valid numbers leave a figure
+undefined, such as two models without a gap between them, or one cost only: the figure is then NaN. Arrays that do not
+fit together are an error.
 """
 
 from __future__ import annotations

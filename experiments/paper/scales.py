@@ -100,9 +100,9 @@ class Scale:
         return {**models, API: API}
 
 
-# What the shipped chains are pinned to.
-_CHAINS = [yaml.safe_load((ROOT / f"configs/chains/{name}.yaml").read_text()) for name in ("llama3", "qwen3")]
-_PINNED = MappingProxyType({name: commit for chain in _CHAINS for name, commit in chain["models"]["revisions"].items()})
+# What the shipped configurations are pinned to.
+_FILES = [yaml.safe_load(path.read_text()) for path in sorted((ROOT / "configs/models").glob("*.yaml"))]
+_PINNED = MappingProxyType({model["model"]: model["revision"] for model in _FILES})
 _IDS = {size: model.id for size, model in paper().models.items()}
 MINIATURE = Scale(
     name="miniature",

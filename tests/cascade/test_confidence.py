@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import math
 import signal
-import subprocess
-import sys
 import time
 from collections import Counter
 
@@ -41,6 +39,7 @@ from cascade.tasks.base import Question, open_ended_prompt
 from cascade.tasks.load import load_task
 from probes import stratified_split
 from tests.cascade.faulty_server import FaultyServer, right_letter
+from tests.processes import Forked
 
 LETTERED = Question("q", "What is 2 plus 2?", "arithmetic", ("B",), ("3", "4", "5", "6"))
 SMALL = ["--data.model=mini-llama-small"]
@@ -388,8 +387,7 @@ def test_what_was_asked_before_a_crash_is_not_asked_again(tmp_path, capsys):
     flags += ["--limit=520"]
     main([*flags, f"--out={tmp_path / 'whole.parquet'}"])
     out, parts = tmp_path / "killed.parquet", tmp_path / "killed.parquet.parts"
-    command = [sys.executable, "-m", "cascade.score", *flags, f"--out={out}"]
-    process = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    process = Forked("-m", "cascade.score", *flags, f"--out={out}")
     while len(list(parts.glob("part-*.parquet"))) < 3:
         assert process.poll() is None
         time.sleep(0.001)

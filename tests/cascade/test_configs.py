@@ -10,6 +10,8 @@ import pytest
 import yaml
 
 from cascade import judge, run, score, serve, simulate
+from cascade.engines.base import EngineConfig
+from cascade.engines.settings import DecoderConfig, read_settings
 from cascade.errors import CascadeError
 from cascade.judging.llm import JudgeConfig
 from cascade.policies.ledgers import read_prices
@@ -29,7 +31,14 @@ PUBLISHED = json.loads((Path(__file__).parent / "published_models.json").read_te
 def claimed(path: Path) -> str | None:
     """The entry point that a file is for, by its folder; ``None`` for a file of no use."""
     kind, *deeper = path.relative_to(ROOT / "configs").parent.parts
-    by_kind = {"chains": "simulate", "cascades": "run", "prices": "prices", "sweeps": "sweep", "judges": "judge"}
+    by_kind = {
+        "chains": "simulate",
+        "cascades": "run",
+        "models": "score",
+        "prices": "prices",
+        "sweeps": "sweep",
+        "judges": "judge",
+    }
     if deeper or path.suffix != (".yml" if kind == "sweeps" else ".yaml"):
         return None
     return by_kind.get(kind) or ("train" if kind in FAMILIES else None)
@@ -66,25 +75,40 @@ def test_a_file_that_nothing_takes_would_be_found():
     for stray in ("notes.yaml", "chains/deeper/x.yaml", "chains/x.yml", "gemma/2b.yaml"):
         path = ROOT / "configs" / stray
         assert claimed(path) is None if path.parent.name != "configs" else not path.exists()
-    assert {claimed(path) for path in FILES} == {"train", "simulate", "run", "prices", "sweep", "judge"}
+    assert {claimed(path) for path in FILES} == {"train", "score", "simulate", "run", "prices", "sweep", "judge"}
     assert of("sweep") == SWEEPS  # each of which test_sweeps takes to a command line
 
 
+def engine_of(data) -> EngineConfig:
+    """What a training file trains a probe of."""
+    return DecoderConfig(data.model) if data.engine is None else read_settings(data.engine)
+
+
+@pytest.mark.parametrize("path", of("score"), ids=named)
+def test_a_model_file_is_a_published_model_at_one_commit_which_stands_nowhere_else(path):
+    settings = read_settings(str(path))
+    published = PUBLISHED[settings.model]
+    assert re.fullmatch("[0-9a-f]{40}", settings.revision)
+    assert (settings.dtype, settings.quantization) == ("bfloat16", None)
+    # Two bytes a parameter: what is larger than the paper's GPU is spread over several.
+    assert (settings.device_map == "auto") == (2e9 * published["billions"] > 48e9)
+    # configs/chains goes with its own dialect.
+    stands = [file for file in FILES if claimed(file) != "simulate" and settings.revision in file.read_text()]
+    assert stands == [path]
+
+
 @pytest.mark.parametrize("path", of("train"), ids=named)
-def test_a_model_file_is_one_of_training_and_of_scoring(path):
+def test_a_training_file_is_one_of_training_and_of_scoring(path):
     data = parse_training([f"--config={path}"]).data
     values = score.build_parser().parse_args([f"--config={path}"]).data
-    assert (values.model, values.task, values.dtype, values.layer) == (data.model, data.task, data.dtype, data.layer)
+    assert (values.model, values.engine, values.task, values.layer) == (data.model, data.engine, data.task, data.layer)
     if path.parent.name == "miniature":
-        assert data.model == f"mini-{path.stem}"
+        assert data.model == f"mini-{path.stem}" and data.engine is None
         return
-    assert re.fullmatch("[0-9a-f]{40}", data.revision) and values.revision == data.revision
-    assert data.model in PUBLISHED
-    assert path.stem in data.model.lower()
-    assert (data.task, data.dtype, data.layer, data.quantization) == ("mmlu", "bfloat16", 24, None)
-    # Two bytes a parameter: what is larger than the paper's GPU is spread over several.
-    assert (data.device_map == "auto") == (2e9 * PUBLISHED[data.model]["billions"] > 48e9)
-    assert data.layer <= PUBLISHED[data.model]["config"]["num_hidden_layers"]
+    name = engine_of(data).name
+    assert path.stem in name.lower() and name in PUBLISHED
+    assert (data.task, data.layer) == ("mmlu", 24)
+    assert data.layer <= PUBLISHED[name]["config"]["num_hidden_layers"]
 
 
 @pytest.mark.parametrize("path", of("simulate"), ids=named)
@@ -95,10 +119,11 @@ def test_a_chain_file_is_one_of_simulation(path):
     if path.stem in ("llama3", "qwen3"):
         assert set(chain) <= set(PUBLISHED)
         models = [parse_training([f"--config={p}"]).data for p in of("train") if p.parent.name == path.stem]
-        assert {data.model for data in models} == set(chain)
+        engines = [engine_of(data) for data in models]
+        assert {engine.model for engine in engines} == set(chain)
         settings = values.models
-        assert settings.revisions == {data.model: data.revision for data in models}
-        assert {(data.dtype, data.layer, data.task) for data in models} == {
+        assert settings.revisions == {engine.model: engine.revision for engine in engines}
+        assert {(engine.dtype, data.layer, data.task) for engine, data in zip(engines, models, strict=True)} == {
             (settings.dtype, settings.layer, settings.probe_task)
         }
 
@@ -117,8 +142,9 @@ def test_a_cascade_file_is_one_of_running_and_serving(path):
     for file in of("train"):
         data = parse_training([f"--config={file}"]).data
         layer = data.layer if data.layer is not None else 0
-        checkpoint = ProbeRun.of(Path("runs/probes"), data.model, data.task, layer).checkpoint
-        trained[data.model] = (checkpoint, data.dtype, data.revision)
+        engine = engine_of(data)
+        checkpoint = ProbeRun.of(Path("runs/probes"), engine.name, data.task, layer).checkpoint
+        trained[engine.name] = (checkpoint, engine.dtype, engine.revision)
     for member in config.members:
         if member.name in PUBLISHED:
             assert (member.settings.dtype, member.settings.revision) == trained[member.name][1:]
@@ -155,10 +181,23 @@ def test_the_commands_in_a_files_comments_are_commands(path):
             assert words == ["--config", str(path)]
             assert callable(serve.serve)
         else:
-            {"simulate": simulate, "run": run}[entry].build_parser().parse_args(words)
+            {"simulate": simulate, "run": run, "score": score}[entry].build_parser().parse_args(words)
 
 
 def test_a_flag_that_there_is_not_is_found(tmp_path):
     (tmp_path / "x.yaml").write_text("models:\n  - model: mini-llama-small\n    quantisation: 4bit\n")
     with pytest.raises(CascadeError, match="quantisation"):
         CascadeConfig.read(tmp_path / "x.yaml")
+
+
+def test_what_stands_beside_a_file_of_settings_counts_more_and_a_file_that_is_not_there_is_named(tmp_path, monkeypatch):
+    (tmp_path / "deeper").mkdir()
+    (tmp_path / "engine.yaml").write_text("model: mini-llama-small\nbatch_size: 8\ndtype: bfloat16\n")
+    path = tmp_path / "deeper" / "cascade.yaml"
+    path.write_text("models:\n  - {engine: engine.yaml, dtype: float16, probe: none}\n  - model: mini-llama-large\n")
+    monkeypatch.chdir(tmp_path)
+    member = CascadeConfig.read(path).members[0]
+    assert member.settings == DecoderConfig("mini-llama-small", dtype="float16", batch_size=8)
+    (tmp_path / "engine.yaml").rename(tmp_path / "other.yaml")
+    with pytest.raises(CascadeError, match="settings of an engine at engine.yaml, but there is no such file"):
+        CascadeConfig.read(path)

@@ -7,7 +7,7 @@ from itertools import permutations, product
 
 import numpy as np
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from sklearn import metrics
 
@@ -53,7 +53,6 @@ def test_the_curve_is_a_loop_over_thresholds(rows):
     assert (curve.weak, curve.strong) == (points[0][1], points[-1][1])
 
 
-@settings(deadline=None)
 @given(answered(5))
 def test_the_area_is_its_expectation_over_all_orders_of_tied_questions(rows):
     areas = []
@@ -225,7 +224,6 @@ def area_by_rejection(ordered_quality, max_rejection) -> float:
     return sum(sum(ordered_quality[k:]) / len(ordered_quality[k:]) for k in range(steps)) / steps
 
 
-@settings(deadline=None)
 @given(
     st.lists(st.tuples(LEVELS, st.sampled_from([0.0, 0.1, 0.5, 1.0])), min_size=2, max_size=6),
     st.sampled_from([0.5, 0.8, 1.0]),

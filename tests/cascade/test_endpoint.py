@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import signal
 import sqlite3
-import subprocess
-import sys
 import threading
 import time
 from collections import Counter
@@ -23,6 +21,7 @@ from cascade.engines.endpoint import Endpoint, SpendingCapError
 from cascade.engines.settings import EndpointConfig
 from cascade.errors import CascadeError
 from tests.cascade.faulty_server import BILLED_FAULTS, FAULTS, FaultyServer, good_body, right_letter, seeded_faults
+from tests.processes import Forked
 
 PRICE = (2.0, 8.0)
 KEY = "sk-a-secret-that-is-nowhere"
@@ -87,16 +86,15 @@ except CascadeError as error:
 """
 
 
-def process(server: FaultyServer, path, order: list[int], **more) -> subprocess.Popen:
+def process(server: FaultyServer, path, order: list[int], **more) -> Forked:
     settings = {"endpoint": "m", "base_url": server.url, "timeout": 1.0, "backoff": 0.01}
     settings |= {"cache": str(path / "cache.sqlite")} | more
     if "price" in settings:
         settings["price"] = asdict(Price(*settings["price"]))
-    command = [sys.executable, "-c", RUN, json.dumps(order), json.dumps(settings)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return Forked("-c", RUN, json.dumps(order), json.dumps(settings))
 
 
-def finished(run: subprocess.Popen) -> str:
+def finished(run: Forked) -> str:
     out, err = run.communicate(timeout=60)
     assert run.returncode == 0, err
     return out.split("ready\n", 1)[1]

@@ -75,7 +75,6 @@ def brute_force(chain: ChainScores, ledger: str, early: str | None) -> list[tupl
 
 
 @pytest.mark.parametrize("signals", EARLY)
-@settings(max_examples=40, deadline=None)
 @given(chain=chains(most_models=3))
 def test_a_threshold_lies_midway_between_the_scores_that_it_parts(signals, chain):
     """A score that is a little off on another machine is then on the same side."""
@@ -92,7 +91,6 @@ def hull_value(points, price):
     return max(accuracy - price * cost for cost, accuracy in points)
 
 
-@settings(max_examples=60, deadline=None)
 @given(
     chains(),
     st.sampled_from(LEDGERS),
@@ -117,7 +115,6 @@ def test_three_models_on_a_grid_of_all_their_values_are_exact_too(chain, ledger)
         assert ours == pytest.approx(hull_value(every, price), abs=1e-9)
 
 
-@settings(max_examples=40, deadline=None)
 @given(chains(most_models=3), st.sampled_from(LEDGERS), st.sampled_from(["P(IK)", *EARLY]))
 def test_a_points_figures_are_those_of_its_policy(chain, ledger, signals):
     costs = pass_costs(chain)

@@ -19,12 +19,15 @@ from cascade.simulation.guarantee import (
     questions_needed,
 )
 from experiments.promises import draw, population
+from tests.profile import LONG
 
 
 @pytest.mark.parametrize("bound", ["auto", "betting"])
-def test_a_thousand_draws_break_the_promise_no_more_often_than_allowed(bound):
-    kept = draw(population(), 1200, 1000, epsilon=0.02, delta=0.1, bound=bound)
-    assert kept.broken <= stats.binom.ppf(0.999, 1000, 0.1) / 1000
+def test_many_draws_break_the_promise_no_more_often_than_allowed(bound):
+    draws = 1000 if LONG else 150
+    kept = draw(population(), 1200, draws, epsilon=0.02, delta=0.1, bound=bound)
+    # A binomial test: a promise broken a tenth of the time fails it once in a thousand.
+    assert kept.broken <= stats.binom.ppf(0.999, draws, 0.1) / draws
     assert kept.promised >= 0.25  # a promise never made is never broken
     assert kept.saved > 0.05
 

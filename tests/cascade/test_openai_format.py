@@ -8,7 +8,7 @@ import math
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from cascade.engines.base import Failure, Gate, Prompt, Reply
@@ -190,7 +190,6 @@ REQUESTS = {
 
 
 @pytest.mark.parametrize("kind", REQUESTS)
-@settings(max_examples=300, deadline=None)
 @given(data=st.data())
 def test_whatever_is_wrong_with_a_response_it_is_refused_or_whole(kind, data):
     body = good_body(REQUESTS[kind], 1)

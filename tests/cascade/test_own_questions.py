@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import random
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +26,7 @@ from cascade.tasks.files import read_questions
 from cascade.tasks.load import load_task
 from cascade.train import main, train
 from probes import HiddenStateStore, Probe
+from tests.processes import Forked
 
 LINE = {"question": "What is 1?", "choices": ["0", "1", "2"], "answer": "B"}
 
@@ -181,12 +180,9 @@ def test_a_prompt_longer_than_the_context_is_one_line_and_what_was_done_stays(ti
     done = score(DecoderConfig(tiny, letters="bare").build(), short, stores)
     long = write(tmp_path / "long.jsonl", [LINE, LINE | {"id": "the-long-one", "question": "a b " * 400}])
     flags = [f"--data.model={tiny}", f"--data.task={long}", "--data.letters=bare", f"--data.stores={stores}"]
-    process = subprocess.run(
-        [sys.executable, "-m", "cascade.train", *flags, f"--out={tmp_path / 'out'}"],
-        capture_output=True,
-        text=True,
-    )
-    (last,) = process.stderr.splitlines()
+    process = Forked("-m", "cascade.train", *flags, f"--out={tmp_path / 'out'}")
+    _, said = process.communicate()
+    (last,) = said.splitlines()
     assert process.returncode == 2
     assert last.startswith("error: Expected prompts of at most 512 tokens") and "prompt 'the-long-one' has " in last
     assert list(stores.iterdir()) == [done.store.folder]

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -32,6 +30,7 @@ from cascade.tasks.files import read_questions
 from cascade.tasks.load import load_task
 from probes import stratified_split
 from tests.cascade.faulty_server import FaultyServer, right_letter
+from tests.processes import Forked
 
 CHAIN = {"models": [{"model": f"mini-llama-{size}", "batch_size": 2} for size in ("small", "medium", "large")]}
 
@@ -114,8 +113,7 @@ def test_a_killed_run_goes_on_and_asks_nothing_twice(config, tmp_path):
     flags = ["--config", config, "--questions", "mini-mmlu", "--limit", "400", "--out"]
     main([*flags, str(tmp_path / "whole")])
     killed = tmp_path / "killed"
-    command = [sys.executable, "-m", "cascade.run", *flags, str(killed)]
-    process = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    process = Forked("-m", "cascade.run", *flags, str(killed))
     while not (killed / "journal.jsonl").exists() or (killed / "journal.jsonl").stat().st_size < 20_000:
         assert process.poll() is None
         time.sleep(0.001)
@@ -233,7 +231,7 @@ def test_a_plan_beside_a_corrupt_journal_ends_with_one_line(config, tmp_path, ca
     assert line.endswith("journal.jsonl, but line 2: column 26: Expecting ':' delimiter")
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(place=st.floats(0, 1), length=st.integers(0, 60), put=st.binary(max_size=8))
 def test_a_journal_that_was_damaged_anywhere_is_read_or_refused(place, length, put, tmp_path):
     if not (tmp_path / "run").exists():

@@ -10,16 +10,16 @@ from pathlib import Path
 
 import psutil
 import pytest
-import torch
 
 from cascade.engines.settings import DecoderConfig
 from cascade.score import build_parser, main
 from cascade.scoring.scored import score, score_share
 from cascade.tasks.load import load_task
 from probes.files import write_atomically
+from tests.processes import Forked
 
 MODEL, TASK, DEADLINE = "mini-llama-small", "mini-mmlu", 240.0
-COMMAND = [sys.executable, "-m", "cascade.score", f"--data.model={MODEL}", f"--data.task={TASK}", "--devices=2"]
+COMMAND = ["-m", "cascade.score", f"--data.model={MODEL}", f"--data.task={TASK}", "--devices=2"]
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -27,23 +27,17 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory) -> dict[str, bytes]:
+def whole(made_once) -> dict[str, bytes]:
     """By a single process, on one thread as each of the others."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        return contents(score(MODEL, TASK, tmp_path_factory.mktemp("whole"), batch_size=128).store.folder)
-    finally:
-        torch.set_num_threads(threads)
+    return contents(made_once.runs / made_once.store(MODEL))
 
 
-def start(stores: Path, **environment: str) -> subprocess.Popen:
+def start(stores: Path, **environment: str) -> Forked:
     outside = {k: v for k, v in os.environ.items() if k not in ("LOCAL_RANK", "NODE_RANK", "WORLD_SIZE")}
-    return subprocess.Popen(
-        [*COMMAND, f"--data.stores={stores}"],
-        env=outside | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""} | environment,
-        stderr=subprocess.PIPE,
-        text=True,
+    return Forked(
+        *COMMAND,
+        f"--data.stores={stores}",
+        environment=outside | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""} | environment,
     )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import random
 import signal
@@ -20,6 +19,7 @@ from cascade.scoring.scored import score, store_key
 from cascade.tasks.base import Task
 from cascade.tasks.load import load_task
 from probes import ProbeError
+from tests.processes import FORKS
 
 MODEL = "mini-llama-small"
 TOLERANCE = {"rtol": 0, "atol": 1e-4}
@@ -131,7 +131,7 @@ def test_another_dtype_task_or_layer_is_another_key(model):
     assert len(keys) == 5
 
 
-QUESTIONS, SHARD = 2400, 16
+QUESTIONS, SHARD = 1200, 16
 
 
 def _score(root: str) -> None:
@@ -142,18 +142,15 @@ def _score(root: str) -> None:
 def test_a_run_killed_twenty_times_resumes_to_the_same_bytes(tmp_path):
     torch.set_num_threads(1)
     whole = score(MODEL, some("mini-mmlu", QUESTIONS), tmp_path / "whole", batch_size=4, shard_rows=SHARD)
-    # A server that has imported everything forks the runs, so that kills land in the work and not in imports.
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["cascade.scoring", "transformers.models.llama.modeling_llama"])
     folder = tmp_path / "killed" / whole.store.folder.name
     clock, progress = random.Random(5), []
     for _ in range(20):
         there = len(list(folder.glob("scores-*")))
-        process = context.Process(target=_score, args=(str(tmp_path / "killed"),))
+        process = FORKS.Process(target=_score, args=(str(tmp_path / "killed"),))
         process.start()
         while process.is_alive() and len(list(folder.glob("scores-*"))) == there:
             time.sleep(0.001)
-        time.sleep(clock.uniform(0, 0.04))  # a shard takes about that long: the kill lands anywhere in it
+        time.sleep(clock.uniform(0, 0.02))  # a shard takes about that long: the kill lands anywhere in it
         assert process.is_alive(), "the run was faster than twenty kills; it needs more questions"
         os.kill(process.pid, signal.SIGKILL)
         process.join()

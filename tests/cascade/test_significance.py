@@ -8,7 +8,7 @@ from itertools import product
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy import optimize, stats
 
@@ -57,7 +57,6 @@ def tables(draw) -> tuple[int, int, int]:
     return b, draw(st.integers(0, n - b)), n
 
 
-@settings(max_examples=60, deadline=None)
 @given(tables(), st.floats(0.005, 0.3), st.sampled_from([0.8, 0.95]))
 def test_tangos_test_and_interval_are_those_of_the_maximised_likelihood(table, margin, confidence):
     found = non_inferiority(*table, margin, confidence)
@@ -71,7 +70,6 @@ def test_tangos_test_and_interval_are_those_of_the_maximised_likelihood(table, m
     assert found.low <= found.difference <= found.high
 
 
-@settings(deadline=None)
 @given(tables(), st.floats(0.005, 0.3), st.sampled_from([0.8, 0.95]))
 def test_non_inferiority_is_shown_where_the_interval_excludes_the_margin(table, margin, confidence):
     found = non_inferiority(*table, margin, confidence)

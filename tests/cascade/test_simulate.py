@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -44,11 +45,9 @@ def logs(folder: Path, rows: int = 200) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def own(tmp_path_factory):
-    """The main job, run once."""
-    runs = tmp_path_factory.mktemp("runs")
-    main([f"--runs={runs}"])
-    return runs
+def own(made_once, tmp_path_factory):
+    """What the main job leaves where there was nothing."""
+    return shutil.copytree(made_once.main_job(), tmp_path_factory.mktemp("own") / "runs")
 
 
 def test_the_main_job_leaves_report_scores_and_plot(own, capsys):
@@ -80,10 +79,11 @@ def test_the_probes_of_the_small_models_know_something(own):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_both_families_are_worth_routing_between(own, family):
+def test_both_families_are_worth_routing_between(own, made_once, family):
     """Six points a size to at least 80 %; the small are right where the larger miss; P(T) says something."""
     accuracies, right, ood = [], [], []
     for size in FAMILIES[family]:
+        made_once.copy(own, made_once.store(f"{family}-{size}"))
         table = score(f"{family}-{size}", "mini-mmlu", own / "stores").table()
         split = stratified_split(table["question_id"].to_pylist(), table["subject"].to_pylist())
         correct, p_t = (table[name].to_numpy()[list(split.test)] for name in ("correct", "p_t"))
@@ -100,19 +100,24 @@ def test_both_families_are_worth_routing_between(own, family):
     assert (right[1] & ~right[2]).any()
 
 
-def test_the_whole_report_of_the_miniature(own, tmp_path, capsys):
-    """Out of distribution, layer by layer, as a page; the probes of other layers are trained on the way."""
+def test_the_whole_report_of_the_miniature(own, made_once, tmp_path, capsys):
+    """Out of distribution, layer by layer, as a page; a probe of another layer is trained on the way."""
+    others = [("mini-llama-small", 3), *(("mini-llama-medium", layer) for layer in (1, 2, 4))]
+    made_once.copy(own, *(made_once.probe(*other) for other in others))
+    capsys.readouterr()
     flags = ["--evaluate-on", "mini-gpqa", "--layers=true", "--ledger=early-exit", f"--report={tmp_path}"]
     main([f"--runs={own}", f"--out={tmp_path / 'o'}", *flags])
     page = (tmp_path / "report.html").read_text()
     assert "Probe layers" in page and "mini-gpqa" in page
+    said = capsys.readouterr()
+    assert said.err.count("training one") == 1
     report = json.loads((tmp_path / "report.json").read_text())
     assert [point["layers"] for point in report["layers"]] == [[1, 1], [2, 2], [2, 3], [3, 4]]
     in_distribution, ood = report["study"]["evaluations"]
     assert (in_distribution["questions"], ood["questions"]) == (810, 448)
     assert ood["row"]["accuracy"] < in_distribution["row"]["accuracy"] - 0.2
     assert ood["warnings"]
-    assert f"Wrote {tmp_path / 'report.html'}" in capsys.readouterr().out
+    assert f"Wrote {tmp_path / 'report.html'}" in said.out
 
 
 def test_another_way_of_asking_or_probing_has_a_folder_of_its_own(own):

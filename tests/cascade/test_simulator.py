@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from cascade.errors import CascadeError
@@ -140,7 +140,6 @@ def chains(draw) -> tuple[ChainScores, list[Thresholds]]:
     return ChainScores(tuple(map(str, range(questions))), made, None), limits
 
 
-@settings(max_examples=300)
 @given(chains())
 def test_the_simulator_is_the_plain_loop(case):
     chain, thresholds = case

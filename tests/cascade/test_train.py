@@ -30,8 +30,10 @@ MODEL = "mini-llama-small"
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory) -> Path:
-    return tmp_path_factory.mktemp("runs")
+def runs(made_once, tmp_path_factory) -> Path:
+    """With the stores of two models."""
+    stores = (made_once.store(name) for name in (MODEL, "mini-qwen3-small"))
+    return made_once.copy(tmp_path_factory.mktemp("runs"), *stores)
 
 
 def flags(runs: Path, *more: str) -> list[str]:

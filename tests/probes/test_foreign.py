@@ -12,7 +12,7 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 from sklearn.calibration import CalibratedClassifierCV
@@ -98,7 +98,6 @@ def test_whatever_is_calibrated_gives_its_numbers_stored_saved_and_exported(tmp_
 
 
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
-@settings(max_examples=60, deadline=None)
 @given(
     seed=st.integers(0, 10**6),
     hidden=st.integers(1, 30),

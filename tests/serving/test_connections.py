@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import socket
-import subprocess
-import sys
 import threading
 import time
 
@@ -13,6 +11,7 @@ import pytest
 
 from cascade.serving.connections import BoundedConnection
 from cascade.serving.service import Limits
+from tests.processes import Forked
 from tests.serving.running import Plain, plain_cascade, running
 
 HALF = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nX-Half:"
@@ -128,13 +127,12 @@ main(sys.argv[1:])
 
 
 def test_half_sent_heads_do_not_use_up_a_process_files():
-    command = [sys.executable, "-c", FEW_FILES, "--port", "0"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
-        try:
-            url = process.stdout.readline().split(" on ")[1].split("/v1")[0]
-            silent = [connect(url, HALF) for _ in range(500)]
-            assert httpx.get(f"{url}/healthz", timeout=60).status_code == 200
-            for connection in silent:
-                connection.close()
-        finally:
-            process.kill()
+    process = Forked("-c", FEW_FILES, "--port", "0")
+    try:
+        url = process.stdout.readline().split(" on ")[1].split("/v1")[0]
+        silent = [connect(url, HALF) for _ in range(500)]
+        assert httpx.get(f"{url}/healthz", timeout=60).status_code == 200
+        for connection in silent:
+            connection.close()
+    finally:
+        process.kill()

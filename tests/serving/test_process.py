@@ -7,7 +7,6 @@ import json
 import signal
 import socket
 import subprocess
-import sys
 import threading
 import time
 
@@ -17,6 +16,7 @@ import pytest
 
 from cascade.serve import main
 from experiments.benchmarks.serving import main as load
+from tests.processes import Forked, instead_of_popen
 
 SLOW = """
 import sys, time
@@ -34,8 +34,7 @@ main(sys.argv[1:])
 
 @pytest.fixture
 def slow_server():
-    command = [sys.executable, "-c", SLOW, "--port", "0"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = Forked("-c", SLOW, "--port", "0")
     url = process.stdout.readline().split(" on ")[1].split("/v1")[0]
     yield process, url
     process.kill()
@@ -81,8 +80,7 @@ def test_sigterm_lets_everything_accepted_be_answered_and_ends_with_0(slow_serve
 
 def test_a_second_signal_does_not_wait_for_a_stage():
     stuck = SLOW.replace("sleep(0.3)", "sleep(0 if prompts[0].question_id == 'warm-up' else 60)")
-    command = [sys.executable, "-c", stuck, "--port", "0"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = Forked("-c", stuck, "--port", "0")
     try:
         url = process.stdout.readline().split(" on ")[1].split("/v1")[0]
         body = {"model": "cascade", "prompt": "?"}
@@ -158,7 +156,8 @@ def test_a_file_of_keys_that_is_no_text_is_one_line_and_2(tmp_path, capsys):
     assert capsys.readouterr().err.startswith("error: Expected a file of text (UTF-8)")
 
 
-def test_the_load_script_finds_every_answer_equal_to_offline(capsys):
+def test_the_load_script_finds_every_answer_equal_to_offline(capsys, monkeypatch):
+    monkeypatch.setattr(subprocess, "Popen", instead_of_popen)
     load(["--requests=30", "--at_once=30", "--rounds=1"])
     found = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert found["all_equal_to_offline"] and found["answered_once"] and found["requests"] == 30

@@ -1,0 +1,141 @@
+"""Processes forked from one that has imported everything, so that a test of a process does not pay for imports.
+
+For tests in which a process itself is tested: it is killed, signalled, or raced with others. Not for what is read
+while libraries are imported, such as the Hub's address, and not for what is imported at all: `subprocess` is.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import multiprocessing.forkserver
+import os
+import runpy
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+_POPEN = subprocess.Popen
+FORKS = multiprocessing.get_context("forkserver")
+FORKS.set_forkserver_preload(
+    [
+        *("pytest", "lightning.pytorch", "matplotlib.pyplot", "openai", "torch", "uvicorn"),
+        *(f"cascade.{name}" for name in ("run", "score", "serve", "train")),
+        *("cascade.probing.fit", "cascade.runtime.build", "cascade.scoring.scored", "cascade.serving.server"),
+        *(f"transformers.models.{name}.modeling_{name}" for name in ("llama", "qwen3")),
+    ]
+)
+
+
+def end_server() -> None:
+    """Ends the process that forks, and waits for it, so that its time and its children's are counted as the tests'."""
+    multiprocessing.forkserver._forkserver._stop()
+
+
+def _become(command: tuple[str, ...], environment: dict[str, str], folder: str, outputs: tuple[str, str]) -> None:
+    """What a new interpreter would do: `python -m NAME …` or `python -c CODE …`."""
+    for number, path in enumerate(("/dev/null", *outputs)):
+        opened = os.open(path, os.O_RDWR | os.O_APPEND)
+        os.dup2(opened, number)
+        os.close(opened)
+    sys.stdout, sys.stderr = (open(number, "w", buffering=1, closefd=False) for number in (1, 2))  # noqa: SIM115
+    os.environ.clear()
+    os.environ.update(environment)
+    os.chdir(folder)
+    kind, what, *rest = command
+    sys.argv = [what if kind == "-m" else kind, *rest]
+    if kind == "-m":
+        sys.modules.pop(what, None)  # imported already, which `runpy` would warn of
+        runpy.run_module(what, run_name="__main__", alter_sys=True)
+    else:
+        exec(compile(what, "<string>", "exec"), {"__name__": "__main__"})
+
+
+class Output:
+    """What a process has printed so far, read as a pipe is."""
+
+    def __init__(self, process: Forked) -> None:
+        self._file = tempfile.NamedTemporaryFile("r", prefix="forked-")  # noqa: SIM115
+        self._process, self.name = process, self._file.name
+
+    def readline(self) -> str:
+        """The next whole line, which is waited for; what there is where the process ends before."""
+        line = ""
+        while not line.endswith("\n"):
+            alive = self._process.poll() is None
+            line += (more := self._file.readline())
+            if not more and not alive:
+                return line
+            if not more:
+                time.sleep(0.01)
+        return line
+
+    def read(self) -> str:
+        """The rest, once the process has ended."""
+        self._process.wait()
+        return self._file.read()
+
+    def close(self) -> None:
+        self._file.close()
+
+
+class Forked:
+    """`python -m NAME …` or `python -c CODE …` as a process; used as `subprocess.Popen` is.
+
+    Args:
+        command: As after `python`.
+        environment: Instead of this process's own.
+        stderr: A file to write errors to.
+    """
+
+    def __init__(self, *command: str, environment: dict[str, str] | None = None, stderr: str | None = None) -> None:
+        outside = dict(os.environ if environment is None else environment)
+        self.stdout, self.stderr = Output(self), Output(self)
+        outputs = (self.stdout.name, stderr or self.stderr.name)
+        self._process = FORKS.Process(target=_become, args=(command, outside, str(Path.cwd()), outputs))
+        self._process.start()
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
+    def returncode(self) -> int | None:
+        return self._process.exitcode
+
+    def poll(self) -> int | None:
+        return self._process.exitcode
+
+    def wait(self, timeout: float | None = None) -> int:
+        self._process.join(timeout)
+        if self._process.exitcode is None:
+            raise subprocess.TimeoutExpired("a forked process", timeout)
+        return self._process.exitcode
+
+    def communicate(self, timeout: float | None = None) -> tuple[str, str]:
+        self.wait(timeout)
+        return self.stdout.read(), self.stderr.read()
+
+    def send_signal(self, number: int) -> None:
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        self._process.kill()
+
+
+def instead_of_popen(command: list[str], **options: Any) -> Forked | subprocess.Popen:
+    """For `subprocess.Popen` where the code under test starts one of our own commands by it."""
+    if command[:2] != [sys.executable, "-m"]:
+        return _POPEN(command, **options)
+    return Forked(*command[1:], environment=options.get("env"), stderr=getattr(options.get("stderr"), "name", None))
+
+
+def instead_of_run(command: list[str], env: dict[str, str], **options: Any) -> subprocess.CompletedProcess[str]:
+    """For `subprocess.run` likewise; a process that fails is an error."""
+    done = Forked(*command[1:], environment=env)
+    out, err = done.communicate()
+    assert done.returncode == 0, err
+    return subprocess.CompletedProcess(command, 0, out, err)
