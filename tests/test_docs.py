@@ -319,7 +319,7 @@ def test_every_page_with_python_or_a_tutorial_is_run_by_a_test_above():
     assert run >= TUTORIALS
 
 
-@pytest.mark.parametrize("page", pages(), ids=name)
+@pytest.mark.parametrize("page", [*pages(), *(ROOT / f"{n}.md" for n in ("CONTRIBUTING", "CHANGELOG"))], ids=name)
 def test_every_link_of_a_page_leads_to_a_file_of_the_clone(page):
     for target in re.findall(r"\]\(([^)#\s]+)", page.read_text()):
         assert "://" in target or (page.parent / target).exists(), f"{name(page)} links {target}"
