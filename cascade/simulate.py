@@ -16,11 +16,12 @@ from typing import Any, Literal, TypeVar
 from jsonargparse import ArgumentParser
 
 from cascade.commands import PLAN_HELP, verb_parser
-from cascade.engines.chain import ChainModels
 from cascade.errors import CascadeError, one_line_errors
 from cascade.policies.base import Thresholds
 from cascade.policies.tuning import Goal
-from cascade.studies import Data, is_task, simulate
+from cascade.probing.choice import ProbeChoice
+from cascade.runtime.config import CascadeConfig
+from cascade.studies import Data, is_task, names_of, simulate
 from probes.errors import ProbeError
 
 T = TypeVar("T")
@@ -39,7 +40,7 @@ def validate(files: list[Path], columns: dict[str, str] | None = None) -> None:
     print_logs(files, *check_logs(files, columns))
 
 
-def _print_plan(data: Data, probes: bool, runs: Path, models: ChainModels) -> None:
+def _print_plan(data: Data, probed: bool, runs: Path, cascade: CascadeConfig, probes: ProbeChoice) -> None:
     """What `simulate` with these arguments would cost."""
     from cascade.planning.costs import plan_chain
     from cascade.planning.table import print_plan
@@ -47,7 +48,9 @@ def _print_plan(data: Data, probes: bool, runs: Path, models: ChainModels) -> No
     if data.scores:
         raise CascadeError("Expected `plan` for models that are run here, but got `scores`, from which nothing is run")
     others = [name for name in data.evaluate_on or [] if not Path(name).exists() or is_task(Path(name))]
-    print_plan(plan_chain(data.names, [data.task, *others], runs, models, probes))
+    names_of(cascade)
+    chain = [member.settings for member in cascade.members]
+    print_plan(plan_chain(chain, [data.task, *others], runs, probes, probed))
 
 
 def build_parser() -> ArgumentParser:
@@ -58,10 +61,15 @@ def build_parser() -> ArgumentParser:
     parser.add_argument("--scores", "--calibrate-on", nargs="+", type=Path, help=scores)
     others = "tasks, score tables or folders of them for the chosen policy, frozen; unlabelled without a column correct"
     parser.add_argument("--evaluate_on", "--evaluate-on", nargs="+", type=str, help=others)
+    parser.add_argument("--cascade", type=Path, help="YAML of a cascade, such as `cascade.run` and `.serve` take")
+    chain = "instead, models, smallest first, separated by commas; by default the miniature Llamas, or all of SCORES"
+    parser.add_argument("--chain", type=str, help=chain)
+    parser.add_argument("--each", type=dict, default={}, help="settings of each of CHAIN, as --each.dtype=bfloat16")
     parser.add_class_arguments(Data, skip={"scores", "evaluate_on"})
     parser.add_class_arguments(Thresholds, skip={"p_ik_reader"})
     parser.add_class_arguments(Goal)
-    parser.add_function_arguments(simulate, skip={"data", "thresholds", "goal"})
+    parser.add_class_arguments(ProbeChoice, "probes")
+    parser.add_function_arguments(simulate, skip={"data", "thresholds", "goal", "cascade", "probes"})
     parser.add_argument("--plan", action="store_true", help=f"of models that are run here: {PLAN_HELP}")
     parser.add_argument("--report", type=Path, help="folder for report.html, plots and tables")
     parser.add_argument("--logger", type=Literal["none", "wandb"], default="none", help="where figures go, too")
@@ -71,6 +79,14 @@ def build_parser() -> ArgumentParser:
 def _taken(kind: type[T], values: dict[str, Any]) -> T:
     """A dataclass of those values that are its fields, which are taken out."""
     return kind(**{field.name: values.pop(field.name) for field in fields(kind) if field.name in values})  # type: ignore[arg-type]
+
+
+def _cascade(path: Path | None, chain: str | None, each: dict[str, Any]) -> CascadeConfig:
+    if path is None:
+        return CascadeConfig(chain=chain, each=each)
+    if chain is not None or each:
+        raise CascadeError(f"Expected `cascade` or `chain` and `each`, but got both: {path}, which names its models")
+    return CascadeConfig.read(path)
 
 
 @one_line_errors(ProbeError)
@@ -87,9 +103,12 @@ def main(args: list[str] | None = None) -> None:
     settings = dict(values)
     folder, logger, planned = values.pop("report"), values.pop("logger"), values.pop("plan")
     data, thresholds, goal = _taken(Data, values), _taken(Thresholds, values), _taken(Goal, values)
-    models = ChainModels(**values["models"])
+    probes = ProbeChoice(**values["probes"])
+    cascade = _cascade(values["cascade"], values["chain"], values["each"])
+    if values["cascade"] is not None and thresholds == Thresholds():
+        thresholds = Thresholds(cascade.p_t, cascade.p_ik)  # the file's own, where no other are asked for
     if planned:
-        _print_plan(data, thresholds.p_ik is not None, values["runs"], models)
+        _print_plan(data, thresholds.p_ik is not None, values["runs"], cascade, probes)
         return
     from cascade.report.html import write_report
     from cascade.report.study_tables import print_study
@@ -100,7 +119,8 @@ def main(args: list[str] | None = None) -> None:
     base, out = values["out"] or values["runs"] / "simulations", values["out"]
     if (own := sweep_folder(base)) != base:
         out = own
-    result = simulate(data, thresholds, goal, models, values["prices"], values["layers"], values["runs"], out)
+    asked = (values["prices"], values["layers"], values["runs"], out)
+    result = simulate(data, thresholds, goal, cascade, probes, *asked)
     if stands_in := other_confidence(data.columns or {}):
         print(f"{stands_in} stands in P(T)'s place, and what it took is charged")
     print_report(result.report)

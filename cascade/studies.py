@@ -10,10 +10,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cascade.engines.chain import ChainModels
 from cascade.errors import CascadeError
 from cascade.policies.base import Thresholds
 from cascade.policies.tuning import Goal
+from cascade.probing.choice import ProbeChoice
+from cascade.runtime.config import CascadeConfig
 from cascade.tasks.files import holds_questions
 from cascade.tasks.load import PROBED_ON, TASK_NAMES
 from probes.files import file_name, write_atomically
@@ -21,12 +22,13 @@ from probes.files import file_name, write_atomically
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from cascade.engines.base import EngineConfig
     from cascade.policies.ledgers import Prices
     from cascade.scores.arrays import ChainScores
     from cascade.simulation.simulator import Report
     from cascade.simulation.study import LayerPoint, Study
 
-DEFAULT_CHAIN = "mini-llama-small,mini-llama-medium,mini-llama-large"
+_MARKED = ("dtype", "quantization", "prompt_style", "letters")
 
 
 @dataclass(frozen=True)
@@ -34,8 +36,6 @@ class Data:
     """What is simulated on.
 
     Attributes:
-        chain: Models, smallest first, separated by commas; by default the miniature Llamas, or all models of
-            SCORES by their parameters.
         scores: Score tables to simulate from; without them, or with the name of a task, the models are run where
             needed.
         columns: From the schema's names to those of SCORES, where they differ, as --columns.p_t=confidence.
@@ -49,7 +49,6 @@ class Data:
         normalize: Read P(T) renormalised over the options instead of raw.
     """
 
-    chain: str | None = None
     scores: list[Path] | None = None
     columns: dict[str, str] | None = None
     task: str = "mini-mmlu"
@@ -66,15 +65,6 @@ class Data:
             object.__setattr__(self, "scores", None)
 
     @property
-    def names(self) -> list[str]:
-        """The chain as it was given, or the miniature Llamas."""
-        from cascade.scores.arrays import check_chain
-
-        names = [name.strip() for name in (self.chain or DEFAULT_CHAIN).split(",") if name.strip()]
-        check_chain(names)
-        return names
-
-    @property
     def label(self) -> str:
         """For the name of a folder."""
         return "scores" if self.scores else file_name(self.task if self.task in TASK_NAMES else Path(self.task).name)
@@ -83,6 +73,15 @@ class Data:
 def is_task(data: Path) -> bool:
     """Whether a path is the name of a task, or a file of questions, and not of scores."""
     return holds_questions(data) if data.exists() else str(data) in TASK_NAMES
+
+
+def names_of(cascade: CascadeConfig) -> list[str]:
+    """The chain's models, two or more, each once."""
+    from cascade.scores.arrays import check_chain
+
+    names = [member.name for member in cascade.members]
+    check_chain(names)
+    return names
 
 
 @dataclass(frozen=True)
@@ -110,7 +109,8 @@ def simulate(
     data: Data = Data(),
     thresholds: Thresholds = Thresholds(),  # noqa: B008
     goal: Goal = Goal(),  # noqa: B008
-    models: ChainModels = ChainModels(),  # noqa: B008
+    cascade: CascadeConfig = CascadeConfig(),  # noqa: B008
+    probes: ProbeChoice = ProbeChoice(),  # noqa: B008
     prices: Path | None = None,
     layers: bool = False,
     runs: Path = Path("runs"),
@@ -119,11 +119,12 @@ def simulate(
     """Simulates every single model and every sub-chain of a chain, and finds the thresholds worth having.
 
     Args:
-        data: Whose scores, and which of them.
+        data: Which questions, and whose scores of them.
         thresholds: Of the fixed tables. Where that of P(IK) is ``None``, no probe is trained or asked.
         goal: What is wanted of the thresholds that are found.
-        models: How models that are run here are loaded and probed.
-        prices: YAML of prices for dollars, such as configs/prices/table-12.yaml.
+        cascade: The chain, where its models are run here; with score tables the order of their models, if it is given.
+        probes: Which probes read models that are run here and name none.
+        prices: YAML of prices for dollars, such as configs/prices/table-12.yaml; by default those of ``cascade``.
         layers: Sweep the probes' layer (models that are run here only).
         runs: Folder of stores and probe runs.
         out: Folder for report.json, plot.png and the score tables; by default one under RUNS/simulations.
@@ -139,29 +140,28 @@ def simulate(
     from cascade.simulation import study as studies
     from cascade.strict_json import strict_json
 
-    known, probes = None if prices is None else read_prices(prices), thresholds.p_ik is not None
+    known, probed = cascade.prices if prices is None else read_prices(prices), thresholds.p_ik is not None
     if layers and data.scores:
         raise CascadeError("Expected `layers` for models that are run here, but got `scores`, which name one layer")
-    if layers and not probes:
+    if layers and not probed:
         raise CascadeError("Expected `p_ik` to be a threshold where `layers` sweeps the probes, but got null")
-    table = read_logs(data.scores, data.columns, probes) if data.scores else None
-    names = chain_of(table) if table is not None and data.chain is None else data.names
+    table = read_logs(data.scores, data.columns, probed) if data.scores else None
+    names = chain_of(table) if table is not None and not cascade.is_given else names_of(cascade)
     # What the policy is carried over to is read by the same probes.
-    models = (
-        models if data.scores else replace(models, probe_task=models.probe_task or PROBED_ON.get(data.task, data.task))
-    )
-    marks = (*(() if data.scores else models.marks), *(() if probes else ("without-p_ik",)))
+    probes = replace(probes, task=probes.task or PROBED_ON.get(data.task, data.task))
+    own = Own(cascade, probes, runs, probed)
+    marks = (*(() if data.scores else own.marks), *(() if probed else ("without-p_ik",)))
     out = out or runs / "simulations" / "--".join(["+".join(map(file_name, names)), data.label, *marks])
     out.mkdir(parents=True, exist_ok=True)
     if table is None:
-        table = _own_scores(names, data.task, runs, models, probes)
-        if not probes and data.split is None and "split" in table.column_names:
+        table = own.scores(data.task)
+        if not probed and data.split is None and "split" in table.column_names:
             table = table.drop_columns(["split"])  # nothing was trained on any of them
     choose_on, report_on, whole = divide(table, names, data.split, data.normalize)
-    others = {name: _other(name, names, runs, data, models, probes) for name in data.evaluate_on or []}
+    others = {name: _other(name, names, data, own) for name in data.evaluate_on or []}
     fixed = simulator.report(whole, thresholds, known)
     found = studies.study(choose_on, report_on, goal, known, others)
-    swept = _sweep_layers(names, data, runs, goal, known, models) if layers else ()
+    swept = _sweep_layers(names, data, goal, known, own) if layers else ()
     for name in names:
         write_scores(table, name, out / "scores" / f"{file_name(name)}.parquet")
     what = f"{len(whole):,} questions" if data.scores else f"{data.task}, {len(whole):,} questions"
@@ -175,22 +175,64 @@ def simulate(
     return result
 
 
-def _own_scores(names: Sequence[str], task: str, runs: Path, models: ChainModels, probes: bool) -> pa.Table:
-    # Here and not above, so that somebody else's logs are simulated without loading torch.
-    from cascade.probing.chain import own_scores
+@dataclass(frozen=True)
+class Own:
+    """Models that are run here.
 
-    return own_scores(names, task, runs, settings=models, probes=probes)
+    Attributes:
+        cascade: Which.
+        probes: Which probes read those that name none.
+        runs: Folder of stores and probe runs.
+        probed: Whether P(IK) is asked at all.
+    """
+
+    cascade: CascadeConfig
+    probes: ProbeChoice
+    runs: Path
+    probed: bool
+
+    @property
+    def marks(self) -> tuple[str, ...]:
+        """What answers and probes depend on and is not as by default, for the name of a folder."""
+        named = () if self.cascade.name == CascadeConfig.name else (file_name(self.cascade.name),)
+        each = (str(self.cascade.each[name]) for name in _MARKED if name in self.cascade.each)
+        return (*named, *each, *(() if self.probes.layer is None else (f"layer-{self.probes.layer}",)))
+
+    @property
+    def chain(self) -> list[EngineConfig]:
+        """Settings of the engines."""
+        return [member.settings for member in self.cascade.members]
+
+    # Imports wait, so that somebody else's logs are simulated without loading torch.
+    def scores(self, task: str, depth: float | None = None) -> pa.Table:
+        """The models' scores of a task, with the P(IK) of their probes.
+
+        Args:
+            task: Name of the task, or a file of questions and answers.
+            depth: How far up each model the probes read, in (0, 1]; by default as ``probes`` says.
+        """
+        from cascade.probing.chain import own_scores
+        from cascade.runtime.build import named_probes
+
+        named = named_probes(self.cascade.members) if self.probed and depth is None else {}
+        return own_scores(self.chain, task, self.runs, depth, self.probes, self.probed, named)
+
+    def depths(self) -> list[int]:
+        """Decoder blocks of all the models but the last."""
+        from cascade.probing.chain import own_models
+
+        return [model.num_layers for model in own_models(self.chain)[:-1]]
 
 
-def _other(name: str, names: Sequence[str], runs: Path, data: Data, models: ChainModels, probes: bool) -> ChainScores:
+def _other(name: str, names: Sequence[str], data: Data, own: Own) -> ChainScores:
     """Other data for a frozen policy: a task, a score table, or a folder of them."""
     from cascade.scores.logs import other_part, read_other_logs
 
     path = Path(name)
     if path.exists() and not is_task(path):
-        table, labelled = read_other_logs(path, data.columns, probes)
+        table, labelled = read_other_logs(path, data.columns, own.probed)
     elif is_task(path):
-        table, labelled = _own_scores(names, name, runs, models, probes), True
+        table, labelled = own.scores(name), True
     else:
         raise CascadeError(
             f"Expected `evaluate_on` to name a task ({', '.join(TASK_NAMES)}), a file of questions, a score table "
@@ -199,19 +241,14 @@ def _other(name: str, names: Sequence[str], runs: Path, data: Data, models: Chai
     return other_part(table, names, data.normalize, labelled)
 
 
-def _sweep_layers(
-    names: Sequence[str], data: Data, runs: Path, goal: Goal, prices: Prices | None, models: ChainModels
-) -> list[LayerPoint]:
+def _sweep_layers(names: Sequence[str], data: Data, goal: Goal, prices: Prices | None, own: Own) -> list[LayerPoint]:
     """The goal's best in the early-exit ledger, for probes at each depth of the deepest model that has one."""
-    from cascade.probing.chain import own_models, own_scores
     from cascade.scores.logs import divide
     from cascade.simulation.study import layer_point
 
-    depths = [model.num_layers for model in own_models(names, models)[:-1]]
-    found = []
+    depths, found = own.depths(), []
     for layer in range(1, max(depths) + 1):
         share = layer / max(depths)
-        table = own_scores(names, data.task, runs, share, models)
-        choose_on, report_on, _ = divide(table, names, data.split, data.normalize)
+        choose_on, report_on, _ = divide(own.scores(data.task, share), names, data.split, data.normalize)
         found.append(layer_point(choose_on, report_on, goal, [max(1, round(share * d)) for d in depths], share, prices))
     return found

@@ -5,16 +5,17 @@ import sys
 from pathlib import Path
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 from cascade.miniature.families import ASSETS
 from tests.profile import LONG
 
 SHARED = Path(__file__).parents[1].parent / "shared" / "data"
 
-# Of each property; no deadline, which a busy machine would break.
-settings.register_profile("default", max_examples=40, deadline=None)
-settings.register_profile("long", max_examples=1000, deadline=None)
+# No deadline and no check of speed, which a busy machine would fail.
+UNTIMED = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
+settings.register_profile("default", max_examples=40, **UNTIMED)
+settings.register_profile("long", max_examples=1000, **UNTIMED)
 settings.load_profile("long" if LONG else "default")
 
 

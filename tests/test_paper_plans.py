@@ -14,8 +14,8 @@ from tests.cascade.test_benchmarks import MMLU_ROW, POPQA_ROW, gpqa_row, reposit
 
 ROOT = Path(__file__).parents[1]
 PUBLISHED = json.loads((ROOT / "tests/cascade/published_models.json").read_text())["models"]
-CHAINS = [yaml.safe_load((ROOT / f"configs/chains/{family}.yaml").read_text()) for family in ("llama3", "qwen3")]
-PINNED = {name: commit for chain in CHAINS for name, commit in chain["models"]["revisions"].items()}
+MODELS = [yaml.safe_load(path.read_text()) for path in sorted((ROOT / "configs/models").glob("*.yaml"))]
+PINNED = {model["model"]: model["revision"] for model in MODELS}
 LLAMA, QWEN = ([name for name in PUBLISHED if name.startswith(owner)] for owner in ("meta-llama/", "Qwen/"))
 QUESTIONS = {"mmlu": 90, "gpqa": 40, "popqa": 50}
 CHAT_TEMPLATE = "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n{% endfor %}"
@@ -55,7 +55,7 @@ def commands() -> dict[tuple[str, ...], tuple[list[str], list[str]]]:
     for name in ("seeds", "transfer", "all"):
         found[f"experiments.{name}", "--scale=paper"] = [*LLAMA, *QWEN], ["mmlu", "gpqa", "popqa"]
     for family, names in (("llama3", LLAMA), ("qwen3", QWEN)):
-        found["cascade.simulate", f"--config={ROOT}/configs/chains/{family}.yaml"] = names, ["mmlu"]
+        found["cascade.simulate", f"--cascade={ROOT}/configs/cascades/{family}.yaml", "--task=mmlu"] = names, ["mmlu"]
         found["cascade.run", f"--config={ROOT}/configs/cascades/{family}.yaml", *ALL] = names, ["mmlu"]
         for name in names:
             size = re.search(r"\d+B", name)[0].lower()

@@ -15,11 +15,11 @@ from pathlib import Path
 import numpy as np
 
 from cascade.engines.base import Engine, EngineConfig, Weights
-from cascade.engines.chain import ChainModels
 from cascade.engines.states import showing_states
 from cascade.errors import CascadeError
 from cascade.policies.ledgers import pass_costs
 from cascade.probing.chain import own_models
+from cascade.probing.choice import ProbeChoice
 from cascade.probing.data import ScoredTaskDataModule
 from cascade.runtime.config import CascadeConfig
 from cascade.scores.columns import ModelInfo, Passes, Usage
@@ -118,19 +118,23 @@ def plan_training(data: ScoredTaskDataModule) -> Plan:
 
 
 def plan_chain(
-    names: Sequence[str], tasks: Sequence[str], runs: Path, settings: ChainModels, probes: bool = True
+    chain: Sequence[EngineConfig],
+    tasks: Sequence[str],
+    runs: Path,
+    choice: ProbeChoice = ProbeChoice(),  # noqa: B008 - frozen
+    probes: bool = True,
 ) -> Plan:
     """Of `cascade.simulate`, where the models are run: all of them on each task, and all but the last on the probes'.
 
     Args:
-        names: The chain, smallest first.
+        chain: Settings of the engines, smallest model first.
         tasks: Those that are simulated on.
         runs: Folder of stores and probe runs.
-        settings: How the models are loaded and probed.
+        choice: Which probes.
         probes: Whether they are probed at all.
     """
-    models = [Planned(model) for model in own_models(names, settings)]
-    probed = settings.probe_task or PROBED_ON.get(tasks[0], tasks[0])
+    models = [Planned(model) for model in own_models(chain, choice.layer)]
+    probed = choice.task or PROBED_ON.get(tasks[0], tasks[0])
     work: list[Work] = []
     for place, model in enumerate(models):
         for task in dict.fromkeys([*tasks, *([probed] if probes and place + 1 < len(models) else [])]):

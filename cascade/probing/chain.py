@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 import pyarrow as pa
 
 from cascade.engines.base import EngineConfig
-from cascade.engines.chain import ChainModels
 from cascade.engines.states import States, StatesEngine, check_states, showing_states
 from cascade.errors import CascadeError
+from cascade.probing.choice import ProbeChoice
 from cascade.probing.data import BATCH_SIZE, OWN_LABEL, ScoredTaskDataModule, default_layer
 from cascade.probing.fit import fit
 from cascade.probing.runs import ProbeRun
@@ -23,7 +24,9 @@ from cascade.tasks.load import PROBED_ON, load_task
 from probes import Probe, stratified_split
 from probes.training import ProbeModule
 
-DEFAULT = ChainModels()
+DEFAULT = ProbeChoice()
+NONE_NAMED: Mapping[str, Probe | None] = MappingProxyType({})
+SCORING_BATCH = 128
 
 
 def probe_for(
@@ -71,7 +74,7 @@ def probe_for(
         raise CascadeError(
             f"Expected at least {BATCH_SIZE} questions to train a probe on, but {task} has {len(rows)} (of "
             f"{table.num_rows}, the others are for validation and test); name a task with more by "
-            f"`--models.probe_task`, or leave P(IK) out by `--p_ik null`"
+            f"`--probes.task`, or leave P(IK) out by `--p_ik null`"
         )
     flags = model.settings.flags()
     data = ScoredTaskDataModule(task=task, layer=layer, stores=runs / "stores", split_seed=seed, **flags)
@@ -131,62 +134,65 @@ def with_p_ik(
     return pa.table({field.name: columns[field.name] for field in SCHEMA if field.name in columns})
 
 
-def own_models(chain: Sequence[str | EngineConfig], settings: ChainModels = DEFAULT) -> list[StatesEngine]:
+def own_models(chain: Sequence[EngineConfig], layer: int | None = None) -> list[StatesEngine]:
     """The models of a chain, none of them loaded yet.
 
     Args:
-        chain: Engines' settings, or names of decoders that ``settings`` are about.
-        settings: How the named ones are loaded, and the layer that all but the last have to have.
+        chain: Settings of the engines, smallest model first.
+        layer: All but the last have to have it.
     """
-    if unknown := sorted(set(settings.revisions) - set(chain)):
-        raise CascadeError(f"Expected `revisions` of models in the chain, but got {', '.join(unknown)}")
-    configs = [settings.decoder(one) if isinstance(one, str) else one for one in chain]
-    models = [showing_states(config.build()) for config in configs]
-    if settings.layer is not None:
+    models = [showing_states(settings.build()) for settings in chain]
+    if layer is not None:
         for model in models[:-1]:
-            model.layers([settings.layer])
+            model.layers([layer])
     return models
 
 
 def own_scores(
-    chain: Sequence[str | EngineConfig],
+    chain: Sequence[EngineConfig],
     task: str,
     runs: Path,
     depth: float | None = None,
-    settings: ChainModels = DEFAULT,
+    choice: ProbeChoice = DEFAULT,
     probes: bool = True,
+    named: Mapping[str, Probe | None] = NONE_NAMED,
 ) -> pa.Table:
     """Scores of models we run ourselves, with the P(IK) of their probes, all but the last model's.
 
     Args:
-        chain: Engines' settings, or names of decoders, smallest first.
+        chain: Settings of the engines, smallest model first.
         task: Task to answer.
         runs: Folder of stores and probe runs.
-        depth: How far up each model its probe reads, in (0, 1]; by default as ``settings`` say.
-        settings: How the named models are loaded, and what the probes are trained on.
+        depth: How far up each model its probe reads, in (0, 1]; by default as ``choice`` says.
+        choice: Which probes; trained where they are missing.
         probes: Whether there is P(IK) at all; without it nothing is trained.
+        named: By the model's name, its probe where that is chosen already, or ``None`` where it has none.
     """
-    probed = (settings.probe_task or PROBED_ON.get(task, task)) if probes else task
+    probed = (choice.task or PROBED_ON.get(task, task)) if probes else task
     # What is unknown is refused before anything is run.
     tasks = {name: load_task(name) for name in dict.fromkeys([task, probed])}
-    models = own_models(chain, settings)
+    models = own_models(chain, choice.layer)
     tables = []
     for place, model in enumerate(models):
-        scored = _scored(model, tasks[task], runs, settings.batch_size)
-        probe = None
-        if probes and place + 1 < len(models):
-            layer = settings.layer if depth is None else max(1, round(depth * model.num_layers))
-            own = scored if tasks[task] is tasks[probed] else _scored(model, tasks[probed], runs, settings.batch_size)
+        scored = _scored(model, tasks[task], runs)
+        probe, trained_on = None, tasks[probed].revision
+        if probes and place + 1 < len(models) and model.name in named:
+            probe = named[model.name]
+            trained_on = trained_on if probe is None else probe.config.task_revision
+        elif probes and place + 1 < len(models):
+            layer = choice.layer if depth is None else max(1, round(depth * model.num_layers))
+            own = scored if tasks[task] is tasks[probed] else _scored(model, tasks[probed], runs)
             probe = probe_for(model, probed, own, runs, layer)
         model.release()
         # By what is asked and not by name: a file has many.
-        same = tasks[task].revision == tasks[probed].revision
-        tables.append(with_p_ik(scored, probe, split_seed=0 if same else None))
+        tables.append(with_p_ik(scored, probe, split_seed=0 if tasks[task].revision == trained_on else None))
     return pa.concat_tables(tables, promote_options="default")  # columns that a model lacks are null
 
 
-def _scored(model: StatesEngine, task: Task, runs: Path, batch_size: int) -> Scored:
-    scored = score(model, task, runs / "stores", batch_size=batch_size)
+def _scored(model: StatesEngine, task: Task, runs: Path) -> Scored:
+    # Larger batches than those of a live run, which leave early, unless the settings say otherwise.
+    own = "batch_size" in model.settings.changed()
+    scored = score(model, task, runs / "stores", batch_size=model.batch_size if own else SCORING_BATCH)
     if scored.reused:
         print(f"Reusing {scored.store.rows:,} scored rows in {scored.store.folder}", file=sys.stderr)
     return scored

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import cast
 
@@ -12,7 +13,6 @@ from cascade.engines.base import Engine, Reader
 from cascade.errors import CascadeError
 from cascade.policies.base import LivePolicy, Thresholds
 from cascade.policies.file import read_policy
-from cascade.policies.ledgers import Prices
 from cascade.policies.thresholds import ThresholdPolicy
 from cascade.runtime.config import CascadeConfig, Member, ReaderSettings
 from cascade.runtime.engine import Cascade
@@ -41,14 +41,12 @@ def build_cascade(config: CascadeConfig | Path | str | None = None) -> Cascade:
     policy, normalize = _policy(config, names, readers)
     if config.policy is not None:
         _check_probes(policy, models, config.policy)
-    priced = {m.name: (m.price.input, m.price.output) for m in members if m.price is not None}
-    prices = Prices("the configuration", priced) if len(priced) == len(members) else None
     return Cascade(
         models,
         policy,
         config.name,
         readers,
-        prices,
+        config.prices,
         _calibration(config, names, normalize),
         normalize,
         config.keep_loaded,
@@ -103,6 +101,15 @@ def _probe(member: Member, last: bool) -> Probe | None:
 
     folder = None if last else shipped_probe(member.name)
     return None if folder is None else Probe.from_pretrained(folder)
+
+
+def named_probes(members: Sequence[Member]) -> dict[str, Probe | None]:
+    """By the model's name the probe that it names, or ``None`` where it is to have none; others are left out.
+
+    Raises:
+        CascadeError, ProbeError: If one is not there, or does not load.
+    """
+    return {m.name: None if m.probe == "none" else _named_probe(m.probe) for m in members if m.probe is not None}
 
 
 def _reader(settings: ReaderSettings) -> Reader:

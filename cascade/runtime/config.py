@@ -17,6 +17,7 @@ from jsonargparse.typing import register_type
 from cascade.engines.base import EngineConfig, Price
 from cascade.engines.settings import read_settings, settings_of
 from cascade.errors import CascadeError
+from cascade.policies.ledgers import Prices
 
 _OF_THRESHOLDS = "p_t p_ik p_ik_reader".split()
 DEFAULT_CHAIN = "mini-llama-small,mini-llama-medium,mini-llama-large"
@@ -134,6 +135,7 @@ class CascadeConfig:
 
     Attributes:
         chain: Local models with nothing more to say of them, smallest first, separated by commas.
+        each: Settings of every model of ``chain``, such as dtype.
         models: Instead of ``chain``, one entry a model.
         name: What a server calls the whole.
         policy: report.json of `cascade.simulate`, or a JSON file of one policy; instead of thresholds, which stay as
@@ -149,6 +151,7 @@ class CascadeConfig:
     """
 
     chain: str | None = None
+    each: dict[str, Any] = field(default_factory=dict)
     models: list[Member] = field(default_factory=list)
     name: str = "cascade"
     policy: Path | None = None
@@ -162,6 +165,8 @@ class CascadeConfig:
     def __post_init__(self) -> None:
         if self.chain is not None and self.models:
             raise CascadeError("Expected `chain` or `models`, but got both")
+        if self.each and self.models:
+            raise CascadeError("Expected `each` for the models of `chain`, but got `models`, which have their own")
         if self.policy is not None and (given := _given(self, _OF_THRESHOLDS)):
             shown = ", ".join(f"{name}={getattr(self, name)}" for name in given)
             raise CascadeError(
@@ -194,7 +199,18 @@ class CascadeConfig:
         if self.models:
             return tuple(self.models)
         names = (self.chain or DEFAULT_CHAIN).split(",")
-        return tuple(Member(model=name.strip()) for name in names if name.strip())
+        return tuple(Member.read({"model": name.strip(), **self.each}) for name in names if name.strip())
+
+    @property
+    def is_given(self) -> bool:
+        """Whether it says which models it is made of."""
+        return self.chain is not None or bool(self.models)
+
+    @property
+    def prices(self) -> Prices | None:
+        """What the providers charge, where there is a price for every model."""
+        priced = {m.name: (m.price.input, m.price.output) for m in self.members if m.price is not None}
+        return Prices("the configuration", priced) if len(priced) == len(self.members) else None
 
 
 def _given(settings: CascadeConfig, names: list[str]) -> list[str]:

@@ -15,6 +15,7 @@ from cascade.engines.settings import EndpointConfig
 from cascade.errors import CascadeError, one_line_errors
 from cascade.planning.costs import plan_chain
 from cascade.planning.table import print_plan
+from cascade.probing.choice import ProbeChoice
 from cascade.strict_json import strict_json
 from experiments.paper.api import api_plan
 from experiments.paper.comparison import Comparison
@@ -133,7 +134,8 @@ def print_plans(lab: Lab, family: str, tasks: Sequence[str], api: Sequence[int] 
         plans = []
         for style in dict.fromkeys(map(lab.scale.style, asked)):
             alike = [task for task in asked if lab.scale.style(task) == style]
-            plans.append(plan_chain(names, alike, lab.runs, lab.scale.settings(alike[0], names)))
+            chain = [lab.scale.decoder(name, alike[0]) for name in names]
+            plans.append(plan_chain(chain, alike, lab.runs, ProbeChoice(lab.scale.layer, alike[0])))
         print_plan(replace(plans[0], work=tuple(work for plan in plans for work in plan.work)))
     if api:
         task = getattr(lab.scale, tasks[0])

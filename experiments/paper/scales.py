@@ -5,14 +5,13 @@ The code path is the same at both. `paper` needs the weights, the tasks, and a k
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
 import yaml
 
-from cascade.engines.chain import ChainModels
 from cascade.engines.settings import DecoderConfig, EndpointConfig
 from cascade.tasks.base import PromptStyle
 from experiments.paper.numbers import paper
@@ -75,18 +74,6 @@ class Scale:
         """How a task is asked."""
         return self.open_ended if task == self.popqa else "raw"
 
-    def settings(self, task: str, models: Sequence[str]) -> ChainModels:
-        """How some of its models are loaded for a task, which their probes are trained on."""
-        return ChainModels(
-            self.dtype,
-            self.device_map,
-            revisions={model: self.revisions[model] for model in models if model in self.revisions},
-            batch_size=self.scoring_batch_size,
-            layer=self.layer,
-            probe_task=task,
-            prompt_style=self.style(task),
-        )
-
     def decoder(self, model: str, task: str) -> DecoderConfig:
         """Settings of one of its models as it is asked a task."""
         revision, style = self.revisions.get(model), self.style(task)
@@ -138,7 +125,7 @@ PAPER = Scale(
     open_ended="chat",
     device_map="auto",
     batch_size=16,
-    scoring_batch_size=8,  # as configs/chains has it: 70B's weights leave little room
+    scoring_batch_size=8,  # 70B's weights leave little room
     keep_loaded=False,
     repeats=1,
 )

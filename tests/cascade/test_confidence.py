@@ -40,6 +40,7 @@ from cascade.tasks.load import load_task
 from probes import stratified_split
 from tests.cascade.faulty_server import FaultyServer, right_letter
 from tests.processes import Forked
+from tests.profile import LONG
 
 LETTERED = Question("q", "What is 2 plus 2?", "arithmetic", ("B",), ("3", "4", "5", "6"))
 SMALL = ["--data.model=mini-llama-small"]
@@ -198,7 +199,7 @@ def test_samples_of_an_endpoint_are_different_requests(tmp_path):
 
 
 def test_confidences_of_letters_are_those_of_the_models_own_distribution(small):
-    questions = load_task("mini-mmlu").questions[::200]
+    questions = load_task("mini-mmlu").questions[:: 200 if LONG else 500]
     task = load_task("mini-mmlu")
     asking = Asking(("likelihood", "entropy", "margin", "self_consistency"), samples=200)
     rows = ask_confidences(small, questions, "t", asking).to_pylist()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 from pathlib import Path
@@ -32,7 +33,6 @@ def claimed(path: Path) -> str | None:
     """The entry point that a file is for, by its folder; ``None`` for a file of no use."""
     kind, *deeper = path.relative_to(ROOT / "configs").parent.parts
     by_kind = {
-        "chains": "simulate",
         "cascades": "run",
         "models": "score",
         "prices": "prices",
@@ -72,10 +72,10 @@ def test_every_file_is_claimed_by_an_entry_point(path):
 
 
 def test_a_file_that_nothing_takes_would_be_found():
-    for stray in ("notes.yaml", "chains/deeper/x.yaml", "chains/x.yml", "gemma/2b.yaml"):
+    for stray in ("notes.yaml", "cascades/deeper/x.yaml", "cascades/x.yml", "gemma/2b.yaml"):
         path = ROOT / "configs" / stray
         assert claimed(path) is None if path.parent.name != "configs" else not path.exists()
-    assert {claimed(path) for path in FILES} == {"train", "score", "simulate", "run", "prices", "sweep", "judge"}
+    assert {claimed(path) for path in FILES} == {"train", "score", "run", "prices", "sweep", "judge"}
     assert of("sweep") == SWEEPS  # each of which test_sweeps takes to a command line
 
 
@@ -92,8 +92,7 @@ def test_a_model_file_is_a_published_model_at_one_commit_which_stands_nowhere_el
     assert (settings.dtype, settings.quantization) == ("bfloat16", None)
     # Two bytes a parameter: what is larger than the paper's GPU is spread over several.
     assert (settings.device_map == "auto") == (2e9 * published["billions"] > 48e9)
-    # configs/chains goes with its own dialect.
-    stands = [file for file in FILES if claimed(file) != "simulate" and settings.revision in file.read_text()]
+    stands = [file for file in FILES if settings.revision in file.read_text()]
     assert stands == [path]
 
 
@@ -111,21 +110,32 @@ def test_a_training_file_is_one_of_training_and_of_scoring(path):
     assert data.layer <= PUBLISHED[name]["config"]["num_hidden_layers"]
 
 
-@pytest.mark.parametrize("path", of("simulate"), ids=named)
-def test_a_chain_file_is_one_of_simulation(path):
-    values = simulate.build_parser().parse_args([f"--config={path}"])
-    chain = values.chain.split(",")
-    assert len(chain) == 3
-    if path.stem in ("llama3", "qwen3"):
-        assert set(chain) <= set(PUBLISHED)
-        models = [parse_training([f"--config={p}"]).data for p in of("train") if p.parent.name == path.stem]
-        engines = [engine_of(data) for data in models]
-        assert {engine.model for engine in engines} == set(chain)
-        settings = values.models
-        assert settings.revisions == {engine.model: engine.revision for engine in engines}
-        assert {(engine.dtype, data.layer, data.task) for engine, data in zip(engines, models, strict=True)} == {
-            (settings.dtype, settings.layer, settings.probe_task)
-        }
+@pytest.mark.parametrize("path", of("run"), ids=named)
+def test_a_cascade_is_read_by_simulate_run_serve_and_plan_alike(path, monkeypatch):
+    """Each takes the same file for the same models, thresholds and prices."""
+    own = CascadeConfig.read(path)
+    values = run.build_parser().parse_args([f"--config={path}"])
+    assert [member["settings"] if isinstance(member, dict) else member.settings for member in values.models] == [
+        member.settings for member in own.members
+    ]
+    taken: list[CascadeConfig] = []
+    keep = functools.wraps(simulate.simulate)(lambda data, thresholds, goal, cascade, *_: _keep(taken, cascade))
+    monkeypatch.setattr(simulate, "simulate", keep)
+    with pytest.raises(Kept):
+        simulate.main([f"--cascade={path}"])
+    monkeypatch.setattr("cascade.runtime.build.build_cascade", lambda config: _keep(taken, CascadeConfig.read(config)))
+    with pytest.raises(Kept):
+        serve.main([f"--config={path}", "--port=0"])
+    assert taken == [own, own]
+
+
+class Kept(Exception):
+    """What was looked for is known."""
+
+
+def _keep(taken: list[CascadeConfig], config: CascadeConfig) -> None:
+    taken.append(config)
+    raise Kept
 
 
 @pytest.mark.parametrize("path", of("judge"), ids=named)

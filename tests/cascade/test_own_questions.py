@@ -310,7 +310,7 @@ def test_too_few_questions_for_a_probe_are_one_line_and_both_ways_out_are_open(t
         simulate(flags)
     said = capsys.readouterr().err.splitlines()[-1]
     assert said.startswith("error: Expected at least 256 questions to train a probe on, but ")
-    assert "--models.probe_task" in said and "--p_ik null" in said
+    assert "--probes.task" in said and "--p_ik null" in said
     simulate([*flags, "--p_ik", "null", "--plan"])
     assert "mini-mmlu" not in capsys.readouterr().out
     simulate([*flags, "--p_ik", "null"])
@@ -320,7 +320,7 @@ def test_too_few_questions_for_a_probe_are_one_line_and_both_ways_out_are_open(t
     assert report["thresholds"]["p_ik"] is None and report["without_p_ik"] == []
     assert {one["confidence"] for one in report["confidences"]} == {"P(T)"}
     assert report["questions"] == len(questions)  # none of them was trained on
-    simulate([*flags, "--models.probe_task", "mini-gpqa"])
+    simulate([*flags, "--probes.task", "mini-gpqa"])
     scores = pq.read_table(
         folder.with_name(folder.name.removesuffix("--without-p_ik")) / "scores" / "mini-llama-small.parquet"
     )

@@ -18,7 +18,6 @@ from safetensors import safe_open
 from cascade import run, simulate
 from cascade import score as score_entry
 from cascade.engines.base import Price
-from cascade.engines.chain import ChainModels
 from cascade.engines.settings import DecoderConfig
 from cascade.engines.weights import weight_files
 from cascade.errors import CascadeError
@@ -191,7 +190,7 @@ def test_the_real_questions_of_mmlu_are_planned_for(paper, shared_data, tmp_path
 
 def test_a_chain_is_scored_on_its_task_and_its_probes_task(tmp_path):
     names = ["mini-llama-small", "mini-llama-large"]
-    plan = plan_chain(names, [TASK], tmp_path, ChainModels())
+    plan = plan_chain([DecoderConfig(name) for name in names], [TASK], tmp_path)
     assert [(w.model, w.task) for w in plan.work] == [
         ("mini-llama-small", TASK), ("mini-llama-small", "mini-mmlu"), ("mini-llama-large", TASK),
     ]  # fmt: skip
@@ -200,7 +199,8 @@ def test_a_chain_is_scored_on_its_task_and_its_probes_task(tmp_path):
 
 
 def test_what_the_disk_has_no_room_for_is_said(tmp_path, capsys, monkeypatch):
-    plan = plan_chain(["mini-llama-small", "mini-llama-large"], [TASK], tmp_path, ChainModels())
+    names = ["mini-llama-small", "mini-llama-large"]
+    plan = plan_chain([DecoderConfig(name) for name in names], [TASK], tmp_path)
     for free, fits in ((plan.to_write, True), (plan.to_write - 1, False)):
         monkeypatch.setattr(shutil, "disk_usage", lambda _, free=free: SimpleNamespace(free=free))
         print_plan(plan)

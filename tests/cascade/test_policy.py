@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 from scipy.special import expit
@@ -12,6 +14,7 @@ from cascade.errors import CascadeError
 from cascade.policies.base import Thresholds
 from cascade.policies.calibration import Calibrated, calibrate_model, fit_logistic, logits
 from cascade.policies.expected_utility import ExpectedUtilityPolicy
+from cascade.policies.file import policy_from_json, policy_json
 from cascade.policies.fused import FusedPolicy, calibrations
 from cascade.policies.oracle import OraclePolicy
 from cascade.policies.outcome import Outcome
@@ -156,3 +159,24 @@ def test_saturated_confidences_are_calibrated():
 def test_a_model_without_confidences_cannot_be_calibrated():
     with pytest.raises(CascadeError, match="'m' to have one of p_ik, p_t"):
         calibrate_model(scored("m", np.ones(3, bool), None))
+
+
+FITTED = {"signals": ["p_t"], "weights": [0.5, 1.0], "knots": [[-1.0, 1.0], [0.25, 0.75]]}
+WRITTEN = {
+    "P(IK) + P(T)": '{"thresholds": [{"p_t": 0.9, "p_ik": 0.5, "p_ik_reader": null}], "models": ["a", "c"]}',
+    "fused P(IK), P(T)": '{"thresholds": [0.8], "fused": {"b": FITTED}, "models": ["b", "c"]}',
+    "expected utility": (
+        '{"models": ["a", "b", "c"], "price": 0.2, "costs": [0.1, 0.3, 1.0], "right": '
+        '{"a": {"a": FITTED, "b": FITTED, "c": FITTED}, "b": {"b": FITTED, "c": FITTED}}}'
+    ),
+}
+
+
+@pytest.mark.parametrize("name", WRITTEN)
+def test_each_kind_is_read_from_its_json_and_written_to_the_same_again(name):
+    """By hand, in the form that files have: its keys and their order are an interface."""
+    text = WRITTEN[name].replace("FITTED", json.dumps(FITTED))
+    policy = policy_from_json(json.loads(text), ["a", "b", "c"])
+    head = {"policy": name, "normalize": True}
+    assert json.dumps(policy_json(policy, ["a", "b", "c"], True)) == json.dumps(head | json.loads(text))
+    assert policy.places == {"P(IK) + P(T)": (0, 2), "fused P(IK), P(T)": (1, 2), "expected utility": (0, 1, 2)}[name]

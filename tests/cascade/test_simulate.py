@@ -14,11 +14,13 @@ import wandb
 from pyarrow.csv import write_csv
 from sklearn.metrics import roc_auc_score
 
-from cascade.engines.chain import ChainModels
 from cascade.miniature.families import FAMILIES
+from cascade.probing.choice import ProbeChoice
+from cascade.runtime.config import CascadeConfig
 from cascade.scores.schema import read_scores
 from cascade.scoring.scored import score
 from cascade.simulate import main
+from cascade.studies import Own
 from probes import stratified_split
 
 ROOT = Path(__file__).parents[2]
@@ -123,12 +125,12 @@ def test_the_whole_report_of_the_miniature(own, made_once, tmp_path, capsys):
 def test_another_way_of_asking_or_probing_has_a_folder_of_its_own(own):
     kept = own / "simulations" / "mini-llama-small+mini-llama-medium+mini-llama-large--mini-mmlu"
     before = (kept / "report.json").read_bytes()
-    main([f"--runs={own}", "--models.layer=1"])
+    main([f"--runs={own}", "--probes.layer=1"])
     assert (kept / "report.json").read_bytes() == before
     assert (kept.with_name(f"{kept.name}--layer-1") / "report.json").read_bytes() != before
-    assert ChainModels().marks == ()
-    marks = ChainModels(dtype="bfloat16", quantization="4bit", batch_size=8, prompt_style="chat", letters="bare").marks
-    assert marks == ("bfloat16", "4bit", "chat", "bare")
+    assert Own(CascadeConfig(), ProbeChoice(), own, True).marks == ()
+    each = {"dtype": "bfloat16", "quantization": "4bit", "batch_size": 8, "prompt_style": "chat", "letters": "bare"}
+    assert Own(CascadeConfig(each=each), ProbeChoice(), own, True).marks == ("bfloat16", "4bit", "chat", "bare")
 
 
 @pytest.mark.parametrize("flags", [["--task=mini-gpqa"], ["--calibrate-on", "mini-gpqa"]])

@@ -128,7 +128,7 @@ def test_the_first_and_last_point_of_a_grid_run_offline_each_in_a_folder_of_its_
         wandb.teardown()  # an agent's runs are processes of their own, which read their surroundings anew
         monkeypatch.setenv("WANDB_RUN_ID", run_id)
         if sweep["program"] == "cascade/simulate.py":
-            simulate([*flags(sweep, point), "--task=mini-gpqa", "--models.probe_task=mini-gpqa"])
+            simulate([*flags(sweep, point), "--task=mini-gpqa", "--probes.task=mini-gpqa"])
             folder = Path("runs/simulations") / f"sweep-{path.stem}" / run_id
             asked = json.loads((folder / "report.json").read_text())["thresholds"]
             assert (asked["p_t"], asked["p_ik"]) == (point["p_t"], point["p_ik"])

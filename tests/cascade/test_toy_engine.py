@@ -9,12 +9,14 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from cascade import run, score, simulate
+from cascade import run, score
 from cascade.engines import ENGINES
 from cascade.engines.settings import read_settings
+from cascade.policies.base import Thresholds
 from cascade.probing.chain import own_scores
 from cascade.runtime.build import build_cascade
 from cascade.scoring.scored import score as score_task
+from cascade.studies import Data, simulate
 from cascade.tasks.load import load_task
 from cascade.train import train
 from tests.toys import toy_engine
@@ -75,7 +77,7 @@ def test_a_chain_of_it_is_simulated(runs, trained, tmp_path):
     chain = [read_settings({"engine": "toy"}), read_settings({"engine": "toy", "model": "toy-large", "knows": 1.0})]
     table = tmp_path / "scores.parquet"
     pq.write_table(own_scores(chain, TASK, runs), table)
-    report = simulate.simulate(scores=[table], p_t=0.5, out=tmp_path / "out").report
+    report = simulate(Data(scores=[table]), Thresholds(p_t=0.5), out=tmp_path / "out").report
     alone, (both,) = [row.accuracy for row in report.singles], report.chains
     assert alone == [pytest.approx(0.5, abs=0.05), 1.0] and both.accuracy > 0.97
     assert both.saved["flops"]["answered-only"] == pytest.approx(0.25, abs=0.03)  # half of them at half the price
