@@ -12,7 +12,6 @@ import hashlib
 import json
 import math
 import sys
-from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -31,12 +30,10 @@ from cascade.scores.schema import CONFIDENCES, parquet_bytes
 from cascade.scoring.confidence.asking import BATCH, Asking, ask_confidences
 from cascade.scoring.confidence.parts import Parts
 from cascade.statistics.metrics import auroc
-from cascade.tasks.base import Question
-from cascade.tasks.files import ENDINGS, read_questions
-from cascade.tasks.load import PROBED_ON, load_task
+from cascade.tasks.load import load_questions
+from cascade.tasks.task import Task
 from probes.errors import ProbeError
-from probes.files import file_name, write_atomically
-from probes.split import stratified_split
+from probes.files import write_atomically
 
 
 def confidences(
@@ -70,60 +67,59 @@ def confidences(
         raise CascadeError(f"Expected `out` to end in .parquet, but got {out}")
     if limit is not None and limit < 1:
         raise CascadeError(f"Expected `limit` to be at least 1, but got {limit}")
-    from_file = Path(task).suffix in ENDINGS
-    everything = read_questions(Path(task)) if from_file else load_task(task).questions
-    questions = everything[:limit]
-    lettered = all(question.choices for question in questions)
+    whole = load_questions(task)
+    asked = whole.take(range(len(whole.questions))[:limit])
+    lettered = all(map(asked.letters, asked.questions))
     names = [n.strip() for n in methods.split(",") if n.strip()] if methods else list(CONFIDENCES)
     if methods is None and not lettered:
         names.remove("entropy")
     asking = Asking(tuple(names), samples, temperature, seed, unreadable, max_new_tokens)
     model = build_model(member)
-    label = file_name(Path(task).name) if from_file else task  # as `cascade.tasks.load.file_task` names it
-    parts, done = Parts(out.with_name(f"{out.name}.parts"), _identity(model, questions, label, asking)), 0
+    count, done = len(asked.questions), 0
+    parts = Parts(out.with_name(f"{out.name}.parts"), _identity(model, asked, asking))
     try:
-        with tqdm(total=len(questions), desc=f"{model.name} · {task}", unit="q", disable=None, leave=False) as bar:
+        with tqdm(total=count, desc=f"{model.name} · {task}", unit="q", disable=None, leave=False) as bar:
 
-            def answered(count: int) -> None:
+            def answered(more: int) -> None:
                 nonlocal done
-                done += count
-                bar.update(count)
+                done += more
+                bar.update(more)
 
-            table = ask_confidences(model, questions, label, asking, on_answered=answered, parts=parts)
+            table = ask_confidences(model, asked, asking, on_answered=answered, parts=parts)
     except CascadeError as error:
         if not done:
             raise
         raise CascadeError(
-            f"{error}; {done:,} of {len(questions):,} questions are kept in {parts.folder}, and the same command goes "
+            f"{error}; {done:,} of {count:,} questions are kept in {parts.folder}, and the same command goes "
             f"on from there"
         ) from error
     finally:
         model.release()
-    if task not in PROBED_ON:
-        table = _with_split(table, everything)
+    if whole.probed_on is None:
+        table = _with_split(table, whole)
     out.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(out, parquet_bytes(table))
     parts.remove()
     return table
 
 
-def _identity(model: Model, questions: Sequence[Question], label: str, asking: Asking) -> dict[str, Any]:
+def _identity(model: Model, task: Task, asking: Asking) -> dict[str, Any]:
     """All that a table of confidences depends on."""
-    asked = json.dumps([asdict(question) for question in questions], sort_keys=True)
+    asked = json.dumps([asdict(question) for question in task.questions], sort_keys=True)
     return {
         "model": model.identity,
-        "task": label,
+        "task": task.name,
         "questions": hashlib.sha256(asked.encode()).hexdigest()[:16],
         "batch": BATCH,
         **asdict(asking),
     }
 
 
-def _with_split(table: pa.Table, questions: Sequence[Question]) -> pa.Table:
+def _with_split(table: pa.Table, task: Task) -> pa.Table:
     """Says which questions a probe of the task was trained on, so that nothing is reported on these."""
-    split = stratified_split([q.id for q in questions], [q.subject for q in questions])
+    split = task.split()
     parts = {"train": split.train, "validation": split.validation, "test": split.test}
-    of = {questions[row].id: name for name, rows in parts.items() for row in rows}
+    of = {task.questions[row].id: name for name, rows in parts.items() for row in rows}
     names = pa.array([of[id] for id in table["question_id"].to_pylist()], pa.string())
     return table.set_column(table.column_names.index("split"), "split", names)
 

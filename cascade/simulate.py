@@ -34,8 +34,7 @@ from cascade.simulation.simulator import Report, report
 from cascade.simulation.study import LayerPoint, Study, layer_point, study
 from cascade.simulation.tuning import Goal
 from cascade.strict_json import strict_json
-from cascade.tasks.files import holds_questions
-from cascade.tasks.load import PROBED_ON, TASK_NAMES
+from cascade.tasks.load import TASKS, load_task, names_task
 from probes.errors import ProbeError
 from probes.files import file_name, write_atomically
 
@@ -134,11 +133,12 @@ def simulate(
         raise CascadeError("Expected `p_ik` to be a threshold where `layers` sweeps the probes, but got null")
     # What the policy is carried over to is read by the same probes.
     if not scores:
-        models = replace(models, probe_task=models.probe_task or PROBED_ON.get(task, task))
+        asked = load_task(task, models.shots)
+        models = replace(models, probe_task=models.probe_task or asked.probed_on or task)
     probes = p_ik is not None
     table = _asked(read_scores(scores, columns), probes) if scores else None
     names = _chain(chain, table)
-    data = "scores" if scores else file_name(task if task in TASK_NAMES else Path(task).name)
+    data = "scores" if scores else file_name(Path(task).name)
     marks = (*(() if scores else models.marks), *(() if probes else ("without-p_ik",)))
     out = out or runs / "simulations" / "--".join(["+".join(map(file_name, names)), data, *marks])
     out.mkdir(parents=True, exist_ok=True)
@@ -186,7 +186,7 @@ def _asked(table: pa.Table, probes: bool) -> pa.Table:
 
 def _is_task(data: Path) -> bool:
     """Whether a path is the name of a task, or a file of questions, and not of scores."""
-    return holds_questions(data) if data.exists() else str(data) in TASK_NAMES
+    return names_task(str(data))
 
 
 def _chain(chain: str | None, table: pa.Table | None) -> list[str]:
@@ -244,7 +244,7 @@ def _other(
     else:
         if not _is_task(path):
             raise CascadeError(
-                f"Expected `evaluate_on` to name a task ({', '.join(TASK_NAMES)}), a file of questions, a score table "
+                f"Expected `evaluate_on` to name a task ({', '.join(TASKS)}), a file of questions, a score table "
                 f"or a folder of them, but got {data!r}"
             )
         from cascade.probing.chain import own_scores

@@ -21,9 +21,10 @@ class ChainModels:
         batch_size: Prompts in one forward pass.
         layer: Layer that the probes read; by default three quarters of the way up.
         probe_task: Task that the probes are trained on; by default the task itself, or for those that are out of
-            distribution the one they belong to (`cascade.tasks.load.PROBED_ON`).
+            distribution the one they belong to (`Task.probed_on`).
         prompt_style: raw is the paper's text; chat gives it to the models' chat templates (thinking off).
         letters: auto, or bare to read option letters without a space before them.
+        shots: Examples in each prompt, from the dev split of the task that is asked.
     """
 
     dtype: str = "float32"
@@ -35,10 +36,12 @@ class ChainModels:
     probe_task: str | None = None
     prompt_style: PromptStyle = "raw"
     letters: Literal["auto", "bare"] = "auto"
+    shots: int = 0
 
     @property
     def marks(self) -> tuple[str, ...]:
         """What answers and probes depend on and is not as by default, for the name of a folder."""
         names = ("dtype", "quantization", "prompt_style", "letters")
         told = [str(getattr(self, name)) for name in names if getattr(self, name) != getattr(ChainModels, name)]
+        told += [f"{self.shots}-shot"] if self.shots else []
         return (*told, *([] if self.layer is None else [f"layer-{self.layer}"]))

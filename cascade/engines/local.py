@@ -26,6 +26,7 @@ from cascade.engines.huggingface import HuggingFaceModel, Prefill
 from cascade.engines.sampling import Sampler
 from cascade.errors import CascadeError
 from cascade.tasks.base import Question, multiple_choice_prompt
+from cascade.tasks.task import Task
 from probes.probe import Probe, ProbeConfig
 
 POSITION = "last_prompt_token"
@@ -41,6 +42,7 @@ class LocalModel:
         batch_size: Prompts in one forward pass.
         allow_base_mismatch: Read P(IK) with a probe of another base or prompt template all the same, where the width
             agrees.
+        task: That is asked, where its prompts have examples or a wording of their own, as those of the probe's had.
 
     Raises:
         CascadeError: If the probe was trained on another model, revision, dtype, position or prompt template.
@@ -54,6 +56,7 @@ class LocalModel:
         probe: Probe | None = None,
         batch_size: int = 32,
         allow_base_mismatch: bool = False,
+        task: Task | None = None,
     ) -> None:
         if batch_size < 1:
             raise CascadeError(f"Expected `batch_size` to be at least 1, but got {batch_size}")
@@ -65,7 +68,7 @@ class LocalModel:
         self.probe_parameters = 0
         self._tokens: dict[tuple[str, ...], tuple[int, ...]] = {}
         if probe is not None:
-            check_probe(probe, decoder, allow_base_mismatch)
+            check_probe(probe, decoder, allow_base_mismatch, task)
             self.probe_layer = probe.config.layer
             self.probe_parameters = sum(parameter.numel() for parameter in probe.parameters())
 
@@ -103,7 +106,7 @@ class LocalModel:
 
     def _refuses(self, prompt: Prompt, length: int) -> str:
         """What is wrong with a prompt; empty where nothing is."""
-        room = 0 if prompt.letters else prompt.max_new_tokens
+        room = prompt.room
         context = self.decoder.context
         if length == 0:
             return f"Expected a prompt for {self.name!r}, but it has no token"
@@ -392,7 +395,9 @@ def check_states(config: ProbeConfig, found: States, whose: str, allow_base_mism
         )
 
 
-def check_probe(probe: Probe, decoder: HuggingFaceModel, allow_base_mismatch: bool = False) -> None:
+def check_probe(
+    probe: Probe, decoder: HuggingFaceModel, allow_base_mismatch: bool = False, task: Task | None = None
+) -> None:
     """Refuses a probe that was not trained on a decoder's states.
 
     Raises:
@@ -400,5 +405,5 @@ def check_probe(probe: Probe, decoder: HuggingFaceModel, allow_base_mismatch: bo
     """
     prompts = decoder.prompts
     known = (decoder.hidden_size, decoder.name, decoder.revision, decoder.precision)
-    found = States(POSITION, *known, prompts.template_hashes)
+    found = States(POSITION, *known, prompts.template_hashes(task))
     check_states(probe.config, found, f"this is {decoder.name} with {prompts.style} prompts", allow_base_mismatch)

@@ -15,6 +15,7 @@ from cascade.engines.encoder import POSITION as MEAN
 from cascade.engines.encoder import Encoder
 from cascade.engines.huggingface import HuggingFaceModel
 from cascade.engines.local import States, check_probe, check_states, probe_identity
+from cascade.tasks.task import Task
 from probes.probe import Probe
 
 
@@ -25,16 +26,19 @@ class ModelReader:
         model: A decoder or an encoder.
         probe: Trained on its states, to predict that other model.
         batch_size: Prompts in one pass.
+        task: That is asked, where its prompts have examples or a wording of their own.
 
     Raises:
         CascadeError: If the probe was trained on other states.
     """
 
-    def __init__(self, model: HuggingFaceModel | Encoder, probe: Probe, batch_size: int = 32) -> None:
+    def __init__(
+        self, model: HuggingFaceModel | Encoder, probe: Probe, batch_size: int = 32, task: Task | None = None
+    ) -> None:
         self.model, self.probe, self.batch_size = model, probe, batch_size
         self.name = model.name
         if isinstance(model, HuggingFaceModel):
-            check_probe(probe, model)
+            check_probe(probe, model, task=task)
         else:
             known = (model.hidden_size, model.name, model.revision, "float32")
             found = States(MEAN, *known, frozenset([model.template_hash]))

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
+from cascade.engines.base import Prompt, prompt_of
 from cascade.engines.chain import ChainModels
 from cascade.engines.huggingface import HuggingFaceModel
 from cascade.engines.weights import weight_bytes
@@ -24,9 +25,9 @@ from cascade.probing.chain import own_models
 from cascade.probing.data import ScoredTaskDataModule
 from cascade.runtime.config import CascadeConfig, Member
 from cascade.scores.arrays import ChainScores, ModelScores
-from cascade.scoring.scored import MAX_NEW_TOKENS, missing_shards, store_key
-from cascade.tasks.base import Question, Task, multiple_choice_prompt, open_ended_prompt
-from cascade.tasks.load import PROBED_ON, load_task
+from cascade.scoring.scored import missing_shards, store_key
+from cascade.tasks.load import load_task
+from cascade.tasks.task import Task
 from probes.store import DTYPES, StoreLayout
 
 # NVIDIA's data sheet of the RTX A6000, which the paper used: dense, that is half of what it says with sparsity.
@@ -154,21 +155,21 @@ def plan_chain(
         probes: Whether they are probed at all.
     """
     models = [Decoder(model) for model in own_models(names, settings)]
-    probed = settings.probe_task or PROBED_ON.get(tasks[0], tasks[0])
+    probed = settings.probe_task or load_task(tasks[0], settings.shots).probed_on or tasks[0]
     work: list[Work] = []
     for place, model in enumerate(models):
         for task in dict.fromkeys([*tasks, *([probed] if probes and place + 1 < len(models) else [])]):
-            work.append(model.scoring(load_task(task), runs / "stores"))
+            work.append(model.scoring(load_task(task, settings.shots), runs / "stores"))
     return Plan(tuple(model.weights() for model in models), tuple(work), runs)
 
 
-def plan_cascade(config: CascadeConfig, questions: Sequence[Question], label: str, journal: Path) -> Plan:
+def plan_cascade(config: CascadeConfig, task: Task, label: str, journal: Path) -> Plan:
     """Of `cascade.run`: every model on every question, which is the most that it can cost.
 
     Args:
         config: The cascade.
-        questions: What is asked.
-        label: Their name.
+        task: What is asked.
+        label: Its name.
         journal: Where the run says what it has done.
     """
     members = config.members
@@ -178,10 +179,11 @@ def plan_cascade(config: CascadeConfig, questions: Sequence[Question], label: st
         for m in members
         if m.reader is not None and (reader := m.reader.decoder) is not None
     }
-    there = _answered(journal, questions)
+    prompts = [prompt_of(question, task) for question in task.questions]
+    there = _answered(journal, prompts)
     tokenizer = next(iter(decoders.values()), None)  # an endpoint's own is not known
-    work = [decoder.asking(name, questions, label, there) for name, decoder in decoders.items()]
-    work += [_endpoint(m, questions, label, there, tokenizer) for m in members if m.endpoint is not None]
+    work = [decoder.asking(name, prompts, label, there) for name, decoder in decoders.items()]
+    work += [_endpoint(m, prompts, label, there, tokenizer) for m in members if m.endpoint is not None]
     by_name = {m.name: m for m in members}
     return Plan(
         tuple({decoder.model.name: decoder.weights() for decoder in decoders.values()}.values()),
@@ -190,11 +192,11 @@ def plan_cascade(config: CascadeConfig, questions: Sequence[Question], label: st
     )
 
 
-def _answered(journal: Path, questions: Sequence[Question]) -> int:
+def _answered(journal: Path, prompts: Sequence[Prompt]) -> int:
     """Questions that the journal of an earlier run has answers of."""
     from cascade.runtime.journal import answered_in
 
-    return len(answered_in(journal) & {question.id for question in questions})
+    return len(answered_in(journal) & {prompt.question_id for prompt in prompts})
 
 
 def _done(work: Work) -> Work:
@@ -212,20 +214,16 @@ def _priced(work: Work, member: Member | None) -> Work:
     return replace(work, dollars=dollars, remark=remark)
 
 
-def _prompt(question: Question) -> str:
-    return multiple_choice_prompt(question) if question.choices else open_ended_prompt(question)
-
-
 def _estimate(prompts: Sequence[str]) -> np.ndarray:
     return np.array([-(-len(prompt) // CHARACTERS_A_TOKEN) for prompt in prompts], dtype=np.int64)
 
 
-def _endpoint(member: Member, questions: Sequence[Question], label: str, there: int, tokenizer: Decoder | None) -> Work:
-    prompts = [_prompt(question) for question in questions]
-    tokens = (_estimate(prompts) if tokenizer is None else tokenizer.tokens(prompts)[0]).sum()
-    written = sum(1 if question.choices else MAX_NEW_TOKENS for question in questions)
-    flops = None if member.parameters is None else 2.0 * member.parameters * len(questions)
-    return Work(member.name, label, len(questions), int(tokens), False, written, flops, rows_there=there)
+def _endpoint(member: Member, prompts: Sequence[Prompt], label: str, there: int, tokenizer: Decoder | None) -> Work:
+    texts = [prompt.text for prompt in prompts]
+    tokens = (_estimate(texts) if tokenizer is None else tokenizer.tokens(texts)[0]).sum()
+    written = sum(prompt.completion_tokens for prompt in prompts)
+    flops = None if member.parameters is None else 2.0 * member.parameters * len(prompts)
+    return Work(member.name, label, len(prompts), int(tokens), False, written, flops, rows_there=there)
 
 
 class Decoder:
@@ -263,8 +261,7 @@ class Decoder:
 
     def scoring(self, task: Task, stores: Path) -> Work:
         """A task scored into a store, what is there already left out."""
-        prompts = [task.prompt(question) for question in task.questions]
-        written = np.full(len(prompts), 1 if task.kind == "multiple_choice" else MAX_NEW_TOKENS)
+        prompts = [prompt_of(question, task) for question in task.questions]
         layers = self.model.layers("all")
         rows_there, folder = 0, None
         left = np.ones(len(prompts), dtype=bool)
@@ -275,7 +272,7 @@ class Decoder:
             for number, rows in enumerate(layout.shards):
                 left[rows.start : rows.stop] = number in missing
             rows_there = int((~left).sum())
-        work = self._work(self.model.name, task.name, prompts, written, left)
+        work = self._work(self.model.name, task.name, prompts, left)
         return replace(
             work,
             rows_there=rows_there,
@@ -284,16 +281,15 @@ class Decoder:
             store_bytes_left=row_bytes * int(left.sum()),
         )
 
-    def asking(self, name: str, questions: Sequence[Question], label: str, there: int) -> Work:
-        """Questions answered live, of which ``there`` are answered; the first ones are taken for those."""
-        prompts = [_prompt(question) for question in questions]
-        written = np.array([1 if question.choices else MAX_NEW_TOKENS for question in questions])
+    def asking(self, name: str, prompts: Sequence[Prompt], label: str, there: int) -> Work:
+        """Prompts answered live, of which ``there`` are answered; the first ones are taken for those."""
         left = np.arange(len(prompts)) >= there
-        return replace(self._work(name, label, prompts, written, left), rows_there=there)
+        return replace(self._work(name, label, prompts, left), rows_there=there)
 
-    def _work(self, name: str, task: str, prompts: Sequence[str], written: np.ndarray, left: np.ndarray) -> Work:
+    def _work(self, name: str, task: str, prompts: Sequence[Prompt], left: np.ndarray) -> Work:
         model = self.model
-        tokens, counted = self.tokens(prompts)
+        tokens, counted = self.tokens([prompt.text for prompt in prompts])
+        written = np.array([prompt.completion_tokens for prompt in prompts], dtype=np.int64)
         scores = ModelScores(
             name,
             np.zeros(len(prompts), bool),
@@ -302,13 +298,13 @@ class Decoder:
             num_layers=model.depth,
             hidden_size=model.hidden_size,
             prompt_tokens=tokens,
-            completion_tokens=written.astype(np.int64),
+            completion_tokens=written,
         )
         chain = ChainScores(tuple(map(str, range(len(prompts)))), (scores,))
         plain, whole = (pass_costs(chain, unit).whole[0] for unit in ("flops", "flops-context"))
         seconds = float(whole[left].sum()) / (PEAK_FLOPS[model.dtype] * UTILISATION)
         longest, context = int(tokens.max(initial=0)), model.context
-        room = int(written.max(initial=1)) if int(written.max(initial=1)) > 1 else 0
+        room = max((prompt.room for prompt in prompts), default=0)
         remark = ""
         if context is not None and longest + room > context:
             remark = f"its longest prompt has {longest:,} tokens, and there is room for {context - room:,}"

@@ -20,6 +20,7 @@ from cascade.tasks.base import PromptStyle
 from cascade.tasks.load import load_task
 from probes import HiddenStateStore, ProbeConfig
 from probes.data import HiddenStateDataModule, LabelledStates
+from probes.split import Split
 from probes.states import open_states
 
 OWN_LABEL = ProbeConfig.label
@@ -56,6 +57,7 @@ class ScoredTaskDataModule(HiddenStateDataModule):
         split_seed: Another seed is another split.
         prompt_style: raw is the paper's text, chat gives it to the model's chat template (thinking off).
         letters: auto, or bare to read option letters without a space before them.
+        shots: Examples in each prompt, from the task's dev split.
     """
 
     def __init__(
@@ -78,10 +80,11 @@ class ScoredTaskDataModule(HiddenStateDataModule):
         split_seed: int = 0,
         prompt_style: PromptStyle = "raw",
         letters: LetterForm = "auto",
+        shots: int = 0,
     ) -> None:
         super().__init__(batch_size, split_seed)
         self.save_hyperparameters(logger=False)  # what a run's config.yaml says
-        self.task = load_task(task)
+        self.task = load_task(task, shots)
         self.model = HuggingFaceModel(model, revision, dtype, device_map, quantization, prompt_style, letters)
         if layer is not None and layers is not None:
             raise CascadeError(f"Expected `layer` or `layers`, but got both: {layer} and {layers}")
@@ -97,9 +100,13 @@ class ScoredTaskDataModule(HiddenStateDataModule):
     def prepare_data(self) -> None:
         """Scores the task unless that lies on disk."""
         if self.store is not None:
-            self.scored = Scored(HiddenStateStore(self.store, expect=store_key(self.model, self.task)), reused=True)
+            self.scored = Scored(HiddenStateStore(self.store, expect=store_key(self.model, self.task)), self.task, True)
         elif self.scored is None:
             self.scored = score(self.model, self.task, self.stores, batch_size=self.scoring_batch_size)
+
+    def make_split(self) -> Split:
+        """The task's own."""
+        return self.task.split(self.split_seed)
 
     def load(self) -> LabelledStates:
         """Layers of the store, and the score table's verdicts."""

@@ -20,16 +20,18 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from cascade.engines.base import Prompt, prompt_of
 from cascade.engines.huggingface import HuggingFaceModel, PromptOutput
 from cascade.engines.local import FirstToken
 from cascade.errors import CascadeError
+from cascade.scores.row import score_row
 from cascade.scores.schema import SCHEMA, parquet_bytes, validate_scores
-from cascade.tasks.base import Question, Task, is_attempt, parse_open_ended
+from cascade.tasks.base import Question
 from cascade.tasks.load import load_task
+from cascade.tasks.task import Task
 from probes.files import write_atomically
 from probes.store import MANIFEST, HiddenStateStore, StoreKey, StoreLayout, StoreWriter
 
-MAX_NEW_TOKENS = 16
 _POLL_SECONDS = 1.0
 
 
@@ -39,12 +41,14 @@ class Scored:
 
     Attributes:
         store: The hidden states.
+        task: What was asked.
         reused: Whether everything was on disk already.
         templates: Template hashes of prompts in the form that the model was asked in, where more than the store's own
             are known; see `PromptForm.template_hashes`.
     """
 
     store: HiddenStateStore
+    task: Task
     reused: bool
     templates: frozenset[str] = frozenset()
 
@@ -86,7 +90,7 @@ def store_key(model: HuggingFaceModel, task: Task, layers: Sequence[int] | str =
         model=model.name,
         model_revision=model.revision,
         tokenizer_hash=model.tokenizer_hash,
-        template_hash=model.prompts.template_hash(task.kind),
+        template_hash=model.prompts.template_hash(task),
         task=task.name,
         task_revision=task.revision,
         dtype=model.dtype,
@@ -165,7 +169,7 @@ def score_share(
     layout = StoreLayout(root, key, len(task.questions), model.hidden_size, shard_rows)
     missing = missing_shards(layout)
     if not missing and (layout.folder / MANIFEST).exists():
-        return Scored(HiddenStateStore(layout.folder, expect=key), True, model.prompts.template_hashes)
+        return Scored(HiddenStateStore(layout.folder, expect=key), task, True, model.prompts.template_hashes(task))
     own = range(rank, len(layout.shards), ranks)
     pending = [n for n in own if n in missing]
     # What the model cannot be asked is said before anything is made.
@@ -198,7 +202,7 @@ def score_share(
     if rank != 0:
         return None
     _wait_for_others(writer)
-    return Scored(writer.finish(), False, model.prompts.template_hashes)
+    return Scored(writer.finish(), task, False, model.prompts.template_hashes(task))
 
 
 def missing_shards(layout: StoreLayout) -> list[int]:
@@ -230,16 +234,15 @@ class _Asker:
 
     def __init__(self, model: HuggingFaceModel, task: Task, layers: tuple[int, ...]) -> None:
         self.model, self.task, self.layers = model, task, layers
-        self.prompts = prompts = [task.prompt(question) for question in task.questions]
-        room = 0 if task.kind == "multiple_choice" else MAX_NEW_TOKENS
-        self.lengths = model.lengths(prompts, room, [question.id for question in task.questions])
+        self.prompts = prompts = [prompt_of(question, task) for question in task.questions]
+        self.room = max(prompt.room for prompt in prompts)
+        self.lengths = model.lengths([p.text for p in prompts], self.room, [p.question_id for p in prompts])
         self.parameters = model.parameters
-        self.multiple_choice = task.kind == "multiple_choice"
-        if self.multiple_choice:
-            widest = max(range(len(prompts)), key=lambda row: len(task.questions[row].choices))
-            self.tokens = model.option_tokens(prompts[widest], task.questions[widest].letters)
+        widest = max(prompts, key=lambda prompt: len(prompt.letters))
+        if widest.letters:
+            self.tokens = model.option_tokens(widest.text, widest.letters)
         else:
-            self.tokens = model.answer_prefix_tokens()
+            self.tokens = model.answer_prefix_tokens() if widest.answer_prefix else ()
 
     def ask(self, rows: range, batch_size: int, bar: tqdm) -> tuple[dict[int, Tensor], pa.Table]:
         """States (rows in order, for each layer) and score rows of one shard."""
@@ -247,11 +250,7 @@ class _Asker:
         records: dict[int, dict[str, object]] = {}
         for batch in _batches(rows, self.lengths, batch_size):
             start = time.perf_counter()
-            output = self.model.run(
-                [self.prompts[row] for row in batch],
-                self.layers,
-                max_new_tokens=0 if self.multiple_choice else MAX_NEW_TOKENS,
-            )
+            output = self.model.run([self.prompts[row].text for row in batch], self.layers, max_new_tokens=self.room)
             seconds = (time.perf_counter() - start) / len(batch)
             places = torch.tensor(batch) - rows.start
             for layer, state in output.states.items():
@@ -259,42 +258,50 @@ class _Asker:
                     states[layer] = torch.empty(len(rows), state.shape[1], dtype=state.dtype)
                 states[layer][places] = state
             for i, row in enumerate(batch):
-                records[row] = self._record(self.task.questions[row], output, i) | {"seconds": seconds}
+                records[row] = self._record(self.task.questions[row], self.prompts[row], output, i, seconds)
             bar.update(len(batch))
         ordered = [records[row] for row in rows]
-        fields = [field for field in SCHEMA if field.name in ordered[0]]
+        # Whether popularity is known is a matter of the question, all else of the kind of task.
+        fields = [f for f in SCHEMA if f.name == "popularity" or any(row[f.name] is not None for row in ordered)]
         tokens = self.model.tokenizer.convert_ids_to_tokens(list(self.tokens))
         metadata = {"p_t_tokens": json.dumps(dict(zip(map(str, self.tokens), tokens, strict=True)))}
         metadata |= self.model.prompts.settings
         return states, pa.Table.from_pylist(ordered, schema=pa.schema(fields, metadata=metadata))
 
-    def _record(self, question: Question, output: PromptOutput, i: int) -> dict[str, object]:
-        tokens = self.tokens[: len(question.choices)] if self.multiple_choice else self.tokens
-        first = FirstToken.of(output.first_token[i], tokens, self.multiple_choice)
-        record: dict[str, object] = {
-            "question_id": question.id,
-            "model": self.model.name,
-            "task": self.task.name,
-            "subject": question.subject,
-            "answer": question.answers[0],
-            "popularity": question.popularity,
-            "prompt_tokens": int(output.prompt_tokens[i]),
-            "parameters": self.parameters,
-            "num_layers": self.model.depth,
-        }
-        record["p_t"] = first.p_t
+    def _record(
+        self, question: Question, prompt: Prompt, output: PromptOutput, i: int, seconds: float
+    ) -> dict[str, object]:
+        task, lettered = self.task, bool(prompt.letters)
+        tokens = self.tokens[: len(prompt.letters)] if lettered else self.tokens
+        first = FirstToken.of(output.first_token[i], tokens, lettered)
+        p_right = None
         if first.place is not None:
-            prediction = question.letters[first.place]
-            p_right = first.options[question.letters.index(question.answers[0])] / sum(first.options)
-            record |= {"p_t_normalized": first.p_t_normalized, "option_mass": first.option_mass, "p_right": p_right}
-            record["completion_tokens"] = 1
+            given, written = prompt.letters[first.place], 1
+            p_right = first.options[prompt.letters.index(question.answers[0])] / sum(first.options)
         else:
             assert output.completion_tokens is not None  # a generating pass
-            prediction = parse_open_ended(output.texts[i])
-            record["completion_tokens"] = int(output.completion_tokens[i])
-        if not self.multiple_choice:
-            record["attempted"] = is_attempt(question, prediction)
-        return record | {"prediction": prediction, "correct": self.task.judge(question, prediction)}
+            given, written = output.texts[i], int(output.completion_tokens[i])
+        answer = task.read(question, given)
+        return score_row(
+            question.id,
+            self.model.name,
+            task.judge(question, answer),
+            attempted=task.attempted(question, answer),
+            p_t=first.p_t,
+            p_t_normalized=first.p_t_normalized,
+            option_mass=first.option_mass,
+            p_right=p_right,
+            task=task.name,
+            subject=question.subject,
+            answer=question.answers[0],
+            prediction=answer,
+            popularity=question.popularity,
+            prompt_tokens=int(output.prompt_tokens[i]),
+            completion_tokens=written,
+            seconds=seconds,
+            parameters=self.parameters,
+            num_layers=self.model.depth,
+        )
 
 
 def _batches(rows: range, lengths: list[int], batch_size: int) -> Iterator[list[int]]:

@@ -31,7 +31,7 @@ from cascade.serving.replies import (
     usage,
 )
 from cascade.serving.service import Service
-from cascade.tasks.base import ANSWER_PREFIX, parse_open_ended
+from cascade.tasks.base import ANSWER_PREFIX, after_prefix
 
 Json = dict[str, Any]
 _NO_BUFFER = {"cache-control": "no-cache", "x-accel-buffering": "no"}
@@ -152,11 +152,11 @@ class Completions:
 
 
 def answer_so_far(generated: str) -> str:
-    """What `parse_open_ended` will say of a text at the least, of which only the beginning is generated."""
+    """What `after_prefix` will say of a text at the least, of which only the beginning is generated."""
     begun = generated.lstrip()
     if ANSWER_PREFIX.startswith(begun):
         return ""  # the format's "Answer:", or the beginning of the answer: not known yet
-    return parse_open_ended(generated)
+    return after_prefix(generated)
 
 
 async def reply_whole(service: Service, shape: Shape, asked: Asked, id: str, log: Json) -> Response:
