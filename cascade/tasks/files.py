@@ -2,7 +2,8 @@
 
 One question a line: ``question``, and where they are known ``id``, ``subject``, ``choices`` (a list; in CSV a JSON
 list) and ``answers`` (or ``answer``): the right choice, or accepted texts. A choice is named by its letter, by its
-text, or in JSON by a number, its place from 0 on. What may be two choices is refused; a letter is always a letter.
+text, or in JSON by a number, its place from 0 on. A single letter of a choice always means that choice. An answer that
+may name two choices is refused.
 ``split`` says ``dev`` of a question that is never asked, and only shown as an example where examples are asked for.
 Other fields are refused: one that is misspelt (or called ``options``) would make another question of it.
 """

@@ -1,7 +1,7 @@
 """Benchmarks from the Hugging Face Hub, at pinned commits.
 
-A commit that lies in the cache of `datasets` is read from there and nothing is sent. Else the Hub is asked once
-whether it can be reached at all, so that a machine without a network hears so in seconds.
+A commit that lies in the cache of `datasets` is read from there, and nothing is sent. Otherwise the Hub is first asked
+one short question, so that a machine without a network says so in seconds.
 """
 
 from __future__ import annotations

@@ -9,15 +9,18 @@ import pytest
 
 from cascade.engines.huggingface import HuggingFaceModel
 from cascade.errors import CascadeError
+from cascade.run import main as run
 from cascade.runtime.build import build_cascade
-from cascade.runtime.config import CascadeConfig
+from cascade.runtime.config import CascadeConfig, Member
 from cascade.scoring.scored import score, store_key
+from cascade.simulate import main as simulate
 from cascade.tasks.base import Question
 from cascade.tasks.benchmarks import arc_questions, mmlu_questions
 from cascade.tasks.chat import turns_of
 from cascade.tasks.hub import HUB_TASKS
 from cascade.tasks.load import load_questions, load_task
 from cascade.tasks.task import MULTIPLE_CHOICE, MultipleChoice, OpenEnded
+from cascade.train import train
 from tests.cascade.fake_hub import FakeHub, ask, card, parquet
 
 A = Question("a", "What is 1 plus 1?", "sums", ("B",), ("1", "2"))
@@ -107,11 +110,14 @@ def test_a_miniature_is_scored_and_asked_live_with_the_same_examples(tmp_path):
     model = HuggingFaceModel("mini-llama-small")
     rows = score(model, task, tmp_path, layers=[1]).table().to_pylist()
     assert [row["prompt_tokens"] for row in rows] == model.count_tokens([task.prompt(q) for q in task.questions])
-    config = CascadeConfig(chain="mini-llama-small,mini-llama-large", p_t=0.0, p_ik=None, shots=2)
-    cascade = build_cascade(config, task)
+    small, large = Member(model="mini-llama-small", probe="none"), Member(model="mini-llama-large")
+    cascade = build_cascade(CascadeConfig(models=[small, large], p_t=0.0, p_ik=None, shots=2), task)
     answers = cascade.answer_many(task.questions, progress=False)
     assert [answer.text for answer in answers] == [row["prediction"] for row in rows]
     assert [a.reply.p_t for a in answers] == pytest.approx([row["p_t"] for row in rows], abs=1e-4)
+    # The probe that is shipped was trained without examples.
+    with pytest.raises(CascadeError, match="prompts in the form that the probe of mini-llama-small was trained on"):
+        build_cascade(CascadeConfig(models=[Member(model="mini-llama-small"), large], shots=2), task)
 
 
 @pytest.fixture(scope="module")
@@ -187,3 +193,25 @@ def test_arcs_examples_are_of_its_validation_split(shared_data):
     for question in task.questions:
         assert question.text not in [example.text for example in task.examples_for(question)]
     assert HUB_TASKS["arc-challenge"].dev == "validation"
+
+
+def test_few_shot_goes_from_training_and_simulation_to_a_live_run(tmp_path, capsys):
+    chain, runs = "mini-llama-small,mini-llama-large", tmp_path / "runs"
+    train([f"--out={runs / 'probes'}", f"--data.stores={runs / 'stores'}", "--data.shots=2", "--trainer.max_epochs=3"])
+    flags = ["--chain", chain, "--runs", str(runs), "--models.shots=2"]
+    simulate(flags)
+    assert "Reusing the probe" in capsys.readouterr().err
+    out = runs / "simulations" / "mini-llama-small+mini-llama-large--mini-mmlu--2-shot"
+    scored = pq.read_table(out / "scores" / "mini-llama-small.parquet")
+    by_id = dict(zip(scored["question_id"].to_pylist(), scored["p_ik"].to_pylist(), strict=True))
+    probe = runs / "probes" / "mini-llama-small--mini-mmlu-2-shot--layer-2" / "probe"
+    config = tmp_path / "cascade.yaml"
+    config.write_text(
+        f"shots: 2\nmodels:\n- {{model: mini-llama-small, probe: {probe}}}\n- {{model: mini-llama-large}}\n"
+    )
+    run([f"--config={config}", "--limit=40", f"--runs={runs}"])
+    folder = runs / "live" / "mini-llama-small+mini-llama-large--mini-mmlu--2-shot"
+    steps = pq.read_table(folder / "steps.parquet").to_pylist()
+    first = [step for step in steps if step["model"] == "mini-llama-small"]
+    assert len(first) == 40
+    assert [step["p_ik"] for step in first] == pytest.approx([by_id[s["question_id"]] for s in first], abs=1e-4)
