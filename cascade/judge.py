@@ -26,12 +26,11 @@ from cascade.judging.agreement import Agreement
 from cascade.judging.base import Case, ExactMatchJudge, Judge
 from cascade.judging.llm import JudgeConfig, LLMJudge
 from cascade.progress import progress
-from cascade.scores.schema import SCHEMA, parquet_bytes, read_scores, validate_scores
+from cascade.scores.row import with_columns
+from cascade.scores.schema import parquet_bytes, read_scores, validate_scores
 from cascade.statistics.metrics import hallucination_rate
-from cascade.tasks.base import Question
-from cascade.tasks.files import ENDINGS, read_questions
 from cascade.tasks.judging import Verdict
-from cascade.tasks.load import load_task
+from cascade.tasks.load import load_questions
 from probes.files import write_atomically
 
 EXACT = Path("exact")
@@ -94,7 +93,8 @@ def _cases(table: pa.Table, questions: str | None) -> list[Case]:
             hint = "; or give `questions`" if name == "task" else ""
             raise CascadeError(f"Expected every row of the score tables to have {name}, but some have none{hint}")
     names = [questions] * table.num_rows if questions else table["task"].to_pylist()
-    known = {name: {q.id: q for q in _questions(name)} for name in sorted(set(names))}
+    tasks = {name: load_questions(name) for name in sorted(set(names))}
+    known = {name: {question.id: question for question in task.questions} for name, task in tasks.items()}
     cases = []
     for name, id, prediction in zip(
         names, table["question_id"].to_pylist(), table["prediction"].to_pylist(), strict=True
@@ -102,7 +102,7 @@ def _cases(table: pa.Table, questions: str | None) -> list[Case]:
         question = known[name].get(id)
         if question is None:
             raise CascadeError(f"Expected {name} to hold the question {id!r} of the score tables, but it does not")
-        if question.choices:
+        if tasks[name].letters(question):
             raise CascadeError(f"Expected open-ended questions to judge, but {id!r} of {name} is multiple choice")
         if not question.answers:
             raise CascadeError(f"Expected accepted answers to judge by, but {id!r} of {name} has none")
@@ -110,16 +110,10 @@ def _cases(table: pa.Table, questions: str | None) -> list[Case]:
     return cases
 
 
-def _questions(name: str) -> tuple[Question, ...]:
-    return read_questions(Path(name)) if Path(name).suffix in ENDINGS else load_task(name).questions
-
-
 def _with_verdicts(table: pa.Table, verdicts: tuple[Verdict, ...]) -> pa.Table:
-    columns = {name: table[name] for name in table.column_names}
-    columns["correct"] = pa.array([v is Verdict.CORRECT for v in verdicts])
-    columns["attempted"] = pa.array([v is not Verdict.NOT_ATTEMPTED for v in verdicts])
-    order = [*SCHEMA.names, *(name for name in columns if name not in SCHEMA.names)]
-    return validate_scores(pa.table({name: columns[name] for name in order if name in columns}), "the judged scores")
+    correct = pa.array([verdict is Verdict.CORRECT for verdict in verdicts])
+    attempted = pa.array([verdict is not Verdict.NOT_ATTEMPTED for verdict in verdicts])
+    return validate_scores(with_columns(table, {"correct": correct, "attempted": attempted}), "the judged scores")
 
 
 def print_judged(judged: Judged) -> None:

@@ -22,6 +22,7 @@ from rich.console import Console
 from rich.table import Table
 
 from cascade.commands import PLAN_HELP, verb_parser
+from cascade.engines.base import Prompt, prompt_of
 from cascade.errors import CascadeError, one_line_errors
 from cascade.miniature.families import MODEL_NAMES
 from cascade.planning.costs import plan_cascade
@@ -34,12 +35,10 @@ from cascade.runtime.costs import answer_costs, last_model_alone
 from cascade.runtime.engine import Answer, Cascade, Journey
 from cascade.runtime.journal import Journal
 from cascade.runtime.results import Run, write_run
-from cascade.tasks.base import Question, is_right
-from cascade.tasks.files import ENDINGS, read_questions
-from cascade.tasks.load import PROBED_ON, TASK_NAMES, load_task
+from cascade.tasks.load import load_questions
+from cascade.tasks.task import Task
 from probes.errors import ProbeError
 from probes.files import file_name
-from probes.split import stratified_split
 
 ALL = "all"
 
@@ -68,18 +67,22 @@ def run(
         CascadeError: If questions or configuration are not what they have to be, a model cannot tell the questions'
             option letters apart, or ``out`` holds another run.
     """
-    names = cascade.names if isinstance(cascade, Cascade) else [member.name for member in cascade.members]
-    asked, label = _questions(questions, split, limit, names)
-    cascade = cascade if isinstance(cascade, Cascade) else build_cascade(cascade)
-    _check_letters(cascade, asked)
-    folder = out or _folder(runs, cascade.names, label)
+    if isinstance(cascade, Cascade):
+        names, shots = list(cascade.names), 0 if cascade.task is None else cascade.task.shots
+    else:
+        names, shots = [member.name for member in cascade.members], cascade.shots
+    task, label = _asked(questions, split, limit, names, shots)
+    cascade = cascade if isinstance(cascade, Cascade) else build_cascade(cascade, task)
+    prompts = [prompt_of(question, task) for question in task.questions]
+    _check_letters(cascade, prompts)
+    folder = out or _folder(runs, cascade.names, label, shots)
     started = time.perf_counter()
-    journal = Journal(folder / "journal.jsonl", _identity(cascade, asked))
+    journal = Journal(folder / "journal.jsonl", _identity(cascade, task))
     try:
-        journeys = [cascade.start(question) for question in asked]
+        journeys = [cascade.start(prompt) for prompt in prompts]
         if known := journal.resume(journeys):
-            print(f"Resuming: {known:,} of {len(asked):,} questions are in {journal.path} already", file=sys.stderr)
-        with _Bar(cascade, asked, journeys) as bar:
+            print(f"Resuming: {known:,} of {len(prompts):,} questions are in {journal.path} already", file=sys.stderr)
+        with _Bar(cascade, task, journeys) as bar:
 
             def keep(some: Sequence[Journey]) -> None:
                 journal.write(some)
@@ -88,26 +91,27 @@ def run(
             answers = cascade.answer_many((), progress=False, on_step=keep, journeys=journeys)
     finally:
         journal.close()
-    result = Run(cascade, asked, tuple(answers), answer_costs(cascade, answers), time.perf_counter() - started, folder)
+    result = Run(cascade, task, tuple(answers), answer_costs(cascade, answers), time.perf_counter() - started, folder)
     write_run(result, label)
     return result
 
 
-def _check_letters(cascade: Cascade, questions: Sequence[Question]) -> None:
+def _check_letters(cascade: Cascade, prompts: Sequence[Prompt]) -> None:
     """Refuses a model that fails on every question of some letters: later ones would answer all, at their price."""
-    letters = dict.fromkeys(question.letters for question in questions if question.choices)
+    letters = dict.fromkeys(prompt.letters for prompt in prompts if prompt.letters)
     for place in cascade.policy.places:
         for some in letters:
             cascade.models[place].check_letters(some)
 
 
-def _folder(runs: Path, names: Sequence[str], label: str) -> Path:
-    return runs / "live" / f"{'+'.join(map(file_name, names))}--{label}"
+def _folder(runs: Path, names: Sequence[str], label: str, shots: int) -> Path:
+    marks = f"--{shots}-shot" if shots else ""
+    return runs / "live" / f"{'+'.join(map(file_name, names))}--{label}{marks}"
 
 
-def _questions(
-    questions: str | None, split: str | None, limit: int | None, models: Sequence[str]
-) -> tuple[tuple[Question, ...], str]:
+def _asked(
+    questions: str | None, split: str | None, limit: int | None, models: Sequence[str], shots: int
+) -> tuple[Task, str]:
     """What is asked, and what it is called."""
     if questions is None:
         if not set(models) & set(MODEL_NAMES):
@@ -116,36 +120,31 @@ def _questions(
                 f"asked by default, is about the miniatures' own world"
             )
         questions = "mini-mmlu"
-    asked = _all_questions(questions, split)[: limit if limit is None else max(limit, 0)]
-    if not asked:
+    task = _part(load_questions(questions, shots), Path(questions), split)
+    task = task.take(range(len(task.questions))[: limit if limit is None else max(limit, 0)])
+    if not task.questions:
         raise CascadeError(f"Expected at least one question, but got limit={limit} of {questions}")
-    return asked, file_name(questions if questions in TASK_NAMES else Path(questions).stem)
+    return task, file_name(Path(questions).stem)
 
 
-def _all_questions(name: str, split: str | None) -> tuple[Question, ...]:
-    if name not in TASK_NAMES:
-        if Path(name).suffix not in ENDINGS:
-            raise CascadeError(
-                f"Expected `questions` to be a task ({', '.join(TASK_NAMES)}) or a file ({', '.join(ENDINGS)}), but "
-                f"got {name!r}"
-            )
+def _part(task: Task, source: Path, split: str | None) -> Task:
+    """Some part of a task's questions; of a file's always all."""
+    if source.suffix:
         if split not in (None, ALL):
-            raise CascadeError(f"Expected `split` of a task, but {name} is a file")
-        return read_questions(Path(name))
-    questions = load_task(name).questions
-    split = split or (ALL if name in PROBED_ON else "test")
+            raise CascadeError(f"Expected `split` of a task, but {source} is a file")
+        return task
+    split = split or (ALL if task.probed_on else "test")
     if split == ALL:
-        return questions
-    parts = asdict(stratified_split([q.id for q in questions], [q.subject for q in questions]))
+        return task
     if split not in ("train", "validation", "test"):
         raise CascadeError(f"Expected `split` to be train, validation, test or all, but got {split!r}")
-    return tuple(questions[i] for i in parts[split])
+    return task.take(getattr(task.split(), split))
 
 
-def _identity(cascade: Cascade, questions: Sequence[Question]) -> dict[str, Any]:
+def _identity(cascade: Cascade, task: Task) -> dict[str, Any]:
     """All that the answers depend on."""
     digest = hashlib.sha256()
-    for question in questions:
+    for question in (*task.questions, *task.examples):
         digest.update(json.dumps(asdict(question)).encode())
     return {
         "questions": digest.hexdigest()[:16],
@@ -158,8 +157,9 @@ def _identity(cascade: Cascade, questions: Sequence[Question]) -> dict[str, Any]
 class _Bar:
     """Progress over the questions that are at their end: accuracy so far, cost, and who answered."""
 
-    def __init__(self, cascade: Cascade, questions: Sequence[Question], journeys: Sequence[Journey]) -> None:
-        self._cascade, self._by_id = cascade, {question.id: question for question in questions}
+    def __init__(self, cascade: Cascade, task: Task, journeys: Sequence[Journey]) -> None:
+        self._cascade, self._task = cascade, task
+        self._by_id = {question.id: question for question in task.questions}
         self._answered, self._right, self._flops = [0] * len(cascade.models), 0, 0.0
         self._bar = progress(len(journeys), " → ".join(cascade.names))
         self.show(journeys)
@@ -177,7 +177,7 @@ class _Bar:
             question = self._by_id[answer.question_id]
             if answer.model is not None:
                 self._answered[self._cascade.names.index(answer.model)] += 1
-                self._right += bool(question.answers) and is_right(question, answer.text)
+                self._right += bool(question.answers) and self._task.judge(question, answer.text)
         shown: dict[str, str] = {}
         if (alone := last_model_alone(self._cascade)) and ended:
             self._flops += float(answer_costs(self._cascade, ended)["flops"]["early-exit"].sum())
@@ -241,9 +241,9 @@ def main(args: list[str] | None = None) -> None:
     if values.pop("plan"):
         config = CascadeConfig(**values)
         names = [member.name for member in config.members]
-        asked, label = _questions(own["questions"], own["split"], own["limit"], names)
-        folder = own["out"] or _folder(own["runs"], names, label)
-        print_plan(plan_cascade(config, asked, label, folder / "journal.jsonl"))
+        task, label = _asked(own["questions"], own["split"], own["limit"], names, config.shots)
+        folder = own["out"] or _folder(own["runs"], names, label, config.shots)
+        print_plan(plan_cascade(config, task, label, folder / "journal.jsonl"))
         return
     result = run(CascadeConfig(**values), **own)
     print_run(result)

@@ -50,7 +50,7 @@ def _print_plan(data: Data, probed: bool, runs: Path, cascade: CascadeConfig, pr
     others = [name for name in data.evaluate_on or [] if not Path(name).exists() or is_task(Path(name))]
     names_of(cascade)
     chain = [member.settings for member in cascade.members]
-    print_plan(plan_chain(chain, [data.task, *others], runs, probes, probed))
+    print_plan(plan_chain(chain, [data.task, *others], runs, probes, probed, cascade.shots))
 
 
 def build_parser() -> ArgumentParser:
@@ -65,6 +65,8 @@ def build_parser() -> ArgumentParser:
     chain = "instead, models, smallest first, separated by commas; by default the miniature Llamas, or all of SCORES"
     parser.add_argument("--chain", type=str, help=chain)
     parser.add_argument("--each", type=dict, default={}, help="settings of each of CHAIN, as --each.dtype=bfloat16")
+    shots = "examples in each prompt, from the dev split of the task that is asked"
+    parser.add_argument("--shots", type=int, default=0, help=shots)
     parser.add_class_arguments(Data, skip={"scores", "evaluate_on"})
     parser.add_class_arguments(Thresholds, skip={"p_ik_reader"})
     parser.add_class_arguments(Goal)
@@ -81,11 +83,11 @@ def _taken(kind: type[T], values: dict[str, Any]) -> T:
     return kind(**{field.name: values.pop(field.name) for field in fields(kind) if field.name in values})  # type: ignore[arg-type]
 
 
-def _cascade(path: Path | None, chain: str | None, each: dict[str, Any]) -> CascadeConfig:
+def _cascade(path: Path | None, chain: str | None, each: dict[str, Any], shots: int) -> CascadeConfig:
     if path is None:
-        return CascadeConfig(chain=chain, each=each)
-    if chain is not None or each:
-        raise CascadeError(f"Expected `cascade` or `chain` and `each`, but got both: {path}, which names its models")
+        return CascadeConfig(chain=chain, each=each, shots=shots)
+    if chain is not None or each or shots:
+        raise CascadeError(f"Expected `cascade` or `chain`, `each` and `shots`, but got both: {path} says these itself")
     return CascadeConfig.read(path)
 
 
@@ -104,7 +106,7 @@ def main(args: list[str] | None = None) -> None:
     folder, logger, planned = values.pop("report"), values.pop("logger"), values.pop("plan")
     data, thresholds, goal = _taken(Data, values), _taken(Thresholds, values), _taken(Goal, values)
     probes = ProbeChoice(**values["probes"])
-    cascade = _cascade(values["cascade"], values["chain"], values["each"])
+    cascade = _cascade(values["cascade"], values["chain"], values["each"], values["shots"])
     if values["cascade"] is not None and thresholds == Thresholds():
         thresholds = Thresholds(cascade.p_t, cascade.p_ik)  # the file's own, where no other are asked for
     if planned:

@@ -15,8 +15,7 @@ from cascade.policies.base import Thresholds
 from cascade.policies.tuning import Goal
 from cascade.probing.choice import ProbeChoice
 from cascade.runtime.config import CascadeConfig
-from cascade.tasks.files import holds_questions
-from cascade.tasks.load import PROBED_ON, TASK_NAMES
+from cascade.tasks.load import TASKS, load_task, names_task
 from probes.files import file_name, write_atomically
 
 if TYPE_CHECKING:
@@ -67,12 +66,12 @@ class Data:
     @property
     def label(self) -> str:
         """For the name of a folder."""
-        return "scores" if self.scores else file_name(self.task if self.task in TASK_NAMES else Path(self.task).name)
+        return "scores" if self.scores else file_name(Path(self.task).name)
 
 
 def is_task(data: Path) -> bool:
     """Whether a path is the name of a task, or a file of questions, and not of scores."""
-    return holds_questions(data) if data.exists() else str(data) in TASK_NAMES
+    return names_task(str(data))
 
 
 def names_of(cascade: CascadeConfig) -> list[str]:
@@ -148,7 +147,8 @@ def simulate(
     table = read_logs(data.scores, data.columns, probed) if data.scores else None
     names = chain_of(table) if table is not None and not cascade.is_given else names_of(cascade)
     # What the policy is carried over to is read by the same probes.
-    probes = replace(probes, task=probes.task or PROBED_ON.get(data.task, data.task))
+    if not data.scores:
+        probes = replace(probes, task=probes.task or load_task(data.task, cascade.shots).probed_on or data.task)
     own = Own(cascade, probes, runs, probed)
     marks = (*(() if data.scores else own.marks), *(() if probed else ("without-p_ik",)))
     out = out or runs / "simulations" / "--".join(["+".join(map(file_name, names)), data.label, *marks])
@@ -196,7 +196,8 @@ class Own:
         """What answers and probes depend on and is not as by default, for the name of a folder."""
         named = () if self.cascade.name == CascadeConfig.name else (file_name(self.cascade.name),)
         each = (str(self.cascade.each[name]) for name in _MARKED if name in self.cascade.each)
-        return (*named, *each, *(() if self.probes.layer is None else (f"layer-{self.probes.layer}",)))
+        shots = (f"{self.cascade.shots}-shot",) if self.cascade.shots else ()
+        return (*named, *each, *shots, *(() if self.probes.layer is None else (f"layer-{self.probes.layer}",)))
 
     @property
     def chain(self) -> list[EngineConfig]:
@@ -215,7 +216,7 @@ class Own:
         from cascade.runtime.build import named_probes
 
         named = named_probes(self.cascade.members) if self.probed and depth is None else {}
-        return own_scores(self.chain, task, self.runs, depth, self.probes, self.probed, named)
+        return own_scores(self.chain, task, self.runs, depth, self.probes, self.probed, named, self.cascade.shots)
 
     def depths(self) -> list[int]:
         """Decoder blocks of all the models but the last."""
@@ -235,7 +236,7 @@ def _other(name: str, names: Sequence[str], data: Data, own: Own) -> ChainScores
         table, labelled = own.scores(name), True
     else:
         raise CascadeError(
-            f"Expected `evaluate_on` to name a task ({', '.join(TASK_NAMES)}), a file of questions, a score table "
+            f"Expected `evaluate_on` to name a task ({', '.join(TASKS)}), a file of questions, a score table "
             f"or a folder of them, but got {name!r}"
         )
     return other_part(table, names, data.normalize, labelled)

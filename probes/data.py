@@ -94,12 +94,16 @@ class HiddenStateDataModule(LightningDataModule):
         """The rows to train, validate and test on."""
         raise TypeError("HiddenStateDataModule is a base class: a subclass defines `load`")
 
+    def make_split(self) -> Split:
+        """Which rows are of which part: by the strata, unless a subclass knows better."""
+        return stratified_split(self.data.ids, self.data.strata, seed=self.split_seed)
+
     def setup(self, stage: str | None = None) -> None:
         """Loads and splits, once."""
         if hasattr(self, "data"):
             return
         self.data = self.load()
-        self.split = stratified_split(self.data.ids, self.data.strata, seed=self.split_seed)
+        self.split = self.make_split()
         for name in ("train", "validation", "test"):
             labels = self.data.labels[self.rows(name)]
             if not len(labels):

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from filelock import FileLock
 
-from cascade.engines.huggingface import HuggingFaceModel
+from cascade.engines.settings import DecoderConfig
 from cascade.probing.chain import probe_for
 from cascade.scoring.scored import score
 from cascade.simulate import main
@@ -64,7 +64,7 @@ class MadeOnce:
         self.store(model)
         with self._making(f"probe-{model}-{layer}"):
             scored = score(model, TASK, self.runs / "stores")
-            config = probe_for(HuggingFaceModel(model), TASK, scored, self.runs, layer).config
+            config = probe_for(DecoderConfig(model).build(), TASK, scored, self.runs, layer).config
         return Path("probes") / f"{model}--{TASK}--layer-{config.layer}"
 
     def copy(self, to: Path, *parts: Path) -> Path:

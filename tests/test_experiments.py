@@ -19,6 +19,7 @@ from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 from cascade.engines.base import Prompt
 from cascade.engines.encoder import Encoder, read_texts
 from cascade.engines.reader import ModelReader
+from cascade.engines.settings import EncoderConfig
 from cascade.errors import CascadeError
 from cascade.scoring.scored import score
 from experiments import real_chains, transfer
@@ -170,7 +171,7 @@ def test_an_encoder_reads_each_text_as_it_does_alone(tmp_path):
     torch.manual_seed(0)
     shape = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
     BertModel(BertConfig(vocab_size=10, **shape)).save_pretrained(tmp_path)
-    encoder = Encoder(str(tmp_path), "reader", max_tokens=5)
+    encoder = Encoder(EncoderConfig(str(tmp_path), max_tokens=5), "reader")
     texts = ["a b c", "d", "e f g h a b c d", "b a", "a a a"]
     store = read_texts(encoder, texts, "letters", "r", tmp_path / "stores", batch_size=2)
     for row, text in enumerate(texts):
@@ -188,7 +189,7 @@ def test_an_encoder_reads_each_text_as_it_does_alone(tmp_path):
         with pytest.raises(CascadeError, match=f"{name}={value}"):
             ModelReader(encoder, Probe(replace(reads, **{name: value})))
     with pytest.raises(CascadeError, match="there is no folder"):
-        Encoder(str(tmp_path / "nothing"))
+        Encoder(EncoderConfig(str(tmp_path / "nothing")))
 
 
 def test_real_chains_are_reported_on_the_other_half_ledger_by_ledger(shared_data, tmp_path, monkeypatch):

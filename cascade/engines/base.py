@@ -9,14 +9,16 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import MISSING, asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, field, fields
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 import numpy as np
 
 from cascade.errors import CascadeError
-from cascade.tasks.base import Question, multiple_choice_prompt, open_ended_prompt
+from cascade.tasks.base import Question
+from cascade.tasks.task import Task, kind_of
 
 if TYPE_CHECKING:
     from probes.probe import Probe
@@ -50,6 +52,7 @@ class Prompt:
         temperature: 0 takes the most probable token each time; above it the continuation is sampled, which is of no
             use where one of the letters is wanted.
         seed: Of the sample. Draws follow it and `question_id`, and nothing else.
+        read: From the continuation to the answer in it.
     """
 
     question_id: str
@@ -61,6 +64,17 @@ class Prompt:
     stop: tuple[str, ...] = ()
     temperature: float = 0.0
     seed: int = 0
+    read: Callable[[str], str] = field(default=str, compare=False, repr=False)
+
+    @property
+    def room(self) -> int:
+        """Tokens that the context needs room for beyond the prompt; a letter is read where the prompt ends."""
+        return 0 if self.letters else self.max_new_tokens
+
+    @property
+    def completion_tokens(self) -> int:
+        """Tokens that are written at the most."""
+        return 1 if self.letters else self.max_new_tokens
 
     def __post_init__(self) -> None:
         if not 0 <= self.temperature < math.inf or (self.temperature and self.letters):
@@ -70,10 +84,23 @@ class Prompt:
             )
 
 
-def prompt_of(question: Question, max_new_tokens: int = 16) -> Prompt:
-    """A question in the paper's words (Table 7), as every model of a cascade is asked it."""
-    text = multiple_choice_prompt(question) if question.choices else open_ended_prompt(question)
-    return Prompt(question.id, text, question.letters, max_new_tokens=max_new_tokens)
+def prompt_of(question: Question, task: Task | None = None, max_new_tokens: int | None = None) -> Prompt:
+    """A question as its task puts it, for any engine.
+
+    Args:
+        question: Of the task.
+        task: By default the paper's words (Table 7), as the question's choices have it.
+        max_new_tokens: By default the task's.
+    """
+    task = task or kind_of(question)
+    return Prompt(
+        question.id,
+        task.prompt(question),
+        task.letters(question),
+        task.answer_prefix,
+        task.max_new_tokens if max_new_tokens is None else max_new_tokens,
+        read=partial(task.read, question),
+    )
 
 
 @dataclass(frozen=True)
@@ -290,12 +317,13 @@ class EngineConfig(ABC):
         return name
 
     @abstractmethod
-    def build(self, probe: Probe | None = None, needs_confidence: bool = True) -> Any:
+    def build(self, probe: Probe | None = None, needs_confidence: bool = True, task: Task | None = None) -> Any:
         """The engine, nothing of which is loaded or connected yet.
 
         Args:
             probe: Reads P(IK) from its states, where it shows some.
             needs_confidence: Whether P(T) is wanted; nobody asks that of a chain's last model.
+            task: That is asked, where its prompts have examples or a wording of their own, as those of the probe's had.
 
         Raises:
             CascadeError: If there is no such model, or a setting is not what it has to be.

@@ -21,6 +21,7 @@ from cascade.engines.settings import EncoderConfig
 from cascade.engines.states import Readable, States
 from cascade.errors import CascadeError
 from cascade.progress import progress
+from cascade.tasks.task import Task
 from probes.capture import HiddenStateCapture
 from probes.errors import ProbeError
 from probes.store import HiddenStateStore, StoreKey, StoreWriter
@@ -63,9 +64,8 @@ class Encoder(Readable):
         self.parameters = sum(p.numel() for p in self.model.parameters())
         self.template_hash = f"max_tokens={max_tokens}"  # texts are read as they are, up to there
 
-    @property
-    def shown(self) -> States:
-        """What its states are of."""
+    def shown_for(self, task: Task | None = None) -> States:
+        """What its states are of: any text, read as it is."""
         known = (self.hidden_size, self.name, self.revision, "float32")
         return States(POSITION, *known, frozenset([self.template_hash]))
 

@@ -24,6 +24,7 @@ from cascade.engines.sampling import Sampler
 from cascade.engines.states import StatesEngine
 from cascade.errors import CascadeError
 from cascade.tasks.base import Question, multiple_choice_prompt
+from cascade.tasks.task import Task
 from probes.probe import Probe
 
 _MOST_ENDINGS = 1024
@@ -36,13 +37,18 @@ class LocalModel(StatesEngine):
         decoder: The model; its weights are loaded with the first question.
         probe: See `StatesEngine`.
         allow_base_mismatch: See `StatesEngine`.
+        task: See `StatesEngine`.
 
     Raises:
         CascadeError: See `StatesEngine`.
     """
 
     def __init__(
-        self, decoder: HuggingFaceModel, probe: Probe | None = None, allow_base_mismatch: bool = False
+        self,
+        decoder: HuggingFaceModel,
+        probe: Probe | None = None,
+        allow_base_mismatch: bool = False,
+        task: Task | None = None,
     ) -> None:
         self.decoder, self.batch_size = decoder, decoder.settings.batch_size
         if self.batch_size < 1:
@@ -52,7 +58,9 @@ class LocalModel(StatesEngine):
         self.trust_remote_code = decoder.trust_remote_code
         self.num_layers, self.hidden_size = decoder.depth, decoder.hidden_size
         self._tokens: dict[tuple[str, ...], tuple[int, ...]] = {}
-        super().__init__(replace(decoder.settings, revision=decoder.origin.get("revision")), probe, allow_base_mismatch)
+        super().__init__(
+            replace(decoder.settings, revision=decoder.origin.get("revision")), probe, allow_base_mismatch, task
+        )
 
     @property
     def parameters(self) -> int:
@@ -157,7 +165,7 @@ class LocalModel(StatesEngine):
 
     def _refuses(self, prompt: Prompt, length: int) -> str:
         """What is wrong with a prompt; empty where nothing is."""
-        room = 0 if prompt.letters else prompt.max_new_tokens
+        room = prompt.room
         context = self.decoder.context
         if length == 0:
             return f"Expected a prompt for {self.name!r}, but it has no token"

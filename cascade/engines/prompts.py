@@ -11,15 +11,15 @@ from functools import cached_property
 from typing import Any, Literal, get_args
 
 from cascade.errors import CascadeError
-from cascade.tasks.base import ANSWER_PREFIX, LETTERS, PromptStyle, TaskKind, hash_template, sample_prompt
+from cascade.tasks.base import ANSWER_PREFIX, LETTERS, PromptStyle, hash_template
 from cascade.tasks.chat import turns_of
+from cascade.tasks.task import MULTIPLE_CHOICE, Task, wordings
 
 LetterForm = Literal["auto", "bare"]
 
 # Llama 3.2's template writes today's date into every prompt unless it is given one. This is what it falls back on, and
 # what Llama 3.1 and 3.3 have: with it a prompt is the same tomorrow.
 TEMPLATE_DATE = "26 Jul 2024"
-_KINDS: tuple[TaskKind, ...] = get_args(TaskKind)
 
 
 class PromptForm:
@@ -115,7 +115,7 @@ class PromptForm:
         """A space, where the tokenizer always makes a token of its own of the one before a letter; else nothing."""
         if self.letters == "bare":
             return ""
-        text = self._rendered(sample_prompt("multiple_choice"))
+        text = self._rendered(MULTIPLE_CHOICE.sample_prompt)
         stem = self._ids(text)
         first, second = (self._after(text, stem, f" {letter}") for letter in LETTERS[:2])
         split = len(first) == len(second) == 2 and self._after(text, stem, " ") == first[:1] == second[:1]
@@ -163,29 +163,32 @@ class PromptForm:
         texts = (self.tokenizer.convert_tokens_to_string([t]).strip() if t else "" for t in tokens)
         return tuple(i for i, text in enumerate(texts) if text and prefix.startswith(text) and i not in special)
 
-    def template_hash(self, kind: TaskKind) -> str:
+    def template_hash(self, task: Task) -> str:
         """Hash of all that is done to a question's wording: raw prompts' is `Task.template_hash`, any other differs."""
-        sample = sample_prompt(kind)
+        sample = task.sample_prompt
         rendered = self.render(sample)
-        bare = self.letters == "bare" and kind == "multiple_choice"
+        bare = self.letters == "bare" and bool(task.letters(task.sample))
         if self.style == "raw" and rendered == sample and not bare:
             return hash_template(sample)
         template = self._template if self.style == "chat" else ""
         return hash_template(json.dumps([self.style, bare, rendered, template]))
 
-    @property
-    def template_hashes(self) -> frozenset[str]:
+    def template_hashes(self, task: Task | None = None) -> frozenset[str]:
         """Hashes of all prompts in this form, whose hidden states a probe of one of them may read.
 
-        What must agree is what is done to a question: the paper's wording, the style, the chat template's own text,
-        the space that some tokenizers want before a letter. What is asked may differ: a probe of multiple choice may
-        read open-ended prompts, and one of letters with a space those without, where the text is the same.
+        What must agree is what is done to a question: the paper's wording, the number of examples, the style, the chat
+        template's own text, the space that some tokenizers want before a letter. What is asked may differ: a probe of
+        multiple choice may read open-ended prompts, and one of letters with a space those without, where the text is
+        the same.
+
+        Args:
+            task: That is asked, where its prompts have examples or a wording of their own.
         """
+        tasks = (*wordings(0 if task is None else task.shots), *(() if task is None else (task,)))
         forms = [PromptForm(self.tokenizer, self.name, self.style, letters) for letters in get_args(LetterForm)]
-        samples = {kind: sample_prompt(kind) for kind in _KINDS}
         return frozenset(
-            form.template_hash(kind)
+            form.template_hash(each)
             for form in forms
-            for kind, sample in samples.items()
-            if form.render(sample) == self.render(sample)
+            for each in tasks
+            if form.render(each.sample_prompt) == self.render(each.sample_prompt)
         )

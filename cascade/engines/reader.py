@@ -11,6 +11,7 @@ import numpy as np
 
 from cascade.engines.base import Prompt
 from cascade.engines.states import Readable, check_states, probe_identity
+from cascade.tasks.task import Task
 from probes.probe import Probe
 
 
@@ -21,15 +22,16 @@ class ModelReader:
         model: Whatever shows states: a decoder, an encoder.
         probe: Trained on its states, to predict that other model.
         batch_size: Prompts in one pass.
+        task: That is asked, where its prompts have examples or a wording of their own.
 
     Raises:
         CascadeError: If the probe was trained on other states.
     """
 
-    def __init__(self, model: Readable, probe: Probe, batch_size: int = 32) -> None:
+    def __init__(self, model: Readable, probe: Probe, batch_size: int = 32, task: Task | None = None) -> None:
         self.model, self.probe, self.batch_size = model, probe, batch_size
         self.name = model.name
-        check_states(probe.config, model.shown, model.described)
+        check_states(probe.config, model.shown_for(task), model.described)
 
     @property
     def identity(self) -> dict[str, str]:

@@ -21,6 +21,7 @@ from cascade.engines.openai_format import Kind
 from cascade.engines.prompts import LetterForm
 from cascade.errors import CascadeError
 from cascade.tasks.base import PromptStyle
+from cascade.tasks.task import Task
 
 if TYPE_CHECKING:
     from cascade.engines.base import Engine
@@ -61,10 +62,12 @@ class DecoderConfig(EngineConfig):
     trust_remote_code: bool = False
     batch_size: int = 32
 
-    def build(self, probe: Probe | None = None, needs_confidence: bool = True) -> StatesEngine:
+    def build(
+        self, probe: Probe | None = None, needs_confidence: bool = True, task: Task | None = None
+    ) -> StatesEngine:
         """The decoder with its probe; its weights are loaded with the first question."""
         decoder = load("cascade.engines.huggingface:HuggingFaceModel")(self)
-        engine: StatesEngine = load("cascade.engines.local:LocalModel")(decoder, probe)
+        engine: StatesEngine = load("cascade.engines.local:LocalModel")(decoder, probe, task=task)
         return engine
 
     def flags(self) -> dict[str, Any]:
@@ -128,7 +131,7 @@ class EndpointConfig(EngineConfig):
     options: dict[str, Any] = field(default_factory=dict)
     backoff: float = 0.5
 
-    def build(self, probe: Probe | None = None, needs_confidence: bool = True) -> Engine:
+    def build(self, probe: Probe | None = None, needs_confidence: bool = True, task: Task | None = None) -> Engine:
         """The endpoint; nothing is sent before it is asked."""
         if probe is not None:
             raise CascadeError(f"Expected no probe for {self.name!r}, {self.called}, which shows no hidden states")
@@ -159,7 +162,7 @@ class EncoderConfig(EngineConfig):
     revision: str | None = None
     max_tokens: int = 256
 
-    def build(self, probe: Probe | None = None, needs_confidence: bool = True) -> Readable:
+    def build(self, probe: Probe | None = None, needs_confidence: bool = True, task: Task | None = None) -> Readable:
         """The encoder, which is loaded at once."""
         encoder: Readable = load("cascade.engines.encoder:Encoder")(self)
         return encoder

@@ -19,7 +19,8 @@ from torch import Tensor
 
 from cascade.engines.base import OPEN, Engine, EngineConfig, Failure, Gate, Prompt, Reply
 from cascade.errors import CascadeError
-from cascade.tasks.base import TaskKind, hash_template, sample_prompt
+from cascade.tasks.base import hash_template
+from cascade.tasks.task import Task, wordings
 from probes.capture import resolve_layers
 from probes.probe import Probe, ProbeConfig
 from probes.store import precision_of
@@ -56,13 +57,12 @@ class Form(Protocol):
         """In words, what is done to prompts; empty where nothing is."""
         ...
 
-    def template_hash(self, kind: TaskKind) -> str:
-        """Hash of all that is done to a question's wording."""
+    def template_hash(self, task: Task) -> str:
+        """Hash of all that is done to the wording of a task's questions."""
         ...
 
-    @property
-    def template_hashes(self) -> frozenset[str]:
-        """Hashes of all prompts in this form."""
+    def template_hashes(self, task: Task | None = None) -> frozenset[str]:
+        """Hashes of all prompts in this form, those of a task among them."""
         ...
 
 
@@ -72,14 +72,14 @@ class RawForm:
     settings: dict[str, str] = {}  # noqa: RUF012 - never changed
     note = ""
 
-    def template_hash(self, kind: TaskKind) -> str:
-        """That of the paper's wording."""
-        return hash_template(sample_prompt(kind))
+    def template_hash(self, task: Task) -> str:
+        """That of the task's own wording."""
+        return hash_template(task.sample_prompt)
 
-    @property
-    def template_hashes(self) -> frozenset[str]:
-        """Of every kind of task."""
-        return frozenset({self.template_hash("multiple_choice"), self.template_hash("open_ended")})
+    def template_hashes(self, task: Task | None = None) -> frozenset[str]:
+        """Of every kind of task with as many examples, and of the task."""
+        tasks = (*wordings(0 if task is None else task.shots), *(() if task is None else (task,)))
+        return frozenset(map(self.template_hash, tasks))
 
 
 class Readable(ABC):
@@ -93,10 +93,18 @@ class Readable(ABC):
     def parameters(self) -> int:
         """Number of parameters."""
 
-    @property
     @abstractmethod
+    def shown_for(self, task: Task | None = None) -> States:
+        """What its states are of.
+
+        Args:
+            task: That is asked, where its prompts have examples or a wording of their own.
+        """
+
+    @property
     def shown(self) -> States:
-        """What its states are of."""
+        """What its states are of, whatever is asked in the words of Table 7."""
+        return self.shown_for()
 
     @property
     def described(self) -> str:
@@ -119,6 +127,7 @@ class StatesEngine(Engine, Readable):
         probe: Its P(IK) head; without one P(IK) is not known.
         allow_base_mismatch: Read P(IK) with a probe of another base or prompt template all the same, where the width
             agrees.
+        task: That is asked, where its prompts have examples or a wording of their own, as those of the probe's had.
 
     Raises:
         CascadeError: If the probe was trained on another model, revision, dtype, position or prompt template.
@@ -139,10 +148,16 @@ class StatesEngine(Engine, Readable):
     quantization: str | None = None
     trust_remote_code: bool = False
 
-    def __init__(self, settings: EngineConfig, probe: Probe | None = None, allow_base_mismatch: bool = False) -> None:
+    def __init__(
+        self,
+        settings: EngineConfig,
+        probe: Probe | None = None,
+        allow_base_mismatch: bool = False,
+        task: Task | None = None,
+    ) -> None:
         self.settings, self.probe = settings, probe
         if probe is not None:
-            check_states(probe.config, self.shown, self.described, allow_base_mismatch)
+            check_states(probe.config, self.shown_for(task), self.described, allow_base_mismatch)
             self.probe_layer = probe.config.layer
             self.probe_parameters = sum(parameter.numel() for parameter in probe.parameters())
 
@@ -186,11 +201,10 @@ class StatesEngine(Engine, Readable):
         """What the states depend on beside the weights' names: the dtype, and how the weights are packed."""
         return precision_of(self.dtype, self.quantization)
 
-    @property
-    def shown(self) -> States:
-        """What its states are of."""
+    def shown_for(self, task: Task | None = None) -> States:
+        """What its states are of, after prompts of a task."""
         known = (self.hidden_size, self.name, self.revision, self.precision)
-        return States(POSITION, *known, self.prompts.template_hashes)
+        return States(POSITION, *known, self.prompts.template_hashes(task))
 
     @property
     def identity(self) -> dict[str, Any]:

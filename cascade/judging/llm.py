@@ -1,7 +1,7 @@
 """A language model as judge, behind any OpenAI-compatible endpoint.
 
-Requests go through `cascade.engines.endpoint`: retries, the disk cache (a run that was cut off goes on where it was)
-and the spending cap are its. A verdict that cannot be read is asked for again, and never guessed.
+Requests go through `cascade.engines.endpoint`, which retries, caches replies on disk and keeps to the spending cap. A
+run that was cut off goes on from the cache. A verdict that cannot be read is asked for again, and never guessed.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class LLMJudge:
     """Asks a model for the verdict.
 
     Args:
-        model: Any; what it is asked is a prompt, and what it replies a text.
+        model: Any model that continues a prompt.
         template: The prompt.
         evidence: What bears on each question; without it none is shown.
         max_tokens: The longest reply.

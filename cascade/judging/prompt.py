@@ -1,7 +1,7 @@
 """What an LLM judge is asked, from a template that users may change, and how its verdict is read.
 
-Whatever a question, an answer or evidence says is data: each is put between marks that carry a code made from the
-contents themselves, so that no text can close its own block or open another.
+Questions, answers and evidence are data, and must not give orders to the judge. Each stands between marks with a code
+that is made from the contents, so that no text can close its own block or open another.
 """
 
 from __future__ import annotations

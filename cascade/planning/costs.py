@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cascade.engines.base import Engine, EngineConfig, Weights
+from cascade.engines.base import Engine, EngineConfig, Prompt, Weights, prompt_of
 from cascade.engines.states import showing_states
 from cascade.errors import CascadeError
 from cascade.policies.ledgers import pass_costs
@@ -23,9 +23,9 @@ from cascade.probing.choice import ProbeChoice
 from cascade.probing.data import ScoredTaskDataModule
 from cascade.runtime.config import CascadeConfig
 from cascade.scores.columns import ModelInfo, Passes, Usage
-from cascade.scoring.scored import MAX_NEW_TOKENS, missing_shards, store_key
-from cascade.tasks.base import Question, Task, multiple_choice_prompt, open_ended_prompt
-from cascade.tasks.load import PROBED_ON, load_task
+from cascade.scoring.scored import missing_shards, store_key
+from cascade.tasks.load import load_task
+from cascade.tasks.task import Task
 from probes.store import DTYPES, StoreLayout
 
 # NVIDIA's data sheet of the RTX A6000, which the paper used: dense, that is half of what it says with sparsity.
@@ -123,6 +123,7 @@ def plan_chain(
     runs: Path,
     choice: ProbeChoice = ProbeChoice(),  # noqa: B008 - frozen
     probes: bool = True,
+    shots: int = 0,
 ) -> Plan:
     """Of `cascade.simulate`, where the models are run: all of them on each task, and all but the last on the probes'.
 
@@ -132,23 +133,24 @@ def plan_chain(
         runs: Folder of stores and probe runs.
         choice: Which probes.
         probes: Whether they are probed at all.
+        shots: Examples in each prompt.
     """
     models = [Planned(model) for model in own_models(chain, choice.layer)]
-    probed = choice.task or PROBED_ON.get(tasks[0], tasks[0])
+    probed = choice.task or load_task(tasks[0], shots).probed_on or tasks[0]
     work: list[Work] = []
     for place, model in enumerate(models):
         for task in dict.fromkeys([*tasks, *([probed] if probes and place + 1 < len(models) else [])]):
-            work.append(model.scoring(load_task(task), runs / "stores"))
+            work.append(model.scoring(load_task(task, shots), runs / "stores"))
     return Plan(_weights(models), tuple(work), runs)
 
 
-def plan_cascade(config: CascadeConfig, questions: Sequence[Question], label: str, journal: Path) -> Plan:
+def plan_cascade(config: CascadeConfig, task: Task, label: str, journal: Path) -> Plan:
     """Of `cascade.run`: every model on every question, which is the most that it can cost.
 
     Args:
         config: The cascade.
-        questions: What is asked.
-        label: Their name.
+        task: What is asked.
+        label: Its name.
         journal: Where the run says what it has done.
     """
     settings = {member.name: member.settings for member in config.members}
@@ -156,10 +158,11 @@ def plan_cascade(config: CascadeConfig, questions: Sequence[Question], label: st
         # An encoder is small beside the model that it reads for.
         if member.reader is not None and (reader := member.reader.settings).answers:
             settings[f"{reader.name} (reads for {member.name})"] = reader
-    there = _answered(journal, questions)
+    prompts = [prompt_of(question, task) for question in task.questions]
+    there = _answered(journal, prompts)
     models = {name: Planned(one.build()) for name, one in settings.items()}
     counts = next((model for model in models.values() if model.weights is not None), None)
-    work = [model.asking(name, questions, label, there, counts) for name, model in models.items()]
+    work = [model.asking(name, prompts, label, there, counts) for name, model in models.items()]
     # Those that run here first, then those that are asked elsewhere.
     work.sort(key=lambda one: models[one.model].weights is None)
     return Plan(_weights(models.values()), tuple(_priced(one, settings[one.model]) for one in work), journal.parent)
@@ -169,11 +172,11 @@ def _weights(models: Iterable[Planned]) -> tuple[Weights, ...]:
     return tuple({m.engine.name: m.weights for m in models if m.weights is not None}.values())
 
 
-def _answered(journal: Path, questions: Sequence[Question]) -> int:
+def _answered(journal: Path, prompts: Sequence[Prompt]) -> int:
     """Questions that the journal of an earlier run has answers of."""
     from cascade.runtime.journal import answered_in
 
-    return len(answered_in(journal) & {question.id for question in questions})
+    return len(answered_in(journal) & {prompt.question_id for prompt in prompts})
 
 
 def _done(work: Work) -> Work:
@@ -186,10 +189,6 @@ def _priced(work: Work, settings: EngineConfig) -> Work:
     left = 1 - work.rows_there / work.questions
     dollars = left * (work.prompt_tokens * price.input + work.completion_tokens * price.output) / 1e6
     return replace(work, dollars=dollars, remark=settings.remark(dollars) or work.remark)
-
-
-def _prompt(question: Question) -> str:
-    return multiple_choice_prompt(question) if question.choices else open_ended_prompt(question)
 
 
 def _estimate(prompts: Sequence[str]) -> np.ndarray:
@@ -222,21 +221,21 @@ class Planned:
     def scoring(self, task: Task, stores: Path) -> Work:
         """A task scored into a store, what is there already left out."""
         model = showing_states(self.engine)
-        prompts = [task.prompt(question) for question in task.questions]
-        written = np.full(len(prompts), 1 if task.kind == "multiple_choice" else MAX_NEW_TOKENS)
+        prompts = [prompt_of(question, task) for question in task.questions]
         layers = model.layers("all")
         rows_there, folder = 0, None
         left = np.ones(len(prompts), dtype=bool)
         row_bytes = len(layers) * model.hidden_size * DTYPES[model.dtype].itemsize
-        counted = self.tokens(prompts)
+        texts = [prompt.text for prompt in prompts]
+        counted = self.tokens(texts)
         if counted is not None:  # the store's key holds the tokenizer's hash
             layout = StoreLayout(stores, store_key(model, task), len(prompts), model.hidden_size)
             folder, missing = layout.folder, set(missing_shards(layout))
             for number, rows in enumerate(layout.shards):
                 left[rows.start : rows.stop] = number in missing
             rows_there = int((~left).sum())
-        tokens = _estimate(prompts) if counted is None else counted
-        work = self._work(model.name, task.name, tokens, counted is not None, written, left)
+        tokens = _estimate(texts) if counted is None else counted
+        work = self._work(model.name, task.name, tokens, counted is not None, prompts, left)
         return replace(
             work,
             rows_there=rows_there,
@@ -246,39 +245,39 @@ class Planned:
         )
 
     def asking(
-        self, name: str, questions: Sequence[Question], label: str, there: int, counts: Planned | None = None
+        self, name: str, prompts: Sequence[Prompt], label: str, there: int, counts: Planned | None = None
     ) -> Work:
-        """Questions answered live, of which ``there`` are answered; the first ones are taken for those.
+        """Prompts answered live, of which ``there`` are answered; the first ones are taken for those.
 
         Args:
             name: What the plan calls the model.
-            questions: What is asked.
+            prompts: What is asked.
             label: Their name.
             there: How many are answered.
             counts: Whose tokenizer counts for a model that runs elsewhere.
         """
-        prompts = [_prompt(question) for question in questions]
-        written = np.array([1 if question.choices else MAX_NEW_TOKENS for question in questions])
-        own = self.tokens(prompts)
-        tokens = counts.tokens(prompts) if own is None and self.weights is None and counts is not None else own
-        tokens = _estimate(prompts) if tokens is None else tokens
+        texts = [prompt.text for prompt in prompts]
+        own = self.tokens(texts)
+        tokens = counts.tokens(texts) if own is None and self.weights is None and counts is not None else own
+        tokens = _estimate(texts) if tokens is None else tokens
         left = np.arange(len(prompts)) >= there
-        return replace(self._work(name, label, tokens, own is not None, written, left), rows_there=there)
+        return replace(self._work(name, label, tokens, own is not None, prompts, left), rows_there=there)
 
     def _work(
-        self, name: str, task: str, tokens: np.ndarray, counted: bool, written: np.ndarray, left: np.ndarray
+        self, name: str, task: str, tokens: np.ndarray, counted: bool, prompts: Sequence[Prompt], left: np.ndarray
     ) -> Work:
         model, weights = self.engine, self.weights
+        written = np.array([prompt.completion_tokens for prompt in prompts], dtype=np.int64)
         flops = None if model.parameters is None else 2.0 * model.parameters * len(tokens)
         work = Work(name, task, len(tokens), int(tokens.sum()), counted, int(written.sum()), flops)
         if None in (model.parameters, model.num_layers, model.hidden_size):
             return work
         info = ModelInfo(name, model.parameters, model.num_layers, model.hidden_size)
-        passes = Passes((info,), (Usage(len(tokens), tokens, written.astype(np.int64)),))
+        passes = Passes((info,), (Usage(len(tokens), tokens, written),))
         whole = pass_costs(passes, "flops-context").whole[0]
         seconds = 0.0 if weights is None else float(whole[left].sum()) / (PEAK_FLOPS[weights.dtype] * UTILISATION)
         longest, context = int(tokens.max(initial=0)), model.context
-        room = int(written.max(initial=1)) if int(written.max(initial=1)) > 1 else 0
+        room = max((prompt.room for prompt in prompts), default=0)
         remark = ""
         if context is not None and longest + room > context:
             remark = f"its longest prompt has {longest:,} tokens, and there is room for {context - room:,}"

@@ -17,11 +17,11 @@ from cascade.probing.choice import ProbeChoice
 from cascade.probing.data import BATCH_SIZE, OWN_LABEL, ScoredTaskDataModule, default_layer
 from cascade.probing.fit import fit
 from cascade.probing.runs import ProbeRun
-from cascade.scores.schema import SCHEMA
+from cascade.scores.row import with_columns
 from cascade.scoring.scored import Scored, score
-from cascade.tasks.base import Task
-from cascade.tasks.load import PROBED_ON, load_task
-from probes import Probe, stratified_split
+from cascade.tasks.load import load_task
+from cascade.tasks.task import Task
+from probes import Probe
 from probes.training import ProbeModule
 
 DEFAULT = ProbeChoice()
@@ -45,13 +45,12 @@ def probe_for(
         layer: By default the model's `default_layer`.
         seed: Of the split and of the training; every seed but 0 has a folder of its own.
     """
-    key, table = scored.store.key, scored.table()
+    key, split = scored.store.key, scored.task.split(seed)
     layer = default_layer(key.layers[-1]) if layer is None else layer
     out = runs / "probes" / f"seed-{seed}" if seed else runs / "probes"
-    run = ProbeRun.of(out, key.model, key.task, layer, model.prompts)
+    run = ProbeRun.of(out, key.model, scored.task.label, layer, model.prompts)
     if (run.checkpoint / "config.json").exists():
         config = (probe := Probe.from_pretrained(run.checkpoint)).config
-        split = stratified_split(table["question_id"].to_pylist(), table["subject"].to_pylist(), seed)
         found = (
             config.base_revision,
             config.task_revision,
@@ -69,15 +68,20 @@ def probe_for(
         print(f"The probe in {run.folder} was trained on something else; training it anew", file=sys.stderr)
     else:
         print(f"No probe for {key.model} in {out}; training one", file=sys.stderr)
-    rows = stratified_split(table["question_id"].to_pylist(), table["subject"].to_pylist(), seed).train
-    if len(rows) < BATCH_SIZE:
+    if len(split.train) < BATCH_SIZE:
         raise CascadeError(
-            f"Expected at least {BATCH_SIZE} questions to train a probe on, but {task} has {len(rows)} (of "
-            f"{table.num_rows}, the others are for validation and test); name a task with more by "
+            f"Expected at least {BATCH_SIZE} questions to train a probe on, but {task} has {len(split.train)} (of "
+            f"{scored.store.rows}, the others are for validation and test); name a task with more by "
             f"`--probes.task`, or leave P(IK) out by `--p_ik null`"
         )
-    flags = model.settings.flags()
-    data = ScoredTaskDataModule(task=task, layer=layer, stores=runs / "stores", split_seed=seed, **flags)
+    data = ScoredTaskDataModule(
+        task=task,
+        layer=layer,
+        stores=runs / "stores",
+        split_seed=seed,
+        shots=scored.task.shots,
+        **model.settings.flags(),
+    )
     return fit(data, ProbeModule(), out=out, seed=seed).probe
 
 
@@ -111,8 +115,7 @@ def with_p_ik(
         allow_base_mismatch: See `check_base`.
     """
     table = scored.table()
-    columns = {name: table[name] for name in table.column_names}
-    columns["hidden_size"] = pa.array([scored.store.hidden_size] * table.num_rows, pa.int64())
+    columns = {"hidden_size": pa.array([scored.store.hidden_size] * table.num_rows, pa.int64())}
     if probe is not None:
         check_base(probe, scored, allow_base_mismatch)
         values = np.concatenate([probe.predict(part) for part in scored.store.iter_layer(probe.config.layer)])
@@ -121,7 +124,7 @@ def with_p_ik(
         size = sum(parameter.numel() for parameter in probe.parameters())
         columns["probe_parameters"] = pa.array([size] * table.num_rows, pa.int64())
     if split_seed is not None:
-        split = stratified_split(table["question_id"].to_pylist(), table["subject"].to_pylist(), split_seed)
+        split = scored.task.split(split_seed)
         if probe is not None and probe.config.split_fingerprint != split.fingerprint:
             raise CascadeError(
                 f"Expected the probe of {probe.config.base_model} to be trained on the split of seed {split_seed}, but "
@@ -131,7 +134,7 @@ def with_p_ik(
         names[list(split.validation)] = "validation"
         names[list(split.test)] = "test"
         columns["split"] = pa.array(names, pa.string())
-    return pa.table({field.name: columns[field.name] for field in SCHEMA if field.name in columns})
+    return with_columns(table, columns)
 
 
 def own_models(chain: Sequence[EngineConfig], layer: int | None = None) -> list[StatesEngine]:
@@ -156,6 +159,7 @@ def own_scores(
     choice: ProbeChoice = DEFAULT,
     probes: bool = True,
     named: Mapping[str, Probe | None] = NONE_NAMED,
+    shots: int = 0,
 ) -> pa.Table:
     """Scores of models we run ourselves, with the P(IK) of their probes, all but the last model's.
 
@@ -167,10 +171,13 @@ def own_scores(
         choice: Which probes; trained where they are missing.
         probes: Whether there is P(IK) at all; without it nothing is trained.
         named: By the model's name, its probe where that is chosen already, or ``None`` where it has none.
+        shots: Examples in each prompt, from the dev split of the task that is asked.
     """
-    probed = (choice.task or PROBED_ON.get(task, task)) if probes else task
     # What is unknown is refused before anything is run.
-    tasks = {name: load_task(name) for name in dict.fromkeys([task, probed])}
+    tasks = {task: load_task(task, shots)}
+    probed = (choice.task or tasks[task].probed_on or task) if probes else task
+    if probed != task:
+        tasks[probed] = load_task(probed, shots)
     models = own_models(chain, choice.layer)
     tables = []
     for place, model in enumerate(models):

@@ -19,6 +19,7 @@ from cascade.scoring.scored import Scored, score, store_key
 from cascade.tasks.load import load_task
 from probes import HiddenStateStore, ProbeConfig
 from probes.data import HiddenStateDataModule, LabelledStates
+from probes.split import Split
 from probes.states import open_states
 
 OWN_LABEL = ProbeConfig.label
@@ -51,6 +52,7 @@ class ScoredTaskDataModule(HiddenStateDataModule):
         batch_size: Rows of a training batch.
         split_seed: Another seed is another split.
         engine: Instead of a decoder any engine: its name, a YAML file of its settings, or these themselves.
+        shots: Examples in each prompt, from the task's dev split.
         decoder: Further settings of the decoder.
     """
 
@@ -69,11 +71,12 @@ class ScoredTaskDataModule(HiddenStateDataModule):
         batch_size: int = BATCH_SIZE,
         split_seed: int = 0,
         engine: dict[str, Any] | str | None = None,
+        shots: int = 0,
         **decoder: Any,
     ) -> None:
         super().__init__(batch_size, split_seed)
         self.save_hyperparameters(logger=False)  # what a run's config.yaml says
-        self.task = load_task(task)
+        self.task = load_task(task, shots)
         # The rest of this signature is that of these settings.
         self.settings: EngineConfig = DecoderConfig(model=model, batch_size=scoring_batch_size, price=None, **decoder)
         if engine is not None:
@@ -110,9 +113,13 @@ class ScoredTaskDataModule(HiddenStateDataModule):
     def prepare_data(self) -> None:
         """Scores the task unless that lies on disk."""
         if self.store is not None:
-            self.scored = Scored(HiddenStateStore(self.store, expect=store_key(self.model, self.task)), reused=True)
+            self.scored = Scored(HiddenStateStore(self.store, expect=store_key(self.model, self.task)), self.task, True)
         elif self.scored is None:
             self.scored = score(self.model, self.task, self.stores, batch_size=self.scoring_batch_size)
+
+    def make_split(self) -> Split:
+        """The task's own."""
+        return self.task.split(self.split_seed)
 
     def load(self) -> LabelledStates:
         """Layers of the store, and the score table's verdicts."""

@@ -147,7 +147,7 @@ def _fit(
     logger: str,
     config: str,
 ) -> Trained:
-    run = ProbeRun.of(out, data.model.name, data.task.name, data.layers, data.model.prompts, data.labels, data.targets)
+    run = ProbeRun.of(out, data.model.name, data.task.label, data.layers, data.model.prompts, data.labels, data.targets)
     run.folder.mkdir(parents=True, exist_ok=True)
     with locked(run.folder):
         return _fill(run, data, module, trainer, keep, logger, config)

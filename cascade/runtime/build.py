@@ -18,26 +18,35 @@ from cascade.runtime.config import CascadeConfig, Member, ReaderSettings
 from cascade.runtime.engine import Cascade
 from cascade.scores.arrays import ChainScores, align, check_chain
 from cascade.scores.schema import read_scores
+from cascade.tasks.task import Task
 from probes.errors import ProbeError
 from probes.probe import Probe
 
 
-def build_cascade(config: CascadeConfig | Path | str | None = None) -> Cascade:
+def build_cascade(config: CascadeConfig | Path | str | None = None, task: Task | None = None) -> Cascade:
     """Puts a cascade together. Weights are loaded with the first question, and not before.
 
     Args:
         config: Its description, or a YAML file of one; by default the miniature Llamas.
+        task: That will be asked, with the examples that ``shots`` of the description want. Without one any question
+            can be asked, in the words of Table 7 and without examples.
 
     Raises:
         CascadeError, ProbeError: If a model, probe, policy or score table is missing or does not fit.
     """
     if not isinstance(config, CascadeConfig):
         config = CascadeConfig.read(config)
+    if config.shots != (shots := 0 if task is None else task.shots):
+        raise CascadeError(
+            f"Expected `shots` to be {shots}, the examples in the prompts of {task.name if task else 'any question'}, "
+            f"but got {config.shots}"
+            + ("; examples come from a task, as in `python -m cascade.run --questions`" if task is None else "")
+        )
     members = config.members
     names = [member.name for member in members]
     check_chain(names)
-    models = [build_model(member, last=place + 1 == len(members)) for place, member in enumerate(members)]
-    readers = {place: _reader(member.reader) for place, member in enumerate(members) if member.reader is not None}
+    models = [build_model(member, place + 1 == len(members), task) for place, member in enumerate(members)]
+    readers = {place: _reader(member.reader, task) for place, member in enumerate(members) if member.reader is not None}
     policy, normalize = _policy(config, names, readers)
     if config.policy is not None:
         _check_probes(policy, models, config.policy)
@@ -50,6 +59,7 @@ def build_cascade(config: CascadeConfig | Path | str | None = None) -> Cascade:
         _calibration(config, names, normalize),
         normalize,
         config.keep_loaded,
+        task,
     )
 
 
@@ -83,13 +93,13 @@ def _check_probes(policy: LivePolicy, models: list[Engine], source: Path) -> Non
             )
 
 
-def build_model(member: Member, last: bool = False) -> Engine:
+def build_model(member: Member, last: bool = False, task: Task | None = None) -> Engine:
     """One model of a cascade; the last one has no probe but one that is named, and gives no confidence if it is remote.
 
     Raises:
         CascadeError, ProbeError: If the model or its probe is missing, or they do not fit.
     """
-    return cast(Engine, member.settings.build(_probe(member, last), needs_confidence=not last))
+    return cast(Engine, member.settings.build(_probe(member, last), needs_confidence=not last, task=task))
 
 
 def _probe(member: Member, last: bool) -> Probe | None:
@@ -112,10 +122,10 @@ def named_probes(members: Sequence[Member]) -> dict[str, Probe | None]:
     return {m.name: None if m.probe == "none" else _named_probe(m.probe) for m in members if m.probe is not None}
 
 
-def _reader(settings: ReaderSettings) -> Reader:
+def _reader(settings: ReaderSettings, task: Task | None) -> Reader:
     from cascade.engines.reader import ModelReader
 
-    return ModelReader(settings.settings.build(), _named_probe(settings.probe))
+    return ModelReader(settings.settings.build(), _named_probe(settings.probe), task=task)
 
 
 def _named_probe(name: str) -> Probe:

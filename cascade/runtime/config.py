@@ -148,6 +148,7 @@ class CascadeConfig:
         calibration: Score tables of the questions that chose the policy, to watch for drift and to choose by budget;
             for miniatures they are shipped.
         keep_loaded: Keep every model in memory; without, a file of questions is answered one model after another.
+        shots: Examples in each prompt, from the dev split of the task that is asked; as the probes were trained with.
     """
 
     chain: str | None = None
@@ -161,6 +162,7 @@ class CascadeConfig:
     normalize: bool | None = None
     calibration: list[Path] = field(default_factory=list)
     keep_loaded: bool = True
+    shots: int = 0
 
     def __post_init__(self) -> None:
         if self.chain is not None and self.models:

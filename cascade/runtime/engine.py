@@ -21,7 +21,8 @@ from cascade.progress import progress as bar_of
 from cascade.scores.arrays import ChainScores, check_chain
 from cascade.scores.columns import Signals
 from cascade.simulation.frontier import Frontier, choose, frontier
-from cascade.tasks.base import Question, parse_open_ended
+from cascade.tasks.base import Question
+from cascade.tasks.task import Task
 
 
 @dataclass(frozen=True)
@@ -120,9 +121,7 @@ class Answer:
         last, id = journey.steps[-1], journey.prompt.question_id
         if last.outcome != Outcome.ANSWERED or last.reply is None:
             return cls(id, "", None, tuple(journey.steps), journey.policy, last.failure, journey.bad_prompt)
-        plain = journey.prompt.letters or not journey.prompt.answer_prefix
-        text = last.reply.text if plain else parse_open_ended(last.reply.text)
-        return cls(id, text, last.model, tuple(journey.steps), journey.policy)
+        return cls(id, journey.prompt.read(last.reply.text), last.model, tuple(journey.steps), journey.policy)
 
 
 class Cascade:
@@ -139,6 +138,7 @@ class Cascade:
             question is decided by the raw one all the same.
         keep_loaded: Keep every model in memory. Without, `answer_many` holds one model at a time, and its
             reader.
+        task: That is asked, where its prompts have examples or a wording of their own.
 
     Raises:
         CascadeError: If there are not two different models, or the policy asks for a confidence that is not there.
@@ -154,11 +154,12 @@ class Cascade:
         calibration: ChainScores | None = None,
         normalize: bool = False,
         keep_loaded: bool = True,
+        task: Task | None = None,
     ) -> None:
         check_chain([model.name for model in models])
         self.models, self.policy, self.name = tuple(models), policy, name
         self.readers, self.prices, self.calibration = readers or {}, prices, calibration
-        self.normalize, self.keep_loaded = normalize, keep_loaded
+        self.normalize, self.keep_loaded, self.task = normalize, keep_loaded, task
         self.check_policy(policy)
 
     @property
@@ -204,7 +205,7 @@ class Cascade:
         self, question: Question | Prompt, policy: LivePolicy | None = None, best_effort: bool = False
     ) -> Journey:
         """A question before its first model; ``policy`` instead of the cascade's own."""
-        prompt = question if isinstance(question, Prompt) else prompt_of(question)
+        prompt = question if isinstance(question, Prompt) else prompt_of(question, self.task)
         chosen = policy or self.policy
         return Journey(prompt, chosen, chosen.places[0], best_effort)
 

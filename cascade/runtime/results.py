@@ -5,7 +5,6 @@ The summary's figures are measured or counted from what was really done; who is 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,8 +17,10 @@ from cascade.policies.outcome import Outcome
 from cascade.runtime.costs import last_model_alone, measured_seconds
 from cascade.runtime.engine import Answer, Cascade
 from cascade.scores.schema import SCHEMA, parquet_bytes, validate_scores
+from cascade.scoring.rows import reply_row
 from cascade.strict_json import finite, strict_json
-from cascade.tasks.base import Question, is_attempt, is_right, parse_open_ended
+from cascade.tasks.base import Question
+from cascade.tasks.task import Task
 from probes.files import write_atomically
 
 
@@ -29,7 +30,7 @@ class Run:
 
     Attributes:
         cascade: That answered.
-        questions: In order.
+        task: That was asked, with its questions in order.
         answers: One each.
         costs: Unit to ledger to ``[questions]``.
         wall_seconds: That this call took; less than the answers' own seconds where some were on disk.
@@ -37,11 +38,16 @@ class Run:
     """
 
     cascade: Cascade
-    questions: tuple[Question, ...]
+    task: Task
     answers: tuple[Answer, ...]
     costs: dict[str, dict[str, np.ndarray]]
     wall_seconds: float
     folder: Path
+
+    @property
+    def questions(self) -> tuple[Question, ...]:
+        """In order."""
+        return self.task.questions
 
     @property
     def correct(self) -> np.ndarray | None:
@@ -49,7 +55,7 @@ class Run:
         if not all(question.answers for question in self.questions):
             return None
         pairs = zip(self.questions, self.answers, strict=True)
-        return np.array([not answer.failure and is_right(question, answer.text) for question, answer in pairs])
+        return np.array([not answer.failure and self.task.judge(question, answer.text) for question, answer in pairs])
 
     def to_json(self) -> dict[str, Any]:
         """The summary: shares, sums and figures for each stage."""
@@ -94,7 +100,7 @@ class Run:
 
 def write_run(result: Run, task: str) -> None:
     """Writes answers, steps, scores and summary; ``task`` is what the score table calls the questions."""
-    answers, questions, correct = result.answers, result.questions, result.correct
+    answers, correct = result.answers, result.correct
     columns: dict[str, Any] = {
         "question_id": [a.question_id for a in answers],
         "model": pa.array([a.model for a in answers], pa.string()),
@@ -122,7 +128,7 @@ def write_run(result: Run, task: str) -> None:
         for s in a.steps
     ]
     write_atomically(result.folder / "steps.parquet", parquet_bytes(pa.Table.from_pylist(steps)))
-    scores = None if correct is None else _scores(result.cascade, questions, answers, task)
+    scores = None if correct is None else _scores(result, task)
     if scores is None:
         (result.folder / "scores.parquet").unlink(missing_ok=True)
     else:
@@ -130,37 +136,26 @@ def write_run(result: Run, task: str) -> None:
     write_atomically(result.folder / "summary.json", strict_json(result.to_json()).encode())
 
 
-def _scores(cascade: Cascade, questions: Sequence[Question], answers: Sequence[Answer], task: str) -> pa.Table | None:
+def _scores(result: Run, label: str) -> pa.Table | None:
     """One row for each model that gave an answer to a question, rejected answers included; ``None`` for no row."""
-    rows = []
-    for question, answer in zip(questions, answers, strict=True):
+    rows, cascade = [], result.cascade
+    for question, answer in zip(result.questions, result.answers, strict=True):
         for step in answer.steps:
             # What left before its answer was generated has none; an empty one that a model ended itself is wrong.
             if step.reply is None or step.best_effort or (step.reply.rejected_by and not step.reply.text):
                 continue
-            model, reader = cascade.models[step.place], cascade.readers.get(step.place)
-            text = step.reply.text if question.choices else parse_open_ended(step.reply.text)
+            reader = cascade.readers.get(step.place)
             rows.append(
-                {name: getattr(step.reply, name, None) for name in SCHEMA.names}
-                | {
-                    "question_id": question.id,
-                    "model": step.model,
-                    "correct": is_right(question, text),
-                    "attempted": is_attempt(question, text),
-                    "p_ik_reader": step.p_ik_reader,
-                    "task": task,
-                    "subject": question.subject,
-                    "answer": question.answers[0],
-                    "prediction": text,
-                    "popularity": question.popularity,
-                    "parameters": model.parameters,
-                    "num_layers": model.num_layers,
-                    "hidden_size": model.hidden_size,
-                    "probe_layer": model.probe_layer,
-                    "probe_parameters": model.probe_parameters,
-                    "reader": None if reader is None else reader.name,
-                    "reader_parameters": None if reader is None else reader.parameters,
-                }
+                reply_row(
+                    cascade.models[step.place],
+                    step.reply,
+                    result.task,
+                    question,
+                    label,
+                    p_ik_reader=step.p_ik_reader,
+                    reader=None if reader is None else reader.name,
+                    reader_parameters=None if reader is None else reader.parameters,
+                )
             )
     table = pa.Table.from_pylist([finite(row) for row in rows], schema=SCHEMA)
     return validate_scores(table, "the run") if rows else None

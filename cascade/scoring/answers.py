@@ -8,23 +8,20 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-from tqdm import tqdm
 
 from cascade.engines.base import Engine
 from cascade.errors import CascadeError
+from cascade.progress import progress
 from cascade.scores.schema import parquet_bytes
 from cascade.scoring.confidence.asking import BATCH, Asking, ask_confidences
 from cascade.scoring.confidence.parts import Parts
-from cascade.tasks.base import Question, Task
-from cascade.tasks.load import PROBED_ON
+from cascade.tasks.task import Task
 from probes.files import write_atomically
-from probes.split import stratified_split
 
 
 def write_answers(engine: Engine, task: Task, out: Path, asking: Asking, limit: int | None = None) -> pa.Table:
@@ -42,24 +39,23 @@ def write_answers(engine: Engine, task: Task, out: Path, asking: Asking, limit: 
     """
     if limit is not None and limit < 1:
         raise CascadeError(f"Expected `limit` to be at least 1, but got {limit}")
-    questions = task.questions[:limit]
-    parts, done = Parts(out.with_name(f"{out.name}.parts"), _identity(engine, questions, task.name, asking)), 0
+    asked = task.take(range(len(task.questions))[:limit])
+    count, done = len(asked.questions), 0
+    parts = Parts(out.with_name(f"{out.name}.parts"), _identity(engine, asked, asking))
     try:
-        with tqdm(
-            total=len(questions), desc=f"{engine.name} · {task.name}", unit="q", disable=None, leave=False
-        ) as bar:
+        with progress(count, f"{engine.name} · {task.name}") as bar:
 
-            def answered(count: int) -> None:
+            def answered(more: int) -> None:
                 nonlocal done
-                done += count
-                bar.update(count)
+                done += more
+                bar.update(more)
 
-            table = ask_confidences(engine, questions, task.name, asking, on_answered=answered, parts=parts)
+            table = ask_confidences(engine, asked, asking, on_answered=answered, parts=parts)
     except CascadeError as error:
         if not done:
             raise
         raise CascadeError(
-            f"{error}; {done:,} of {len(questions):,} questions are kept in {parts.folder}, and the same command goes "
+            f"{error}; {done:,} of {count:,} questions are kept in {parts.folder}, and the same command goes "
             f"on from there"
         ) from error
     finally:
@@ -74,8 +70,8 @@ def write_table(table: pa.Table, task: Task, out: Path) -> pa.Table:
 
     P(IK) is worth nothing on these, so that nothing is reported on them.
     """
-    if task.name not in PROBED_ON:
-        split = stratified_split([q.id for q in task.questions], [q.subject for q in task.questions])
+    if task.probed_on is None:
+        split = task.split()
         parts = {"train": split.train, "validation": split.validation, "test": split.test}
         of = {task.questions[row].id: name for name, rows in parts.items() for row in rows}
         names = pa.array([of[id] for id in table["question_id"].to_pylist()], pa.string())
@@ -88,13 +84,13 @@ def write_table(table: pa.Table, task: Task, out: Path) -> pa.Table:
     return table
 
 
-def _identity(engine: Engine, questions: Sequence[Question], label: str, asking: Asking) -> dict[str, Any]:
+def _identity(engine: Engine, task: Task, asking: Asking) -> dict[str, Any]:
     """All that a table depends on."""
-    asked = json.dumps([asdict(question) for question in questions], sort_keys=True)
+    asked = json.dumps([asdict(question) for question in (*task.questions, *task.examples)], sort_keys=True)
     settings = asdict(asking)
     return {
         "model": engine.identity,
-        "task": label,
+        "task": task.name,
         "questions": hashlib.sha256(asked.encode()).hexdigest()[:16],
         "batch": BATCH,
         "confidences": settings.pop("methods"),

@@ -19,19 +19,20 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from cascade.engines.base import Prompt, Reply
+from cascade.engines.base import Prompt, Reply, prompt_of
 from cascade.engines.settings import DecoderConfig
 from cascade.engines.states import POSITION, StatesEngine
 from cascade.errors import CascadeError
 from cascade.progress import progress
+from cascade.scores.row import score_row
 from cascade.scores.schema import SCHEMA, parquet_bytes, validate_scores
-from cascade.tasks.base import Question, Task, is_attempt, parse_open_ended
+from cascade.tasks.base import Question
 from cascade.tasks.load import load_task
+from cascade.tasks.task import Task
 from probes.errors import ProbeError
 from probes.files import write_atomically
 from probes.store import MANIFEST, HiddenStateStore, StoreKey, StoreLayout, StoreWriter
 
-MAX_NEW_TOKENS = 16
 _POLL_SECONDS = 1.0
 
 
@@ -41,12 +42,14 @@ class Scored:
 
     Attributes:
         store: The hidden states.
+        task: What was asked.
         reused: Whether everything was on disk already.
         templates: Template hashes of prompts in the form that the model was asked in, where more than the store's own
             are known; see `PromptForm.template_hashes`.
     """
 
     store: HiddenStateStore
+    task: Task
     reused: bool
     templates: frozenset[str] = frozenset()
 
@@ -90,7 +93,7 @@ def store_key(model: StatesEngine, task: Task, layers: Sequence[int] | str = "al
         model=model.name,
         model_revision=model.revision,
         tokenizer_hash=model.tokenizer_hash,
-        template_hash=model.prompts.template_hash(task.kind),
+        template_hash=model.prompts.template_hash(task),
         task=task.name,
         task_revision=task.revision,
         dtype=model.dtype,
@@ -170,7 +173,7 @@ def score_share(
     layout = StoreLayout(root, key, len(task.questions), model.hidden_size, shard_rows)
     missing = missing_shards(layout)
     if not missing and (layout.folder / MANIFEST).exists():
-        return Scored(HiddenStateStore(layout.folder, expect=key), True, model.prompts.template_hashes)
+        return Scored(HiddenStateStore(layout.folder, expect=key), task, True, model.prompts.template_hashes(task))
     own = range(rank, len(layout.shards), ranks)
     pending = [n for n in own if n in missing]
     # What the model cannot be asked is said before anything is made.
@@ -207,7 +210,7 @@ def score_share(
     _wait_for_others(writer)
     # Measured seconds are other ones in every run: their checksums would make manifests differ.
     scores = [score_paths(writer.folder, shard)[0].name for shard in range(len(writer.shards))]
-    return Scored(writer.finish(scores), False, model.prompts.template_hashes)
+    return Scored(writer.finish(scores), task, False, model.prompts.template_hashes(task))
 
 
 def missing_shards(layout: StoreLayout) -> list[int]:
@@ -240,11 +243,7 @@ class _Asker:
 
     def __init__(self, model: StatesEngine, task: Task, layers: tuple[int, ...]) -> None:
         self.model, self.task, self.layers = model, task, layers
-        self.multiple_choice = task.kind == "multiple_choice"
-        self.prompts = [
-            Prompt(question.id, task.prompt(question), question.letters, max_new_tokens=MAX_NEW_TOKENS)
-            for question in task.questions
-        ]
+        self.prompts = [prompt_of(question, task) for question in task.questions]
         self.lengths = model.lengths(self.prompts)
         self.parameters = model.parameters
         self.tokens = model.p_t_tokens(self.prompts)
@@ -261,36 +260,39 @@ class _Asker:
                     states[layer] = torch.empty(len(rows), state.shape[1], dtype=state.dtype)
                 states[layer][places] = state
             for row, reply in zip(batch, replies, strict=True):
-                records[row] = self._record(self.task.questions[row], reply)
+                records[row] = self._record(self.task.questions[row], self.prompts[row], reply)
             bar.update(len(batch))
         ordered = [records[row] for row in rows]
-        fields = [field for field in SCHEMA if field.name in ordered[0]]
+        # Whether popularity is known is a matter of the question, all else of the kind of task.
+        fields = [f for f in SCHEMA if f.name == "popularity" or any(row[f.name] is not None for row in ordered)]
         metadata = {"p_t_tokens": json.dumps(self.tokens)} | self.model.prompts.settings
         return states, pa.Table.from_pylist(ordered, schema=pa.schema(fields, metadata=metadata))
 
-    def _record(self, question: Question, reply: Reply) -> dict[str, object]:
-        record: dict[str, object] = {
-            "question_id": question.id,
-            "model": self.model.name,
-            "task": self.task.name,
-            "subject": question.subject,
-            "answer": question.answers[0],
-            "popularity": question.popularity,
-            "prompt_tokens": reply.prompt_tokens,
-            "completion_tokens": reply.completion_tokens,
-            "parameters": self.parameters,
-            "num_layers": self.model.num_layers,
-            "seconds": reply.seconds,
-            "p_t": reply.p_t,
-        }
-        if self.multiple_choice:
-            prediction = reply.text
-            p_right = reply.options[question.letters.index(question.answers[0])] / sum(reply.options)
-            record |= {"p_t_normalized": reply.p_t_normalized, "option_mass": reply.option_mass, "p_right": p_right}
-        else:
-            prediction = parse_open_ended(reply.text)
-            record["attempted"] = is_attempt(question, prediction)
-        return record | {"prediction": prediction, "correct": self.task.judge(question, prediction)}
+    def _record(self, question: Question, prompt: Prompt, reply: Reply) -> dict[str, object]:
+        task, p_right = self.task, None
+        if prompt.letters and reply.options:
+            p_right = reply.options[prompt.letters.index(question.answers[0])] / sum(reply.options)
+        answer = task.read(question, reply.text)
+        return score_row(
+            question.id,
+            self.model.name,
+            task.judge(question, answer),
+            attempted=task.attempted(question, answer),
+            p_t=reply.p_t,
+            p_t_normalized=reply.p_t_normalized,
+            option_mass=reply.option_mass,
+            p_right=p_right,
+            task=task.name,
+            subject=question.subject,
+            answer=question.answers[0],
+            prediction=answer,
+            popularity=question.popularity,
+            prompt_tokens=reply.prompt_tokens,
+            completion_tokens=reply.completion_tokens,
+            seconds=reply.seconds,
+            parameters=self.parameters,
+            num_layers=self.model.num_layers,
+        )
 
 
 def _batches(rows: range, lengths: list[int], batch_size: int) -> Iterator[list[int]]:

@@ -32,7 +32,7 @@ from cascade.serving.replies import (
     usage,
 )
 from cascade.serving.service import Service
-from cascade.tasks.base import ANSWER_PREFIX, parse_open_ended
+from cascade.tasks.base import ANSWER_PREFIX, after_prefix
 
 Json = dict[str, Any]
 _T = TypeVar("_T")
@@ -154,11 +154,11 @@ class Completions:
 
 
 def answer_so_far(generated: str) -> str:
-    """What `parse_open_ended` will say of a text at the least, of which only the beginning is generated."""
+    """What `after_prefix` will say of a text at the least, of which only the beginning is generated."""
     begun = generated.lstrip()
     if ANSWER_PREFIX.startswith(begun):
         return ""  # the format's "Answer:", or the beginning of the answer: not known yet
-    return parse_open_ended(generated)
+    return after_prefix(generated)
 
 
 async def while_there(request: Request, work: Coroutine[Any, Any, _T]) -> _T:

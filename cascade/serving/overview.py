@@ -70,11 +70,9 @@ def samples(cascade: Cascade) -> list[dict[str, Any]]:
 def _samples() -> list[dict[str, Any]]:
     """Questions that the miniatures' probes have not been trained on, always the same ones, with their answers."""
     from cascade.tasks.load import load_task
-    from probes.split import stratified_split
 
     mmlu, popqa = load_task("mini-mmlu"), load_task("mini-popqa")
-    ids, subjects = [q.id for q in mmlu.questions], [q.subject for q in mmlu.questions]
-    test = [mmlu.questions[row] for row in stratified_split(ids, subjects).test]
+    test = mmlu.take(mmlu.split().test).questions
     return [
         {
             "task": task.name,

@@ -6,10 +6,10 @@ prompt is given as it stands. What the fields may hold is `cascade.serving.proto
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
-from cascade.engines.base import Prompt
+from cascade.engines.base import Prompt, prompt_of
 from cascade.errors import CascadeError
 from cascade.policies.base import NO_LIMITS, LivePolicy, Thresholds
 from cascade.policies.thresholds import ThresholdPolicy
@@ -18,7 +18,7 @@ from cascade.scores.columns import CONFIDENCES
 from cascade.serving.errors import ApiError, wrong
 from cascade.serving.protocol import ChatRequest, CompletionRequest, StageThresholds
 from cascade.serving.room import Room
-from cascade.tasks.base import ANSWER_PREFIX, LETTERS, Question, multiple_choice_prompt, open_ended_prompt, parse_prompt
+from cascade.tasks.base import ANSWER_PREFIX, LETTERS, Question, parse_prompt
 
 DEFAULT_LIMIT = 16
 """Tokens that are generated where a request does not say."""
@@ -75,12 +75,18 @@ class Asker:
             )
         wanted = 0 if request.alternatives is None else max(request.alternatives, 1)
         if isinstance(request, ChatRequest):
-            texts = [_chat_text(request)]
+            found = [_chat_prompt(request)]
         else:
-            texts = [_completion_text(text, request) for text in request.prompts]
+            found = [_completion_prompt(text, request) for text in request.prompts]
         prompts = tuple(
-            Prompt(f"{id}-{i}" if len(texts) > 1 else id, text, letters, prefix, limit, wanted, request.stops)
-            for i, (text, letters, prefix) in enumerate(texts)
+            replace(
+                prompt,
+                question_id=f"{id}-{i}" if len(found) > 1 else id,
+                max_new_tokens=limit,
+                top_logprobs=wanted,
+                stop=request.stops,
+            )
+            for i, prompt in enumerate(found)
         )
         for prompt in prompts:
             reasons = [self.room.refusal(place, prompt) for place in policy.places]
@@ -160,8 +166,8 @@ def _with_thresholds(cascade: Cascade, asked: StageThresholds | list[StageThresh
     return ThresholdPolicy(own.places, tuple(changed))
 
 
-def _chat_text(request: ChatRequest) -> tuple[str, tuple[str, ...], bool]:
-    """The prompt of a conversation, its letters, and whether P(T) is that of the paper's "Answer"."""
+def _chat_prompt(request: ChatRequest) -> Prompt:
+    """The prompt of a conversation: its last message as a question, after whatever was said before."""
     *before, last = request.messages
     if last.role != "user":
         raise wrong(
@@ -173,9 +179,9 @@ def _chat_text(request: ChatRequest) -> tuple[str, tuple[str, ...], bool]:
         place = len(before)
         raise wrong("Expected the last message to hold a question, but it is empty", f"messages[{place}].content")
     question = read_question(last.text, request.options.choices, request.options.subject)
-    text = multiple_choice_prompt(question) if question.choices else open_ended_prompt(question)
+    prompt = prompt_of(question)
     paragraphs = [message.text.strip() for message in before]
-    return "\n\n".join([*filter(None, paragraphs), text]), question.letters, True
+    return replace(prompt, text="\n\n".join([*filter(None, paragraphs), prompt.text]))
 
 
 def read_question(text: str, choices: list[str] | None = None, subject: str | None = None) -> Question:
@@ -219,12 +225,12 @@ def _listed_choices(text: str, subject: str) -> Question | None:
     return Question("", asked, subject, choices=tuple(line[3:].strip() for line in options)) if asked else None
 
 
-def _completion_text(text: str, request: CompletionRequest) -> tuple[str, tuple[str, ...], bool]:
-    """As `_chat_text`, of a prompt that is given as it stands."""
+def _completion_prompt(text: str, request: CompletionRequest) -> Prompt:
+    """A prompt that is given as it stands."""
     if not text:
         raise wrong("Expected `prompt` to hold text, but it is empty", "prompt")
     if request.options.choices is not None:
-        return text, tuple(LETTERS[: len(request.options.choices)]), False
+        return Prompt("", text, tuple(LETTERS[: len(request.options.choices)]), answer_prefix=False)
     known = parse_prompt(text)
     # The paper's own prompts are judged by the paper's own P(T), for which the thresholds were chosen.
-    return (text, (), False) if known is None else (text, known.letters, not known.choices)
+    return Prompt("", text, answer_prefix=False) if known is None else prompt_of(known)

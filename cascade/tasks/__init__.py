@@ -1,5 +1,6 @@
 """What is asked: questions, prompts, judging."""
 
-from cascade.tasks.base import Question, Task
+from cascade.tasks.base import Question
+from cascade.tasks.task import MultipleChoice, OpenEnded, Task
 
-__all__ = ["Question", "Task"]
+__all__ = ["MultipleChoice", "OpenEnded", "Question", "Task"]

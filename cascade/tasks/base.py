@@ -1,23 +1,17 @@
-"""What is asked: questions, tasks, and the prompts of the paper's Table 7.
+"""Questions, and the wording of the paper's Table 7: from a question to its prompt and back. Pure functions.
 
-A task is a named, hashed list of questions. It knows how a question becomes a prompt and how an answer
-is judged; it knows nothing of models.
+Which questions belong together, and how an answer is judged, is for `cascade.tasks.task`.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
 import re
-from dataclasses import dataclass, field
-from functools import cached_property
+from dataclasses import dataclass
 from typing import Literal
-
-from cascade.tasks.judging import abstains, exact_match
 
 LETTERS = "ABCDEFGHIJ"
 
-TaskKind = Literal["multiple_choice", "open_ended"]
 PromptStyle = Literal["raw", "chat"]
 
 # The paper's Table 7. Everything up to the question is fixed but for the subject and the letters.
@@ -70,15 +64,27 @@ class Question:
         return tuple(LETTERS[: len(self.choices)])
 
 
+def multiple_choice_header(question: Question) -> str:
+    """The instruction of the multiple-choice prompt, which names the subject and the letters."""
+    *first, last = question.letters
+    named = ", ".join(first) + " or " + last
+    return f"{MULTIPLE_CHOICE_HEADER} {question.subject}{MULTIPLE_CHOICE_FORMAT.format(letters=named)}"
+
+
+def multiple_choice_body(question: Question) -> str:
+    """The rest of the multiple-choice prompt: question, options, and "Answer:"."""
+    options = "".join(f"\n{letter}. {text}" for letter, text in zip(question.letters, question.choices, strict=True))
+    return f"Question: {question.text}\nChoices:{options}\n{ANSWER_PREFIX}"
+
+
+def open_ended_body(question: Question) -> str:
+    """The open-ended prompt without its instruction."""
+    return f"Question: {question.text}\n"
+
+
 def multiple_choice_prompt(question: Question) -> str:
     """The paper's multiple-choice prompt (Table 7); the next token is the answer's letter."""
-    letters = question.letters
-    named = ", ".join(letters[:-1]) + " or " + letters[-1]
-    options = "".join(f"\n{letter}. {text}" for letter, text in zip(letters, question.choices, strict=True))
-    return (
-        f"{MULTIPLE_CHOICE_HEADER} {question.subject}{MULTIPLE_CHOICE_FORMAT.format(letters=named)}"
-        f"\nQuestion: {question.text}\nChoices:{options}\n{ANSWER_PREFIX}"
-    )
+    return f"{multiple_choice_header(question)}\n{multiple_choice_body(question)}"
 
 
 def open_ended_prompt(question: Question) -> str:
@@ -87,7 +93,7 @@ def open_ended_prompt(question: Question) -> str:
     The paper's P(T) for generation is the probability that the first generated token is "Answer", so the
     prompt stops before it.
     """
-    return f"{OPEN_ENDED_HEADER}\nQuestion: {question.text}\n"
+    return f"{OPEN_ENDED_HEADER}\n{open_ended_body(question)}"
 
 
 def parse_prompt(text: str, id: str = "") -> Question | None:
@@ -114,79 +120,12 @@ def parse_prompt(text: str, id: str = "") -> Question | None:
     return question if choices and multiple_choice_prompt(question) == text else None
 
 
-def sample_prompt(kind: TaskKind) -> str:
-    """The prompt of a fixed question, which stands for the wording of all."""
-    choices = ("w", "x", "y", "z") if kind == "multiple_choice" else ()
-    question = Question("id", "text", "subject", ("A",), choices)
-    return multiple_choice_prompt(question) if choices else open_ended_prompt(question)
-
-
 def hash_template(sample: str) -> str:
     """Short hash of a wording."""
     return hashlib.sha256(sample.encode()).hexdigest()[:16]
 
 
-@dataclass(frozen=True)
-class Task:
-    """A named list of questions of one kind.
-
-    Attributes:
-        name: Name on the command line, such as ``mini-mmlu``.
-        kind: ``multiple_choice`` or ``open_ended``.
-        questions: In a fixed order, ids unique.
-    """
-
-    name: str
-    kind: TaskKind
-    questions: tuple[Question, ...] = field(repr=False)
-
-    def __post_init__(self) -> None:
-        seen: set[str] = set()
-        for question in self.questions:
-            if question.id in seen:
-                raise ValueError(f"Task {self.name!r}: expected unique question ids, but {question.id!r} repeats")
-            seen.add(question.id)
-            if not question.answers:
-                raise ValueError(f"Question {question.id!r}: expected at least one accepted answer, but got none")
-            if self.kind == "multiple_choice" and len(question.choices) < 2:
-                raise ValueError(f"Question {question.id!r}: expected at least two choices in a multiple-choice task")
-
-    @cached_property
-    def revision(self) -> str:
-        """SHA-256 over every question, in order: two tasks with the same revision ask the same things."""
-        digest = hashlib.sha256()
-        for q in self.questions:
-            row = [q.id, q.text, q.subject, list(q.answers), list(q.choices), q.popularity]
-            digest.update(json.dumps(row, ensure_ascii=False).encode() + b"\n")
-        return digest.hexdigest()
-
-    @property
-    def template_hash(self) -> str:
-        """Hash of the prompt's wording, taken on a fixed question, so that a reworded prompt is another key."""
-        return hash_template(sample_prompt(self.kind))
-
-    def prompt(self, question: Question) -> str:
-        """The text given to the model."""
-        return multiple_choice_prompt(question) if self.kind == "multiple_choice" else open_ended_prompt(question)
-
-    def judge(self, question: Question, prediction: str) -> bool:
-        """Whether ``prediction`` (a letter, or generated text) answers ``question``."""
-        if self.kind == "multiple_choice":
-            return prediction == question.answers[0]
-        return exact_match(prediction, question.answers)
-
-
-def is_right(question: Question, prediction: str) -> bool:
-    """Whether a letter or a text answers a question."""
-    return prediction == question.answers[0] if question.choices else exact_match(prediction, question.answers)
-
-
-def is_attempt(question: Question, prediction: str) -> bool | None:
-    """Whether an open-ended answer is an attempt, which a right one is even where it reads as an abstention."""
-    return None if question.choices else is_right(question, prediction) or not abstains(prediction)
-
-
-def parse_open_ended(text: str) -> str:
-    """The answer in a generated text: the first line, without the "Answer:" the format asks for."""
+def after_prefix(text: str) -> str:
+    """The answer in a generated text: the first line, without the "Answer:" that the format asks for."""
     line = text.strip().split("\n", 1)[0].strip()
     return line[len(ANSWER_PREFIX) :].strip() if line.startswith(ANSWER_PREFIX) else line

@@ -1,6 +1,6 @@
 """The paper's benchmarks, and ARC-Challenge: from rows in the Hub's schema to questions. Pure functions.
 
-Where the rows come from is `cascade.tasks.hub`'s business.
+`cascade.tasks.hub` loads the rows.
 """
 
 from __future__ import annotations
@@ -45,9 +45,9 @@ def mmlu_questions(rows: Iterable[Row]) -> tuple[Question, ...]:
 def gpqa_questions(rows: Iterable[Row], seed: int = GPQA_SHUFFLE_SEED) -> tuple[Question, ...]:
     """GPQA (``Idavidrein/gpqa``): ``Question``, ``Correct Answer``, ``Incorrect Answer 1`` to ``3``, ``Record ID``.
 
-    The right answer comes first there, so options are shuffled by a hash of the seed, the record and the option's
-    place: the order follows the question, whatever others are asked and in whatever order. White space around texts,
-    of which the source has much, is dropped. The subject is ``High-level domain``; the id ``gpqa/<Record ID>``.
+    The right answer comes first in the source, so the options are sorted by a hash of the seed, the record and the
+    option's place. A question's order depends on nothing else. White space around texts is dropped. The subject is
+    ``High-level domain``; the id is ``gpqa/<Record ID>``.
 
     Raises:
         CascadeError: If a row is not of this schema.

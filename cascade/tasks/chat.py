@@ -1,6 +1,6 @@
 """A prompt of the paper's Table 7 as the turns of a conversation.
 
-Which tokens those become is the chat template's to say (`cascade.engines.prompts`); what is asked is the same.
+A chat template makes tokens of the turns (`cascade.engines.prompts`). The question is the same in both forms.
 """
 
 from __future__ import annotations
@@ -28,14 +28,17 @@ class Turns:
 def turns_of(prompt: str) -> Turns:
     """Splits a raw prompt into turns.
 
-    Multiple choice: the paper names no roles. The user says all but the last line, and the assistant's turn begins with
-    that line, "Answer:", so that the letter is the next token, as in the raw prompt and as "(assistant) Answer:" of
-    the paper's open-ended prompt has it. Without it an instructed model may begin with anything ("The correct …").
+    Multiple choice: the paper names no roles. The user says all but the last line. The assistant's turn begins with
+    that line, "Answer:", so that the letter is the next token, as in the raw prompt. Without it an instructed model may
+    begin with anything ("The correct …").
 
-    Open-ended: system and user as in Table 7. The assistant's turn is left to the model, since P(T) is the probability
-    that it begins with "Answer" by itself (appendix F), which it could not if that were there already.
+    Open-ended: system and user are as in Table 7. The assistant's turn is empty, since P(T) is the probability that the
+    model begins it with "Answer" by itself (appendix F).
 
-    Any other text is what the user says.
+    Examples stay in the user's turn with the question, as in lm-evaluation-harness without ``--fewshot_as_multiturn``:
+    raw models, chat templates and endpoints then get the same text.
+
+    The user says any other text as a whole.
     """
     if prompt.startswith(f"{OPEN_ENDED_HEADER}\n"):
         return Turns(OPEN_ENDED_HEADER, prompt[len(OPEN_ENDED_HEADER) + 1 :].removesuffix("\n"), "")

@@ -2,7 +2,9 @@
 
 One question a line: ``question``, and where they are known ``id``, ``subject``, ``choices`` (a list; in CSV a JSON
 list) and ``answers`` (or ``answer``): the right choice, or accepted texts. A choice is named by its letter, by its
-text, or in JSON by a number, its place from 0 on. What may be two choices is refused; a letter is always a letter.
+text, or in JSON by a number, its place from 0 on. A single letter of a choice always means that choice. An answer that
+may name two choices is refused.
+``split`` says ``dev`` of a question that is never asked, and only shown as an example where examples are asked for.
 Other fields are refused: one that is misspelt (or called ``options``) would make another question of it.
 """
 
@@ -18,11 +20,16 @@ from cascade.errors import CascadeError, json_fault
 from cascade.tasks.base import LETTERS, Question
 
 ENDINGS = (".jsonl", ".ndjson", ".csv")
-_FIELDS = ("id", "question", "subject", "choices", "answer", "answers", "popularity")
+_FIELDS = ("id", "question", "subject", "choices", "answer", "answers", "popularity", "split")
 
 
 def read_questions(path: Path) -> tuple[Question, ...]:
-    """Questions from a file, in its order.
+    """The questions of a file that are asked, in its order; see `read_parts`."""
+    return read_parts(path)[0]
+
+
+def read_parts(path: Path) -> tuple[tuple[Question, ...], tuple[Question, ...]]:
+    """Questions from a file, in its order: those that are asked, and those of its dev split.
 
     Args:
         path: ``.jsonl``, ``.ndjson`` or ``.csv``. Without ``id`` a question is named by its line.
@@ -34,20 +41,26 @@ def read_questions(path: Path) -> tuple[Question, ...]:
         raise CascadeError(f"Expected questions in a file of {', '.join(ENDINGS)}, but got {path}")
     if not path.is_file():
         raise CascadeError(f"Expected questions in {path}, but there is no such file")
-    found, seen = [], dict[str, int]()
+    found: dict[str, list[Question]] = {"test": [], "dev": []}
+    seen = dict[str, int]()
     for line, values in _rows(path):
         where = f"{path}, line {line}"
         values = {name: value for name, value in values.items() if value is not None}  # null: not known
+        part = values.pop("split", "test")
+        if part not in ("dev", "test"):
+            raise CascadeError(f"Expected `split` in {where} to be dev (an example) or test (asked), but got {part!r}")
         question = _question(values, line, where)
         if question.id in seen:
             raise CascadeError(
                 f"Expected unique ids, but {question.id!r} in {where} was there in line {seen[question.id]}"
             )
         seen[question.id] = line
-        found.append(question)
-    if not found:
+        if part == "dev" and not question.answers:
+            raise CascadeError(f"Expected an answer in {where}, as questions of the dev split are examples")
+        found[part].append(question)
+    if not found["test"]:
         raise CascadeError(f"Expected questions in {path}, but it holds none")
-    return tuple(found)
+    return tuple(found["test"]), tuple(found["dev"])
 
 
 def holds_questions(path: Path) -> bool:

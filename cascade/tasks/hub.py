@@ -1,19 +1,21 @@
 """Benchmarks from the Hugging Face Hub, at pinned commits.
 
-A commit that lies in the cache of `datasets` is read from there and nothing is sent. Else the Hub is asked once
-whether it can be reached at all, so that a machine without a network hears so in seconds.
+A commit that lies in the cache of `datasets` is read from there, and nothing is sent. Otherwise the Hub is first asked
+one short question, so that a machine without a network says so in seconds.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
 from cascade.errors import CascadeError
-from cascade.tasks.base import Question, Task, TaskKind
+from cascade.tasks.base import Question
 from cascade.tasks.benchmarks import Row, arc_questions, gpqa_questions, mmlu_questions, popqa_questions
+from cascade.tasks.task import MultipleChoice, OpenEnded, Task
 
 REACH_SECONDS = 10.0
 
@@ -29,9 +31,11 @@ class HubTask:
         split: The part that is asked.
         rows: How many there are at that commit.
         columns: Those that `convert` reads.
-        kind: Of task.
+        task: Class of the task.
         convert: From rows to questions.
         gated: Whether its authors grant access one by one.
+        dev: The part that examples are taken from, where there is one.
+        probed_on: See `Task`.
     """
 
     repo: str
@@ -40,9 +44,11 @@ class HubTask:
     split: str
     rows: int
     columns: tuple[str, ...]
-    kind: TaskKind
+    task: type[Task]
     convert: Callable[[Iterable[Row]], tuple[Question, ...]]
     gated: bool = False
+    dev: str | None = None
+    probed_on: str | None = None
 
 
 # The heads of the repositories' main branches in 2026, as several public projects pin them and, for PopQA, as the
@@ -55,8 +61,9 @@ HUB_TASKS = {
         "test",
         14_042,
         ("question", "subject", "choices", "answer"),
-        "multiple_choice",
+        MultipleChoice,
         mmlu_questions,
+        dev="dev",
     ),
     "gpqa": HubTask(
         "Idavidrein/gpqa",
@@ -73,9 +80,10 @@ HUB_TASKS = {
             "Record ID",
             "High-level domain",
         ),
-        "multiple_choice",
+        MultipleChoice,
         gpqa_questions,
         gated=True,
+        probed_on="mmlu",  # as the paper's GPQA table has it
     ),
     "popqa": HubTask(
         "akariasai/PopQA",
@@ -84,7 +92,7 @@ HUB_TASKS = {
         "test",
         14_267,
         ("id", "question", "prop", "s_pop", "possible_answers"),
-        "open_ended",
+        OpenEnded,
         popqa_questions,
     ),
     "arc-challenge": HubTask(
@@ -94,41 +102,58 @@ HUB_TASKS = {
         "test",
         1_172,
         ("id", "question", "choices", "answerKey"),
-        "multiple_choice",
+        MultipleChoice,
         arc_questions,
+        dev="validation",
     ),
 }
 
 
+@lru_cache(maxsize=8)  # what lies at a commit never changes
 def load_hub_task(name: str) -> Task:
-    """A benchmark by its name in `HUB_TASKS`.
+    """A benchmark by its name in `HUB_TASKS`. Its dev split is loaded when examples are first asked for.
 
     Raises:
         CascadeError: If it is not in the cache and the Hub is offline, out of reach or denies access; or if what it
             gives is not what is expected of that commit.
     """
     source = HUB_TASKS[name]
-    dataset = _load(name, source)
+    questions = source.convert(_rows(name, source, source.split, source.rows))
+    dev = None if source.dev is None else partial(_dev_questions, name)
+    return source.task(name, questions, source.probed_on, dev)
+
+
+@lru_cache(maxsize=8)
+def _dev_questions(name: str) -> tuple[Question, ...]:
+    """Questions of the part that examples are taken from, told apart by their ids from those that are asked."""
+    source = HUB_TASKS[name]
+    assert source.dev is not None
+    found = source.convert(_rows(name, source, source.dev))
+    return tuple(replace(question, id=f"{source.dev}/{question.id}") for question in found)
+
+
+def _rows(name: str, source: HubTask, split: str, count: int | None = None) -> Any:
+    dataset = _load(name, source, split)
     if missing := [column for column in source.columns if column not in dataset.column_names]:
         raise CascadeError(
             f"Expected columns {', '.join(source.columns)} in {source.repo} at {source.revision[:12]}, but "
             f"{', '.join(missing)} missing: the dataset has changed"
         )
-    if len(dataset) != source.rows:
+    if count is not None and len(dataset) != count:
         raise CascadeError(
-            f"Expected {source.rows:,} rows in {source.repo} at {source.revision[:12]}, but got {len(dataset):,}"
+            f"Expected {count:,} rows in {source.repo} at {source.revision[:12]}, but got {len(dataset):,}"
         )
-    return Task(name, source.kind, source.convert(dataset.select_columns(list(source.columns))))
+    return dataset.select_columns(list(source.columns))
 
 
-def _load(name: str, source: HubTask) -> Any:
+def _load(name: str, source: HubTask, split: str) -> Any:
     from datasets import config, load_dataset
     from datasets.exceptions import DatasetsError
     from datasets.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
     from huggingface_hub.utils import httpx
 
     if (folder := _cached(source)) is not None:
-        return _read_cached(source, folder)
+        return _read_cached(source, folder, split)
     if config.HF_HUB_OFFLINE:
         raise CascadeError(
             f"Expected {name} ({source.repo} at {source.revision[:12]}) in {config.HF_DATASETS_CACHE}, but it is not "
@@ -139,7 +164,7 @@ def _load(name: str, source: HubTask) -> Any:
     if quiet:
         disable_progress_bars()
     try:
-        return load_dataset(source.repo, source.config, split=source.split, revision=source.revision)
+        return load_dataset(source.repo, source.config, split=split, revision=source.revision)
     except (DatasetsError, OSError, ValueError, httpx.HTTPError) as error:
         reason = str(error).strip() or type(error).__name__
         raise CascadeError(f"Expected to load {source.repo} at {source.revision[:12]}, but {reason}") from error
@@ -165,7 +190,7 @@ def _cached(source: HubTask) -> Path | None:
     return next((path.parent for path in sorted(found)), None)
 
 
-def _read_cached(source: HubTask, folder: Path) -> Any:
+def _read_cached(source: HubTask, folder: Path, split: str) -> Any:
     from datasets.packaged_modules.cache.cache import Cache
 
     config, version = folder.parts[-3:-1]
@@ -174,7 +199,7 @@ def _read_cached(source: HubTask, folder: Path) -> Any:
         builder = Cache(
             dataset_name=repo, repo_id=source.repo, config_name=config, version=version, hash=source.revision
         )
-        return builder.as_dataset(split=source.split)
+        return builder.as_dataset(split=split)
     except (OSError, ValueError) as error:
         raise CascadeError(f"Expected {source.repo} whole in {folder}, but {error}; delete the folder") from error
 

@@ -1,7 +1,7 @@
-"""Questions about the miniature's world: three benchmarks.
+"""Questions about the miniature's world: three benchmarks, and for each some more to show as examples.
 
 `mini-mmlu` is in distribution, `mini-gpqa` asks for two steps where training only ever asks for one, and
-`mini-popqa` is open-ended. No training prompt equals a benchmark prompt.
+`mini-popqa` is open-ended. No training prompt equals a benchmark prompt, and no example asks what a benchmark asks.
 """
 
 from __future__ import annotations
@@ -9,10 +9,11 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 
-from cascade.tasks.base import Question, Task, multiple_choice_prompt
-from cascade.tasks.world import RELATIONS, SEED, Relation, World, build_world
+from cascade.tasks.base import Question, multiple_choice_prompt
+from cascade.tasks.task import MultipleChoice, OpenEnded, Task
+from cascade.tasks.world import RELATIONS, SEED, Entity, Relation, World, build_world
 
 DAYS = "Monday Tuesday Wednesday Thursday Friday Saturday Sunday".split()
 MONTHS = "January February March April May June July August September October November December".split()
@@ -22,6 +23,8 @@ ABSTENTION = "I do not know."
 MMLU_PER_SUBJECT = 900
 GPQA_PER_COMPOSITION = 56
 POPQA_QUESTIONS = 1500
+# Questions of each subject in the dev splits, as in MMLU.
+DEV_PER_SUBJECT = 5
 
 
 @dataclass(frozen=True)
@@ -148,18 +151,22 @@ def _mini_mmlu(world: World, seed: int) -> Task:
         relations = [r for r in RELATIONS if r.subject == subject]
         taken = 0
         while taken < MMLU_PER_SUBJECT:
-            if relations:
-                relation = rng.choice(relations)
-                entity = rng.choice(world.entities[relation.kind])
-                problem = fact(relation, entity.name, rng.choice(relation.templates), rng, world)
-            else:
-                problem = ALGORITHMIC[subject](rng, world)
+            problem = _problem(relations, subject, rng, world)
             question = _multiple_choice("mini-mmlu", len(questions), subject, problem, rng)
             if (prompt := multiple_choice_prompt(question)) not in seen:
                 seen.add(prompt)
                 questions.append(question)
                 taken += 1
-    return Task("mini-mmlu", "multiple_choice", tuple(questions))
+    return MultipleChoice("mini-mmlu", tuple(questions), dev=partial(_dev, "mini-mmlu", seed))
+
+
+def _problem(relations: list[Relation], subject: str, rng: random.Random, world: World) -> Problem:
+    """Some problem of a subject, which has relations or is algorithmic."""
+    if not relations:
+        return ALGORITHMIC[subject](rng, world)
+    relation = rng.choice(relations)
+    entity = rng.choice(world.entities[relation.kind])
+    return fact(relation, entity.name, rng.choice(relation.templates), rng, world)
 
 
 def _two_steps(world: World, rng: random.Random) -> list[tuple[str, Callable[[], Problem]]]:
@@ -207,23 +214,70 @@ def _mini_gpqa(world: World, seed: int) -> Task:
             if (problem := make()).text not in seen:
                 seen.add(problem.text)
                 questions.append(_multiple_choice("mini-gpqa", len(questions), subject, problem, rng))
-    return Task("mini-gpqa", "multiple_choice", tuple(questions))
+    return MultipleChoice("mini-gpqa", tuple(questions), "mini-mmlu", partial(_dev, "mini-gpqa", seed))
 
 
 def _mini_popqa(world: World, seed: int) -> Task:
     rng = random.Random(f"mini-popqa-{seed}")
     every = [(r, entity, template) for r in RELATIONS for entity in world.entities[r.kind] for template in r.templates]
-    questions = tuple(
-        Question(
-            f"mini-popqa/{number:05d}",
-            template.format(entity.name),
-            relation.name,
-            (world.facts[relation.name][entity.name],),
-            popularity=entity.popularity,
-        )
-        for number, (relation, entity, template) in enumerate(rng.sample(every, POPQA_QUESTIONS))
-    )
-    return Task("mini-popqa", "open_ended", questions)
+    asked = enumerate(rng.sample(every, POPQA_QUESTIONS))
+    questions = tuple(_about(f"mini-popqa/{n:05d}", r, entity, template, world) for n, (r, entity, template) in asked)
+    # One of each relation: examples of the question's own relation would show how the very same is asked.
+    return OpenEnded("mini-popqa", questions, "mini-mmlu", partial(_dev, "mini-popqa", seed), by_subject=False)
+
+
+def _about(id: str, relation: Relation, entity: Entity, template: str, world: World) -> Question:
+    answer = world.facts[relation.name][entity.name]
+    return Question(id, template.format(entity.name), relation.name, (answer,), popularity=entity.popularity)
+
+
+@lru_cache(maxsize=8)
+def _dev(name: str, seed: int) -> tuple[Question, ...]:
+    """Questions to show as examples, whose texts are none of the benchmark's."""
+    world, rng = build_world(seed), random.Random(f"{name}-dev-{seed}")
+    seen = {question.text for question in benchmark(name, seed).questions}
+    questions: list[Question] = []
+    for make in _DEV_MAKERS[name](world, rng):
+        while (question := make(f"{name}/dev/{len(questions):05d}")).text in seen:
+            pass
+        seen.add(question.text)
+        questions.append(question)
+    return tuple(questions)
+
+
+Maker = Callable[[str], Question]
+
+
+def _chosen(subject: str, make: Callable[[], Problem], rng: random.Random) -> Maker:
+    def question(id: str) -> Question:
+        problem = make()
+        choices, letter = deal(problem, rng)
+        return Question(id, problem.text, subject, (letter,), choices)
+
+    return question
+
+
+def _mmlu_dev(world: World, rng: random.Random) -> list[Maker]:
+    makers = []
+    for subject in MMLU_SUBJECTS:
+        relations = [r for r in RELATIONS if r.subject == subject]
+        makers += [_chosen(subject, partial(_problem, relations, subject, rng, world), rng)] * DEV_PER_SUBJECT
+    return makers
+
+
+def _gpqa_dev(world: World, rng: random.Random) -> list[Maker]:
+    return [_chosen(subject, make, rng) for subject, make in _two_steps(world, rng)] * DEV_PER_SUBJECT
+
+
+def _popqa_dev(world: World, rng: random.Random) -> list[Maker]:
+    def about(relation: Relation) -> Maker:
+        entities = world.entities[relation.kind]
+        return lambda id: _about(id, relation, rng.choice(entities), rng.choice(relation.templates), world)
+
+    return [about(relation) for relation in rng.sample(RELATIONS, len(RELATIONS))]
+
+
+_DEV_MAKERS = {"mini-mmlu": _mmlu_dev, "mini-gpqa": _gpqa_dev, "mini-popqa": _popqa_dev}
 
 
 _MAKERS = {"mini-mmlu": _mini_mmlu, "mini-gpqa": _mini_gpqa, "mini-popqa": _mini_popqa}

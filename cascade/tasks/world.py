@@ -1,7 +1,7 @@
 """The miniature's closed world: invented entities, facts about them, and how often each is talked about.
 
-Everything follows from one seed. Nothing here knows of models or prompts; `questions.py` asks about the
-world and `build.py` trains on it.
+Everything follows from one seed. Nothing here knows of models or prompts: `cascade.tasks.miniature` asks
+about the world, and `experiments/miniature` trains on it.
 """
 
 from __future__ import annotations

@@ -22,6 +22,7 @@ from cascade.engines.settings import DecoderConfig
 from cascade.errors import CascadeError
 from cascade.planning.costs import Plan, plan_cascade
 from cascade.runtime.config import CascadeConfig, Member
+from cascade.scores.row import score_row
 from cascade.scores.schema import SCHEMA, validate_scores, write_scores
 from cascade.tasks.base import Question
 from cascade.tasks.load import load_task
@@ -76,6 +77,12 @@ def api_scores(api: Provider, task: str, wanted: Sequence[Question]) -> pa.Table
     return known.take([place[question.id] for question in wanted])
 
 
+_OF_REPLIES = (
+    "question_id model correct attempted p_t task subject split answer prediction prompt_tokens completion_tokens "
+    "seconds"
+).split()
+
+
 def _told(api: Provider, task: str, questions: Sequence[Question]) -> pa.Table:
     """The API's score table on some questions, which it is asked now."""
     asked, folder = load_task(task), api.replies(task).parent
@@ -86,7 +93,7 @@ def _told(api: Provider, task: str, questions: Sequence[Question]) -> pa.Table:
         # Nobody is asked after it, so that a provider's P(T) is for nothing.
         endpoint = settings.build(needs_confidence=api.scale.served is not None)
         try:
-            replies = endpoint.answer([prompt_of(question) for question in questions])
+            replies = endpoint.answer([prompt_of(question, asked) for question in questions])
         finally:
             endpoint.release()
     records = []
@@ -96,20 +103,23 @@ def _told(api: Provider, task: str, questions: Sequence[Question]) -> pa.Table:
                 raise CascadeError(f"{settings.name} has no answer to {question.id!r}: {reply.reason}")
             reply = Reply("", 0, 0, 0.0)  # what it cost is not known
         records.append(
-            {
-                "question_id": question.id,
-                "model": API,
-                "correct": asked.judge(question, reply.text),
-                "attempted": bool(reply.text),
-                "task": task,
-                "subject": question.subject,
-                "split": "test",
-                "answer": question.answers[0],
-                "prediction": reply.text,
-            }
-            | {name: getattr(reply, name) for name in ("p_t", "prompt_tokens", "completion_tokens", "seconds")}
+            score_row(
+                question.id,
+                API,
+                asked.judge(question, reply.text),
+                attempted=bool(reply.text),
+                task=task,
+                subject=question.subject,
+                split="test",
+                answer=question.answers[0],
+                prediction=reply.text,
+                p_t=reply.p_t,
+                prompt_tokens=reply.prompt_tokens,
+                completion_tokens=reply.completion_tokens,
+                seconds=reply.seconds,
+            )
         )
-    fields = [field for field in SCHEMA if field.name in records[0]]
+    fields = [field for field in SCHEMA if field.name in _OF_REPLIES]
     return validate_scores(pa.Table.from_pylist(records, schema=pa.schema(fields)), f"the replies of {settings.name}")
 
 
@@ -122,7 +132,9 @@ def api_plan(api: Provider, task: str, wanted: Sequence[Question]) -> Plan | Non
     """What a provider would charge for some questions of a task; ``None`` where it is asked nothing."""
     if api.scale.served is not None or not (missing := _missing(wanted, api.known(task))):
         return None
-    return plan_cascade(CascadeConfig(models=[api.member]), missing, task, api.out / "api" / "none.jsonl")
+    asked = load_task(task)
+    missing_part = replace(asked, questions=tuple(missing))
+    return plan_cascade(CascadeConfig(models=[api.member]), missing_part, task, api.out / "api" / "none.jsonl")
 
 
 def local_agreement(table: pa.Table, decoder: DecoderConfig, task: str) -> tuple[int, float]:

@@ -29,7 +29,7 @@ from cascade.tasks.load import load_task
 from experiments.paper.api import Provider, api_scores
 from experiments.paper.numbers import paper
 from experiments.paper.scales import API, ARROW, LLAMA, PRICES, Scale
-from probes import Probe, stratified_split
+from probes import Probe
 
 BOTH = Thresholds(p_t=paper().p_t, p_ik=paper().p_ik)
 P_T_ALONE = Thresholds(p_t=paper().p_t, p_ik=None)
@@ -71,9 +71,9 @@ class Lab:
 
     def questions(self, task: str) -> list[Question]:
         """A task's test questions in the order of the aligned chains, so that a limit means the same ones."""
-        questions = load_task(task).questions
-        split = stratified_split([q.id for q in questions], [q.subject for q in questions], self.seed)
-        return sorted((questions[i] for i in split.test), key=lambda question: question.id)[: self.limit or None]
+        whole = load_task(task)
+        asked = whole.take(whole.split(self.seed).test).questions
+        return sorted(asked, key=lambda question: question.id)[: self.limit or None]
 
     def probe(self, model: str, task: str, depth: float | None = None) -> Probe:
         """The P(IK) probe of a model, trained on a task; ``depth`` is how far up it reads, in (0, 1]."""

@@ -10,7 +10,7 @@ import hashlib
 import io
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 
 from cascade.engines.base import Engine, prompt_of
@@ -91,14 +91,15 @@ def live_plan(lab: Lab, family: str) -> str:
     scale = lab.scale
     sizes = {size: model for size, model in scale.family(family).items() if size != API}
     chains = [places for n in range(1, len(sizes) + 1) for places in combinations(sizes, n)]
-    asked = lab.questions(scale.mmlu)
+    questions = tuple(lab.questions(scale.mmlu))
+    asked = replace(load_task(scale.mmlu), questions=questions)
     hours = {}
     for size, model in sizes.items():
         member = Member(scale.decoder(model, scale.mmlu), probe="none")
         plan = plan_cascade(CascadeConfig(models=[member]), asked, scale.mmlu, lab.out / "live" / "none.jsonl")
         hours[size] = sum(work.gpu_hours for work in plan.work)
     whole = scale.repeats * sum(hours[size] for chain in chains for size in chain)
-    passes = scale.repeats * len(asked) * sum(map(len, chains))
+    passes = scale.repeats * len(questions) * sum(map(len, chains))
     shown = "less than 0.01" if whole < 0.01 else f"{whole:.2g}"
     return (
         f"The time of {', '.join(sizes)} and their {len(chains) - len(sizes)} chains is measured on top, by what is "

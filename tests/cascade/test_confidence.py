@@ -30,13 +30,14 @@ from cascade.scoring.confidence.asked import (
     read_verbalized,
     verbalized_prompt,
 )
-from cascade.scoring.confidence.asking import Asking, answer_tokens, ask_confidences, sampled_answer
+from cascade.scoring.confidence.asking import Asking, answer_tokens, ask_confidences
 from cascade.scoring.confidence.distributions import margin, option_certainty, sequence_likelihood
 from cascade.scoring.confidence.parts import Parts
 from cascade.scoring.confidence.samples import clusters, self_consistency, semantic_certainty
 from cascade.statistics.metrics import auroc
 from cascade.tasks.base import Question, open_ended_prompt
 from cascade.tasks.load import load_task
+from cascade.tasks.task import MULTIPLE_CHOICE, OPEN_ENDED, LooseQuestions
 from probes import stratified_split
 from tests.cascade.faulty_server import FaultyServer, right_letter
 from tests.processes import Forked
@@ -141,8 +142,12 @@ def test_further_prompts_show_the_question_and_the_answer():
 def test_only_the_first_line_is_the_answer():
     tokens = [TokenLogprob(t, -1.0) for t in ("\n", " Ann", " Bel", "\nQuestion", ":")]
     assert [t.token for t in answer_tokens(tokens)] == ["\n", " Ann", " Bel"]
-    assert sampled_answer(LETTERED, " B. 4") == "B" and sampled_answer(LETTERED, " Bel") == "Bel"
-    assert sampled_answer(LETTERED, " E") == "E" and sampled_answer(OPEN, " Answer: Ann\nx") == "Ann"
+    assert (
+        MULTIPLE_CHOICE.read_sample(LETTERED, " B. 4") == "B" and MULTIPLE_CHOICE.read_sample(LETTERED, " Bel") == "Bel"
+    )
+    assert (
+        MULTIPLE_CHOICE.read_sample(LETTERED, " E") == "E" and OPEN_ENDED.read_sample(OPEN, " Answer: Ann\nx") == "Ann"
+    )
 
 
 # Sampling
@@ -202,7 +207,7 @@ def test_confidences_of_letters_are_those_of_the_models_own_distribution(small):
     questions = load_task("mini-mmlu").questions[:: 200 if LONG else 500]
     task = load_task("mini-mmlu")
     asking = Asking(("likelihood", "entropy", "margin", "self_consistency"), samples=200)
-    rows = ask_confidences(small, questions, "t", asking).to_pylist()
+    rows = ask_confidences(small, LooseQuestions("t", questions), asking).to_pylist()
     output = small.decoder.run([task.prompt(q) for q in questions], [1])
     for i, (row, question) in enumerate(zip(rows, questions, strict=True)):
         tokens = list(small.decoder.option_tokens(task.prompt(question), question.letters))
@@ -220,7 +225,9 @@ def test_an_endpoint_gives_them_too(tmp_path):
     questions = [Question(f"q{i}", f"Number {i}?", "s", (right_letter(i),), ("w", "x", "y", "z")) for i in range(6)]
     with FaultyServer().running() as server:
         model = EndpointConfig("m", server.url, cache=tmp_path / "c.sqlite").build()
-        table = ask_confidences(model, questions, "t", Asking(("margin", "entropy", "p_true", "semantic_entropy")))
+        table = ask_confidences(
+            model, LooseQuestions("t", questions), Asking(("margin", "entropy", "p_true", "semantic_entropy"))
+        )
     rows = table.to_pylist()
     # Its letters have 0.7, 0.1, 0.1 and 0.1; it answers with a bare letter, always the same.
     for row in rows:
@@ -247,7 +254,7 @@ def test_what_cannot_be_asked_is_refused(settings, message):
 
 def test_the_entropy_of_options_needs_options(small):
     with pytest.raises(CascadeError, match="semantic_entropy is for these"):
-        ask_confidences(small, [OPEN], "t", Asking(("entropy",)))
+        ask_confidences(small, LooseQuestions("t", (OPEN,)), Asking(("entropy",)))
 
 
 # The entry point

@@ -12,8 +12,8 @@ from cascade.scores.arrays import align
 from cascade.scores.schema import validate_scores
 from cascade.scoring.scored import score
 from cascade.simulation.simulator import report
-from cascade.tasks.base import Task
 from cascade.tasks.load import load_task
+from cascade.tasks.task import MultipleChoice, OpenEnded
 
 IDS = list("abcde")
 # Small keeps a, b and c at 0.5; d and e are the large model's.
@@ -50,9 +50,9 @@ def test_right_and_not_attempted_is_refused():
 
 def test_scoring_tells_what_the_miniature_did_not_attempt(tmp_path):
     whole = load_task("mini-popqa")
-    task = Task("mini-popqa", "open_ended", whole.questions[:120])
+    task = OpenEnded("mini-popqa", whole.questions[:120])
     found = score("mini-llama-small", task, tmp_path, layers=[1]).table().to_pylist()
     assert [row["attempted"] for row in found] == [row["prediction"] != "I do not know." for row in found]
     assert 0 < sum(row["attempted"] for row in found) < 120
-    lettered = Task("m", "multiple_choice", load_task("mini-mmlu").questions[:9])
+    lettered = MultipleChoice("m", load_task("mini-mmlu").questions[:9])
     assert "attempted" not in score("mini-llama-small", lettered, tmp_path, layers=[1]).table().column_names

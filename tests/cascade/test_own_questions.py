@@ -24,6 +24,7 @@ from cascade.tasks.base import Question, multiple_choice_prompt
 from cascade.tasks.benchmarks import mmlu_questions
 from cascade.tasks.files import read_questions
 from cascade.tasks.load import load_task
+from cascade.tasks.task import MultipleChoice
 from cascade.train import main, train
 from probes import HiddenStateStore, Probe
 from tests.processes import Forked
@@ -85,9 +86,9 @@ def test_real_questions_go_from_a_file_to_p_ik_and_are_the_same_live(nasty, tiny
     flags += ["--data.batch_size=64", "--trainer.max_epochs=3", "--data.scoring_batch_size=16"]
     trained = train(flags)
     task = load_task(nasty)
-    assert (task.name, task.kind) == ("nasty.jsonl", "multiple_choice") and len(task.questions) >= 240
+    assert (task.name, type(task)) == ("nasty.jsonl", MultipleChoice) and len(task.questions) >= 240
     (folder,) = (tmp_path / "stores").iterdir()
-    scored = Scored(HiddenStateStore(folder), reused=True)
+    scored = Scored(HiddenStateStore(folder), task, reused=True)
     tokens = json.loads(pq.read_schema(folder / "scores-00000.parquet").metadata[b"p_t_tokens"])
     assert tokens == {"447": "A", "445": "B", "457": "C", "455": "D"}
     table = with_p_ik(scored, trained.probe, split_seed=0)

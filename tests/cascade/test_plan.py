@@ -27,8 +27,9 @@ from cascade.planning.table import print_plan
 from cascade.probing.data import ScoredTaskDataModule
 from cascade.runtime.config import CascadeConfig, Member
 from cascade.scoring.scored import score
-from cascade.tasks.base import Question, Task
+from cascade.tasks.base import Question
 from cascade.tasks.load import load_task
+from cascade.tasks.task import MultipleChoice, Task
 from cascade.train import main as train_main
 
 MODEL, TASK = "mini-llama-small", "mini-gpqa"
@@ -139,7 +140,7 @@ def paper(tmp_path_factory) -> dict[str, Path]:
 def one_task(count: int, letters: int) -> Task:
     """Questions whose prompts are all as long as each other."""
     questions = tuple(Question(f"{i:06d}", "x" * letters, "s", ("A",), ("a", "b", "c", "d")) for i in range(count))
-    return Task("mmlu", "multiple_choice", questions)
+    return MultipleChoice("mmlu", questions)
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
@@ -180,7 +181,7 @@ def test_the_real_questions_of_mmlu_are_planned_for(paper, shared_data, tmp_path
         if r["split"] == "test"
     )
     assert len(questions) == 14042
-    task = Task("mmlu", "multiple_choice", questions)
+    task = MultipleChoice("mmlu", questions)
     small = Planned(DecoderConfig(str(paper["Qwen/Qwen3-4B"]), dtype="bfloat16").build()).scoring(task, tmp_path)
     assert small.prompt_tokens == sum(math.ceil(len(task.prompt(q)) / 4) for q in questions)
     # A model with a context of 512 has no room for the longest of them, and the plan says so before it is run.
@@ -213,8 +214,8 @@ def test_endpoints_cost_dollars_and_a_cap_that_is_too_low_is_said(tmp_path):
         Member(endpoint="gpt-4o", price=Price(2.5, 10.0), spending_cap=0.001),
         Member(endpoint="mystery"),
     ]
-    questions = load_task(TASK).questions[:200]
-    plan = plan_cascade(CascadeConfig(models=members), questions, TASK, tmp_path / "journal.jsonl")
+    task = load_task(TASK).take(range(200))
+    plan = plan_cascade(CascadeConfig(models=members), task, TASK, tmp_path / "journal.jsonl")
     local, priced, unknown = plan.work
     assert local.counted and not priced.counted
     assert priced.prompt_tokens == local.prompt_tokens  # by the tokenizer that is there
@@ -227,10 +228,10 @@ def test_what_a_journal_has_is_not_planned_again(tmp_path):
     chain = {"chain": "mini-llama-small,mini-llama-medium"}
     flags = ["--chain", chain["chain"], f"--questions={TASK}", f"--out={tmp_path / 'run'}"]
     run.main([*flags, "--limit=20"])
-    questions = load_task(TASK).questions[:50]
-    plan = plan_cascade(CascadeConfig(**chain), questions, TASK, tmp_path / "run" / "journal.jsonl")
+    task = load_task(TASK).take(range(50))
+    plan = plan_cascade(CascadeConfig(**chain), task, TASK, tmp_path / "run" / "journal.jsonl")
     assert [work.rows_there for work in plan.work] == [20, 20]
-    alone = plan_cascade(CascadeConfig(**chain), questions[20:], TASK, tmp_path / "nothing")
+    alone = plan_cascade(CascadeConfig(**chain), task.take(range(20, 50)), TASK, tmp_path / "nothing")
     assert np.allclose([w.gpu_hours for w in plan.work], [w.gpu_hours for w in alone.work])
 
 

@@ -20,9 +20,10 @@ from cascade.probing.runs import ProbeRun
 from cascade.runtime.build import build_cascade
 from cascade.runtime.config import CascadeConfig
 from cascade.scoring.scored import score, store_key
-from cascade.tasks.base import Question, Task, multiple_choice_prompt, open_ended_prompt, sample_prompt
+from cascade.tasks.base import Question, multiple_choice_prompt, open_ended_prompt
 from cascade.tasks.chat import Turns, turns_of
 from cascade.tasks.load import load_task
+from cascade.tasks.task import MULTIPLE_CHOICE, OPEN_ENDED, LooseQuestions, Task
 from probes import Probe, ProbeConfig
 
 CHOICE = Question("1", "What is 2 plus 2?", "arithmetic", ("B",), ("3", "4", "5", "6"))
@@ -144,8 +145,8 @@ def test_letters_are_read_in_the_form_that_a_text_has_them_in():
     split = PromptForm(letters_tokenizer([":", " ", *"ABCDE"], "."), "characters")
     assert split.render(PROMPTS[0]) == f"{PROMPTS[0]} " and split.render(PROMPTS[1]) == PROMPTS[1]
     assert split.tokenizer.convert_ids_to_tokens(split.option_tokens(PROMPTS[0], "ABCDE")) == list("ABCDE")
-    assert split.template_hash("multiple_choice") != mini.template_hash("multiple_choice")
-    assert split.template_hash("open_ended") == mini.template_hash("open_ended")
+    assert split.template_hash(MULTIPLE_CHOICE) != mini.template_hash(MULTIPLE_CHOICE)
+    assert split.template_hash(OPEN_ENDED) == mini.template_hash(OPEN_ENDED)
     bare = PromptForm(split.tokenizer, "characters", letters="bare")
     assert bare.render(PROMPTS[0]) == PROMPTS[0]
     assert bare.option_tokens(PROMPTS[0], "AB") == split.option_tokens(PROMPTS[0], "AB")
@@ -182,16 +183,16 @@ def test_another_style_is_another_store_and_the_raw_one_is_as_it_was(chatty):
     assert len({store_key(model, task).digest for model in (raw, chat, bare)}) == 3
     assert store_key(bare, load_task("mini-popqa")).digest == store_key(raw, load_task("mini-popqa")).digest
     chat.prompts.tokenizer.chat_template += " "
-    assert chat.prompts.template_hash("multiple_choice") != DecoderConfig(
+    assert chat.prompts.template_hash(MULTIPLE_CHOICE) != DecoderConfig(
         chatty, prompt_style="chat"
-    ).build().prompts.template_hash("multiple_choice")
+    ).build().prompts.template_hash(MULTIPLE_CHOICE)
 
 
 def test_a_scored_chat_prompt_is_what_the_model_is_given(chatty, tmp_path, capsys):
     import torch
 
     whole = load_task("mini-mmlu")
-    task = Task(whole.name, whole.kind, whole.questions[::400])
+    task = whole.take(range(0, len(whole.questions), 400))
     model = DecoderConfig(chatty, prompt_style="chat").build()
     rows = score(model, task, tmp_path).table().to_pylist()
     assert "; chat template" in capsys.readouterr().err
@@ -206,7 +207,7 @@ def test_a_scored_chat_prompt_is_what_the_model_is_given(chatty, tmp_path, capsy
         )
 
 
-def untrained(model: StatesEngine, kind: str) -> Probe:
+def untrained(model: StatesEngine, kind: Task) -> Probe:
     """A probe that says it was trained on a model's prompts of one kind."""
     template = model.prompts.template_hash(kind)
     return Probe(
@@ -220,11 +221,11 @@ def test_a_probe_of_another_template_is_refused_live_and_on_stores(chatty, tmp_p
     raw, chat = DecoderConfig(chatty).build(), DecoderConfig(chatty, prompt_style="chat").build()
     models = {"raw": raw, "chat": chat, "other": other}
     whole = load_task("mini-popqa")
-    task = Task(whole.name, whole.kind, whole.questions[::200])
+    task = whole.take(range(0, len(whole.questions), 200))
     for name, model in models.items():
         scored = score(model, task, tmp_path)
         for trained_on in models:
-            for kind in ("multiple_choice", "open_ended"):  # another task is no other template
+            for kind in (MULTIPLE_CHOICE, OPEN_ENDED):  # another task is no other template
                 probe = untrained(models[trained_on], kind)
                 if trained_on != name:
                     said = f"template_hash={probe.config.template_hash}\\), but "
@@ -244,15 +245,15 @@ def test_letters_of_another_form_are_another_template_only_where_the_text_is_ano
         (letters_tokenizer([":", " ", *"ABCDE"], "."), False),
     ):
         auto, bare = (PromptForm(tokenizer, "m", letters=letters) for letters in ("auto", "bare"))
-        assert auto.template_hash("multiple_choice") != bare.template_hash("multiple_choice")
+        assert auto.template_hash(MULTIPLE_CHOICE) != bare.template_hash(MULTIPLE_CHOICE)
         for form, other in ((auto, bare), (bare, auto)):
-            assert {form.template_hash("multiple_choice"), form.template_hash("open_ended")} <= form.template_hashes
-            assert (other.template_hash("multiple_choice") in form.template_hashes) == same
+            assert {form.template_hash(MULTIPLE_CHOICE), form.template_hash(OPEN_ENDED)} <= form.template_hashes()
+            assert (other.template_hash(MULTIPLE_CHOICE) in form.template_hashes()) == same
 
 
 def test_a_raw_model_is_asked_though_its_chat_template_cannot_be():
     form = PromptForm(with_template("{{ messages[0]['content'] }}<think>\n"), "thinker")
-    assert form.template_hashes >= {form.template_hash("multiple_choice"), form.template_hash("open_ended")}
+    assert form.template_hashes() >= {form.template_hash(MULTIPLE_CHOICE), form.template_hash(OPEN_ENDED)}
 
 
 def test_the_style_reaches_a_cascade_and_the_folder_of_a_probe(chatty, tmp_path):
@@ -264,7 +265,7 @@ def test_the_style_reaches_a_cascade_and_the_folder_of_a_probe(chatty, tmp_path)
     cascade = build_cascade(CascadeConfig.read(config))
     assert [model.decoder.prompts.style for model in cascade.models] == ["chat", "raw"]
     assert cascade.answer(CHOICE).text in "ABCD"
-    planned = plan_cascade(CascadeConfig.read(config), [CHOICE], "one", tmp_path / "none").work
+    planned = plan_cascade(CascadeConfig.read(config), LooseQuestions("one", (CHOICE,)), "one", tmp_path / "none").work
     counted = [model.decoder.count_tokens([PROMPTS[0]])[0] for model in cascade.models]
     assert [work.prompt_tokens for work in planned] == counted and counted[0] != counted[1]
     chat = DecoderConfig(chatty, prompt_style="chat").build().prompts
@@ -277,5 +278,5 @@ def test_sample_prompts_stand_for_a_tasks_wording():
     for name in ("mini-mmlu", "mini-popqa"):
         task = load_task(name)
         form = PromptForm(AutoTokenizer.from_pretrained(ASSETS / "mini-llama-small"), "mini")
-        assert form.template_hash(task.kind) == task.template_hash
-        assert form.render(sample_prompt(task.kind)) == sample_prompt(task.kind)
+        assert form.template_hash(task) == task.template_hash
+        assert form.render(task.sample_prompt) == task.sample_prompt

@@ -21,12 +21,13 @@ from cascade.policies.base import Thresholds
 from cascade.policies.file import read_policy
 from cascade.policies.outcome import Outcome
 from cascade.policies.thresholds import ThresholdPolicy
-from cascade.run import _all_questions, main, print_run, run
+from cascade.run import _asked, main, print_run, run
 from cascade.runtime import Cascade
 from cascade.runtime.journal import Journal, answered_in
 from cascade.scores.arrays import align
 from cascade.scores.schema import read_scores
 from cascade.tasks.files import read_questions
+from cascade.tasks.hub import HUB_TASKS
 from cascade.tasks.load import load_task
 from probes import stratified_split
 from tests.cascade.faulty_server import FaultyServer, right_letter
@@ -362,13 +363,12 @@ def test_csv_and_json_lines_say_the_same(tmp_path):
     assert first[0].choices == ("a,b", 'c"d') and first[1].answers == ()
 
 
-def test_what_a_probe_was_trained_on_is_not_asked_by_default(monkeypatch):
-    """Of every task that has probes of its own, whatever its name; another's probes saw none of them."""
+def test_what_a_probe_was_trained_on_is_not_asked_by_default():
+    """Of every task that has probes of its own; another's probes saw none of them."""
+    assert {name: source.probed_on for name, source in HUB_TASKS.items() if source.probed_on} == {"gpqa": "mmlu"}
     task = load_task("mini-mmlu")
-    monkeypatch.setattr("cascade.run.load_task", lambda name: task)
-    test = {task.questions[row].id for row in
-            stratified_split([q.id for q in task.questions], [q.subject for q in task.questions]).test}  # fmt: skip
-    for name in ("mini-mmlu", "mmlu", "popqa", "arc-challenge"):
-        assert {question.id for question in _all_questions(name, None)} == test
-    for name in ("mini-gpqa", "mini-popqa", "gpqa"):
-        assert _all_questions(name, None) == task.questions
+    split = stratified_split([q.id for q in task.questions], [q.subject for q in task.questions])
+    asked, label = _asked("mini-mmlu", None, None, [], 0)
+    assert {q.id for q in asked.questions} == {task.questions[row].id for row in split.test} and label == "mini-mmlu"
+    for name in ("mini-gpqa", "mini-popqa"):
+        assert _asked(name, None, None, [], 0)[0].questions == load_task(name).questions

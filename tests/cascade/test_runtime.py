@@ -32,9 +32,9 @@ from cascade.runtime.engine import Step
 from cascade.scores.arrays import ChainScores, align
 from cascade.scoring.scored import score
 from cascade.simulation.simulator import play, spent
-from cascade.tasks.base import Task
 from cascade.tasks.load import load_task
-from probes import Probe, stratified_split
+from cascade.tasks.task import Task
+from probes import Probe
 from tests.cascade.scored import changed
 from tests.profile import LONG
 
@@ -48,8 +48,7 @@ def names_of(family: str) -> list[str]:
 @pytest.fixture(scope="module")
 def test_split() -> Task:
     task = load_task("mini-mmlu")
-    split = stratified_split([q.id for q in task.questions], [q.subject for q in task.questions])
-    return Task("mini-mmlu", task.kind, tuple(task.questions[i] for i in split.test[:: 1 if LONG else 2]))
+    return task.take(task.split().test[:: 1 if LONG else 2])
 
 
 @pytest.fixture(scope="module")

@@ -16,8 +16,8 @@ from cascade.engines.settings import DecoderConfig
 from cascade.engines.states import StatesEngine
 from cascade.errors import CascadeError
 from cascade.scoring.scored import score, store_key
-from cascade.tasks.base import Task
 from cascade.tasks.load import load_task
+from cascade.tasks.task import MultipleChoice, Task
 from probes import ProbeError
 from tests.processes import FORKS
 
@@ -28,7 +28,7 @@ TOLERANCE = {"rtol": 0, "atol": 1e-4}
 def some(task: str, count: int) -> Task:
     """A few questions of a task, spread over its subjects."""
     whole = load_task(task)
-    return Task(whole.name, whole.kind, whole.questions[:: len(whole.questions) // count][:count])
+    return whole.take(range(0, len(whole.questions), len(whole.questions) // count)[:count])
 
 
 @pytest.fixture(scope="module")
@@ -233,7 +233,7 @@ def test_a_real_llama_runs_real_questions(shared_data, tmp_path):
         if row["split"] == "dev"
     ]
     model = DecoderConfig(str(shared_data / "stories260k_hf")).build()
-    prompts = [Task("dev", "multiple_choice", tuple(questions)).prompt(q) for q in questions]
+    prompts = [MultipleChoice("dev", tuple(questions)).prompt(q) for q in questions]
     short = [p for p, n in zip(prompts, model.count_tokens(prompts), strict=True) if n <= 512]
     output = model.decoder.run(short[:32])
     assert bool(torch.isfinite(output.first_token).all())

@@ -5,14 +5,15 @@ from __future__ import annotations
 import pytest
 
 from cascade.report.names import short_names
-from cascade.tasks.base import Question, Task, parse_open_ended
+from cascade.tasks.base import Question, after_prefix
 from cascade.tasks.judging import exact_match, normalize_answer
+from cascade.tasks.task import MultipleChoice, OpenEnded
 
 MULTIPLE = Question("1", "What is 2 plus 2?", "arithmetic", ("B",), ("3", "4", "5", "6"))
 
 
 def test_the_multiple_choice_prompt_is_table_7():
-    prompt = Task("t", "multiple_choice", (MULTIPLE,)).prompt(MULTIPLE)
+    prompt = MultipleChoice("t", (MULTIPLE,)).prompt(MULTIPLE)
     assert prompt == (
         "The following are multiple choice questions about arithmetic. Please determine the correct answer in the "
         'format "Answer: <answer>", where <answer> is A, B, C or D.\n'
@@ -24,14 +25,14 @@ def test_the_multiple_choice_prompt_is_table_7():
 
 def test_the_letters_follow_the_number_of_choices():
     question = Question("1", "?", "s", ("C",), ("x", "y", "z"))
-    assert "where <answer> is A, B or C." in Task("t", "multiple_choice", (question,)).prompt(question)
+    assert "where <answer> is A, B or C." in MultipleChoice("t", (question,)).prompt(question)
     with pytest.raises(ValueError, match="A, B, C, but got 'D'"):
         Question("1", "?", "s", ("D",), ("x", "y", "z"))
 
 
 def test_the_open_ended_prompt_is_table_7_up_to_the_answer():
     question = Question("1", "Who wrote it?", "author", ("Ann",))
-    assert Task("t", "open_ended", (question,)).prompt(question) == (
+    assert OpenEnded("t", (question,)).prompt(question) == (
         "The following are questions about entity relationship. Please determine the correct answer in the format "
         '"Answer: <answer>".\nQuestion: Who wrote it?\n'
     )
@@ -48,7 +49,7 @@ def test_the_open_ended_prompt_is_table_7_up_to_the_answer():
     ],
 )
 def test_an_answer_is_found_in_what_was_generated(text, answer):
-    assert parse_open_ended(text) == answer
+    assert after_prefix(text) == answer
 
 
 def test_exact_match_ignores_case_articles_and_punctuation():
@@ -60,9 +61,9 @@ def test_exact_match_ignores_case_articles_and_punctuation():
 
 def test_repeated_ids_and_single_choices_are_refused():
     with pytest.raises(ValueError, match="'1' repeats"):
-        Task("t", "multiple_choice", (MULTIPLE, MULTIPLE))
+        MultipleChoice("t", (MULTIPLE, MULTIPLE))
     with pytest.raises(ValueError, match="two choices"):
-        Task("t", "multiple_choice", (Question("1", "?", "s", ("A",), ("x",)),))
+        MultipleChoice("t", (Question("1", "?", "s", ("A",), ("x",)),))
 
 
 @pytest.mark.parametrize(

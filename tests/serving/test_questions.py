@@ -10,9 +10,9 @@ from cascade.serving.completions import answer_so_far
 from cascade.serving.questions import read_question
 from cascade.tasks.base import (
     Question,
+    after_prefix,
     multiple_choice_prompt,
     open_ended_prompt,
-    parse_open_ended,
     parse_prompt,
 )
 from cascade.tasks.load import load_task
@@ -89,5 +89,5 @@ def test_a_paper_prompt_in_a_message_is_asked_as_it_is():
 def test_what_is_shown_of_an_answer_is_never_taken_back(pieces):
     whole = "".join(pieces)
     shown = [answer_so_far("".join(pieces[:i])) for i in range(len(pieces) + 1)]
-    for before, after in zip(shown, [*shown[1:], parse_open_ended(whole)], strict=True):
+    for before, after in zip(shown, [*shown[1:], after_prefix(whole)], strict=True):
         assert after.startswith(before)

@@ -28,8 +28,8 @@ class ToyConfig(EngineConfig):
     task: str = "mini-mmlu"
     knows: float = 0.5
 
-    def build(self, probe=None, needs_confidence=True) -> Toy:
-        return Toy(self, probe)
+    def build(self, probe=None, needs_confidence=True, task=None) -> Toy:
+        return Toy(self, probe, task=task)
 
 
 class Toy(StatesEngine):
@@ -37,10 +37,10 @@ class Toy(StatesEngine):
 
     num_layers, hidden_size = 2, 8
 
-    def __init__(self, settings: ToyConfig, probe=None) -> None:
+    def __init__(self, settings: ToyConfig, probe=None, task=None) -> None:
         self.name, self.knows, self.revision = settings.model, settings.knows, f"knows-{settings.knows}"
         self.right = {question.id: question.answers[0] for question in load_task(settings.task).questions}
-        super().__init__(settings, probe)
+        super().__init__(settings, probe, task=task)
 
     @property
     def parameters(self) -> int:

@@ -7,9 +7,9 @@ The free ones come from the pass that answers. The others are further prompts th
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import pyarrow as pa
@@ -26,15 +26,17 @@ from cascade.scoring.confidence.asked import (
 )
 from cascade.scoring.confidence.distributions import margin, option_certainty, sequence_likelihood
 from cascade.scoring.confidence.parts import Parts
-from cascade.scoring.confidence.samples import same_answer, self_consistency, semantic_certainty
-from cascade.tasks.base import Question, is_attempt, is_right, parse_open_ended
+from cascade.scoring.confidence.samples import self_consistency, semantic_certainty
+from cascade.scoring.rows import reply_row
+from cascade.tasks.base import Question
+from cascade.tasks.task import Task
 
 BATCH = 64
 SAMPLED = frozenset({"self_consistency", "semantic_entropy"})
 # Alternatives to show of each token: what an option's or a rival's probability is read from at an endpoint.
 _SHOWN = 20
-_SAMPLED_LETTER = re.compile(r"[\s(*]*([A-J])(?![A-Za-z])")
 _STATED_TOKENS = 12
+_LETTER_TOKENS = 4
 # An option that an endpoint does not show may have as much as all that is not shown; beyond this it is not taken for 0.
 _NEGLIGIBLE = 0.01
 
@@ -82,8 +84,14 @@ class _Asked:
 
     question: Question
     reply: Reply
-    prediction: str
+    lettered: bool
     row: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def prediction(self) -> str:
+        """The answer."""
+        answer: str = self.row["prediction"]
+        return answer
 
     def put(self, name: str, value: float | None, replies: Sequence[Reply] = ()) -> None:
         """A confidence, and what it took."""
@@ -100,8 +108,7 @@ class _Asked:
 
 def ask_confidences(
     model: Engine,
-    questions: Sequence[Question],
-    task: str,
+    task: Task,
     asking: Asking,
     batch: int = BATCH,
     on_answered: Callable[[int], object] | None = None,
@@ -111,8 +118,7 @@ def ask_confidences(
 
     Args:
         model: Any, with probabilities for those that need them.
-        questions: All with accepted answers; multiple choice, open-ended, or both.
-        task: What the table calls them.
+        task: Whose questions all have accepted answers.
         asking: What is asked beside.
         batch: Questions at a time; the result does not depend on it beyond rounding.
         on_answered: Told how many questions are done, for a progress bar.
@@ -122,9 +128,10 @@ def ask_confidences(
         CascadeError: If the model gives some prompt no reply; the question is named. Or if a question has no accepted
             answer, or a method does not go with the questions.
     """
+    questions = task.questions
     if unanswered := [question.id for question in questions if not question.answers]:
         raise CascadeError(f"Expected accepted answers of every question, but {unanswered[0]!r} has none")
-    if "entropy" in asking.methods and not all(question.choices for question in questions):
+    if "entropy" in asking.methods and not all(map(task.letters, questions)):
         raise CascadeError(
             "Expected multiple-choice questions for the confidence entropy, which is of their options, but got "
             "open-ended ones; semantic_entropy is for these"
@@ -151,19 +158,20 @@ def _table(rows: list[dict[str, Any]]) -> pa.Table:
     return pa.Table.from_pylist(rows, schema=schema)
 
 
-def _ask(model: Engine, questions: Sequence[Question], task: str, asking: Asking) -> list[_Asked]:
-    prompts = [replace(prompt_of(q, asking.max_new_tokens), top_logprobs=_SHOWN) for q in questions]
+def _ask(model: Engine, questions: Sequence[Question], task: Task, asking: Asking) -> list[_Asked]:
+    prompts = [replace(prompt_of(q, task, asking.max_new_tokens), top_logprobs=_SHOWN) for q in questions]
+    probe_parameters = model.probe_parameters if model.probe_layer is not None else None
     asked = []
-    for question, reply in zip(questions, _replies(model, prompts), strict=True):
-        prediction = reply.text if question.choices else parse_open_ended(reply.text)
-        asked.append(_Asked(question, reply, prediction, _base_row(model, question, reply, prediction, task)))
+    for question, prompt, reply in zip(questions, prompts, _replies(model, prompts), strict=True):
+        row = reply_row(model, reply, task, question, probe_parameters=probe_parameters)
+        asked.append(_Asked(question, reply, bool(prompt.letters), row))
     for one in asked:
         _free(one, asking.methods)
     for name in asking.methods:
         if name in _PROMPTED:
             _prompted(model, asked, name, asking)
     if SAMPLED & set(asking.methods):
-        _sampled(model, asked, asking)
+        _sampled(model, asked, task, asking)
     return asked
 
 
@@ -178,28 +186,9 @@ def _replies(model: Engine, prompts: Sequence[Prompt]) -> list[Reply]:
     return [reply for reply in found if isinstance(reply, Reply)]
 
 
-def _base_row(model: Engine, question: Question, reply: Reply, prediction: str, task: str) -> dict[str, Any]:
-    return {name: getattr(reply, name, None) for name in SCHEMA.names} | {
-        "question_id": question.id,
-        "model": model.name,
-        "correct": is_right(question, prediction),
-        "attempted": is_attempt(question, prediction),
-        "task": task,
-        "subject": question.subject,
-        "answer": question.answers[0],
-        "prediction": prediction,
-        "popularity": question.popularity,
-        "parameters": model.parameters,
-        "num_layers": model.num_layers,
-        "hidden_size": model.hidden_size,
-        "probe_layer": model.probe_layer,
-        "probe_parameters": model.probe_parameters if model.probe_layer is not None else None,
-    }
-
-
 def _free(asked: _Asked, methods: Iterable[str]) -> None:
     """Confidences of the answer's own pass; null where an endpoint does not show what they need."""
-    reply, lettered = asked.reply, bool(asked.question.choices)
+    reply, lettered = asked.reply, asked.lettered
     if "likelihood" in methods:
         logprobs = [t.logprob for t in (reply.tokens[:1] if lettered else answer_tokens(reply.tokens))]
         asked.put("likelihood", sequence_likelihood(logprobs) if logprobs else None)
@@ -266,11 +255,11 @@ def _first_option(reply: Reply) -> float | None:
     return reply.p_t if reply.text == "A" else 0.0
 
 
-def _sampled(model: Engine, asked: Sequence[_Asked], asking: Asking) -> None:
+def _sampled(model: Engine, asked: Sequence[_Asked], task: Task, asking: Asking) -> None:
     """The same question again and again, freely: an option's letter is read from what is generated."""
     prompts = [
         replace(
-            prompt_of(one.question, 4 if one.question.choices else asking.max_new_tokens),
+            prompt_of(one.question, task, _LETTER_TOKENS if one.lettered else asking.max_new_tokens),
             letters=(),
             answer_prefix=False,
             temperature=asking.temperature,
@@ -282,17 +271,9 @@ def _sampled(model: Engine, asked: Sequence[_Asked], asking: Asking) -> None:
     replies = _replies(model, prompts)
     for place, one in enumerate(asked):
         mine = replies[place * asking.samples : (place + 1) * asking.samples]
-        texts = [sampled_answer(one.question, reply.text) for reply in mine]
-        same = str.__eq__ if one.question.choices else same_answer
+        texts = [task.read_sample(one.question, reply.text) for reply in mine]
+        same = partial(task.same, one.question)
         if "self_consistency" in asking.methods:
             one.put("self_consistency", self_consistency(texts, one.prediction, same), mine)
         if "semantic_entropy" in asking.methods:
             one.put("semantic_entropy", semantic_certainty(texts, same), mine)
-
-
-def sampled_answer(question: Question, text: str) -> str:
-    """The answer in a sampled text: a letter where it begins with one of the question's, else the first line."""
-    match = _SAMPLED_LETTER.match(text)
-    if question.choices and match and match[1] in question.letters:
-        return match[1]
-    return parse_open_ended(text)
