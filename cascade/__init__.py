@@ -17,8 +17,9 @@ if TYPE_CHECKING:
     from cascade.runtime.config import CascadeConfig, Member
     from cascade.runtime.engine import Answer, Cascade, Step
     from cascade.scores.schema import read_scores, validate_scores
-    from cascade.tasks.base import Question, Task
+    from cascade.tasks.base import Question
     from cascade.tasks.load import load_task
+    from cascade.tasks.task import MultipleChoice, OpenEnded, Task
 
 _ROOMS = {
     "errors": ("CascadeError",),
@@ -30,8 +31,9 @@ _ROOMS = {
     "runtime.config": ("CascadeConfig", "Member"),
     "runtime.engine": ("Answer", "Cascade", "Step"),
     "scores.schema": ("read_scores", "validate_scores"),
-    "tasks.base": ("Question", "Task"),
+    "tasks.base": ("Question",),
     "tasks.load": ("load_task",),
+    "tasks.task": ("MultipleChoice", "OpenEnded", "Task"),
 }
 _ROOM_OF = {name: room for room, names in _ROOMS.items() for name in names}
 
@@ -43,6 +45,8 @@ __all__ = [
     "JudgeConfig",
     "LLMJudge",
     "Member",
+    "MultipleChoice",
+    "OpenEnded",
     "Question",
     "ScoredTaskDataModule",
     "Step",
