@@ -16,8 +16,9 @@ from cascade.errors import CascadeError, one_line_errors
 from cascade.policies.ledgers import LEDGERS
 from cascade.report.names import chain_label, short_names
 from cascade.scores.schema import COLUMNS
+from cascade.simulation.data import Data
 from cascade.simulation.simulator import Report
-from cascade.studies import Data, simulate
+from cascade.studies import simulate
 from experiments import transfer
 from experiments.miniature.cards import SUMMARY
 from experiments.paper.lab import Lab
