@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 from jsonargparse import ArgumentParser
 
+# What `--help` says of verbs whose flags come from Lightning, which takes seconds to load. A test holds each against
+# its parser, and `python -m experiments.help` writes them.
+HELP = Path(__file__).parent / "help"
 PLAN_HELP = "say what it would cost and stop: no weights are loaded or fetched, nothing is written"
 
 
@@ -26,3 +30,27 @@ def verb_parser(verb: str, description: str | None) -> ArgumentParser:
     """
     name = prog(verb)
     return ArgumentParser(prog=name, usage=f"{name} [flags]", description=description, exit_on_error=False)
+
+
+def help_versions() -> str:
+    """The packages that kept helps are of."""
+    return ", ".join(f"{name} {version(name)}" for name in ("lightning", "jsonargparse"))
+
+
+def kept_help(verb: str) -> str | None:
+    """A verb's help as it was kept; ``None`` where it is of other versions than those installed."""
+    made_with, _, text = (HELP / f"{verb}.txt").read_text().partition("\n")
+    return text if made_with == help_versions() else None
+
+
+def show_kept_help(verb: str, args: list[str] | None) -> None:
+    """Ends the program with a verb's kept help, where that is what is asked for.
+
+    Args:
+        verb: Which.
+        args: Flags; ``None`` takes the program's own.
+    """
+    asked = {"-h", "--help"} & set(sys.argv[1:] if args is None else args)
+    if asked and (text := kept_help(verb)) is not None:
+        print(text.replace(f"python -m cascade.{verb}", prog(verb)), end="")
+        raise SystemExit(0)

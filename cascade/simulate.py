@@ -21,7 +21,8 @@ from cascade.policies.base import Thresholds
 from cascade.policies.tuning import Goal
 from cascade.probing.choice import ProbeChoice
 from cascade.runtime.config import CascadeConfig
-from cascade.studies import Data, is_task, names_of, simulate
+from cascade.simulation.data import Data, is_task
+from cascade.studies import names_of, simulate
 from probes.errors import ProbeError
 
 T = TypeVar("T")
@@ -71,7 +72,13 @@ def build_parser() -> ArgumentParser:
     parser.add_class_arguments(Thresholds, skip={"p_ik_reader"})
     parser.add_class_arguments(Goal)
     parser.add_class_arguments(ProbeChoice, "probes")
-    parser.add_function_arguments(simulate, skip={"data", "thresholds", "goal", "cascade", "probes"})
+    prices = "YAML of prices for dollars, such as configs/prices/table-12.yaml; by default those of CASCADE"
+    parser.add_argument("--prices", type=Path, help=prices)
+    layers = "sweep the probes' layer (models that are run here only)"
+    parser.add_argument("--layers", type=bool, default=False, help=layers)
+    parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder of stores and probe runs")
+    out = "folder for report.json, plot.png and the score tables; by default one under RUNS/simulations"
+    parser.add_argument("--out", type=Path, help=out)
     parser.add_argument("--plan", action="store_true", help=f"of models that are run here: {PLAN_HELP}")
     parser.add_argument("--report", type=Path, help="folder for report.html, plots and tables")
     parser.add_argument("--logger", type=Literal["none", "wandb"], default="none", help="where figures go, too")

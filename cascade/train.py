@@ -5,23 +5,17 @@ Scores the task first where that is missing, fits, calibrates on validation, tes
 
 from __future__ import annotations
 
-import sys
-from importlib.metadata import version
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from jsonargparse import ArgumentParser
 
-from cascade.commands import prog
+from cascade.commands import prog, show_kept_help
 from cascade.errors import one_line_errors
 from probes.errors import ProbeError
 
 if TYPE_CHECKING:
     from cascade.probing.fit import Trained
 
-# What `--help` says: Lightning, which knows, takes seconds to load. A test holds it against the parser's own.
-HELP = Path(__file__).with_name("train_help.txt")
-_MADE_WITH = ("lightning", "jsonargparse")
 _ORDER = ("positional", "options", "A", "Fits", "Customize")  # how the titles of groups of flags begin
 
 
@@ -44,23 +38,10 @@ def build_parser() -> ArgumentParser:
     return parser
 
 
-def kept_help() -> str | None:
-    """The help as it was kept; ``None`` where it is of other versions than those installed."""
-    made_with, _, text = HELP.read_text().partition("\n")
-    return text if made_with == versions() else None
-
-
-def versions() -> str:
-    """The packages that the flags come from."""
-    return ", ".join(f"{name} {version(name)}" for name in _MADE_WITH)
-
-
 @one_line_errors(ProbeError)
 def main(args: list[str] | None = None) -> None:
     """The entry point."""
-    if {"-h", "--help"} & set(sys.argv[1:] if args is None else args) and (text := kept_help()):
-        print(text.replace("python -m cascade.train", prog("train")), end="")
-        raise SystemExit(0)
+    show_kept_help("train", args)
     from cascade.planning.costs import plan_training
     from cascade.planning.table import print_plan
     from cascade.probing.cli import command_line, fit_from

@@ -1,28 +1,32 @@
-"""Writes the help that `cascade.train --help` shows without loading Lightning: `python -m experiments.help`.
+"""Writes the helps that `cascade.train --help` and `cascade.score --help` show without loading Lightning.
 
-Eighty columns wide, as the parser itself says it.
+`python -m experiments.help`; eighty columns wide, as the parsers themselves say it.
 """
 
 from __future__ import annotations
 
 import os
 
-from cascade.train import HELP, build_parser, versions
+from cascade import score, train
+from cascade.commands import HELP, help_versions
 from probes.files import write_atomically
 
 
-def parsers_help() -> str:
-    """What the parser says, after a line with the versions that it is of."""
+def parsers_help() -> dict[str, str]:
+    """What the parsers say, by verb, after a line with the versions that it is of."""
     os.environ["COLUMNS"] = "80"
-    parser = build_parser()
-    parser.prog = "python -m cascade.train"
-    return f"{versions()}\n{parser.format_help()}"
+    parsers = {"score": score.build_parser(), "train": train.build_parser()}
+    for verb, parser in parsers.items():
+        parser.prog = f"python -m cascade.{verb}"
+        parser.usage = f"{parser.prog} [flags]"
+    return {verb: f"{help_versions()}\n{parser.format_help()}" for verb, parser in parsers.items()}
 
 
 def main() -> None:
     """The entry point."""
-    write_atomically(HELP, parsers_help().encode())
-    print(f"Wrote {HELP.name}")
+    for verb, text in parsers_help().items():
+        write_atomically(HELP / f"{verb}.txt", text.encode())
+        print(f"Wrote {verb}.txt")
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy.optimize import isotonic_regression
 from scipy.special import expit, logit
 
 from cascade.errors import CascadeError
@@ -133,6 +132,8 @@ def calibrate_model(
     order = np.argsort(odds, kind="stable")
     where, inverse = np.unique(odds[order], return_inverse=True)
     counts = np.bincount(inverse)
+    from scipy.optimize import isotonic_regression  # which takes a while to load
+
     fitted = isotonic_regression(np.bincount(inverse, right[order]) / counts, weights=counts)
     starts = fitted.blocks[:-1]
     # One knot a block, at its mean: linear in between, so that it is a step only where the data say so.

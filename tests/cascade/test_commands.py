@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 import subprocess
 import sys
 from importlib.metadata import version
@@ -10,22 +11,22 @@ from importlib.metadata import version
 import pytest
 
 from cascade.__main__ import VERBS, main
-from cascade.train import HELP, kept_help
+from cascade.commands import HELP, kept_help
 
 
-def test_the_kept_help_of_train_is_what_its_parser_says():
+def test_the_kept_helps_are_what_the_parsers_say():
     # In a process of its own: how types are spelt depends on what was loaded before.
-    code = "from experiments.help import parsers_help; print(parsers_help(), end='')"
-    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    assert said.endswith(HELP.read_text()), "write it again: python -m experiments.help"
-    assert kept_help() is not None
+    code = "import json; from experiments.help import parsers_help; print(json.dumps(parsers_help()))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    for verb, said in json.loads(done.stdout.splitlines()[-1]).items():
+        assert (HELP / f"{verb}.txt").read_text() == said, "write it again: python -m experiments.help"
+        assert kept_help(verb) is not None
 
 
 def test_a_help_of_other_versions_is_not_shown(monkeypatch, tmp_path):
-    other = tmp_path / "help.txt"
-    other.write_text("lightning 1.0, jsonargparse 1.0\nusage: of long ago\n")
-    monkeypatch.setattr("cascade.train.HELP", other)
-    assert kept_help() is None
+    (tmp_path / "train.txt").write_text("lightning 1.0, jsonargparse 1.0\nusage: of long ago\n")
+    monkeypatch.setattr("cascade.commands.HELP", tmp_path)
+    assert kept_help("train") is None
 
 
 @pytest.mark.parametrize("verb", VERBS)

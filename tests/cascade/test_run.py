@@ -21,8 +21,10 @@ from cascade.policies.base import Thresholds
 from cascade.policies.file import read_policy
 from cascade.policies.outcome import Outcome
 from cascade.policies.thresholds import ThresholdPolicy
-from cascade.run import _asked, main, print_run, run
+from cascade.report.run_table import print_run
+from cascade.run import main, run
 from cascade.runtime import Cascade
+from cascade.runtime.answering import asked_of
 from cascade.runtime.journal import Journal, answered_in
 from cascade.scores.arrays import align
 from cascade.scores.schema import read_scores
@@ -191,7 +193,7 @@ def test_a_run_in_which_every_model_fails_is_written_and_gone_on_with(tmp_path):
 
 def test_why_a_stage_failed_is_said_even_where_a_later_one_answered(tmp_path, capsys):
     result = sketched(tmp_path, None, Reply("Nobody", 3, 2, 0.1))
-    print_run(result)
+    print_run(result.to_json(), result.cascade.policy.name, result.cascade.names[-1], result.folder)
     assert "m0 failed on 1, such as 'q': m0 is down" in capsys.readouterr().out.splitlines()
     stages = json.loads((tmp_path / "run" / "summary.json").read_text())["stages"]
     first = {"question_id": "q", "reason": "m0 is down"}
@@ -368,7 +370,7 @@ def test_what_a_probe_was_trained_on_is_not_asked_by_default():
     assert {name: source.probed_on for name, source in HUB_TASKS.items() if source.probed_on} == {"gpqa": "mmlu"}
     task = load_task("mini-mmlu")
     split = stratified_split([q.id for q in task.questions], [q.subject for q in task.questions])
-    asked, label = _asked("mini-mmlu", None, None, [], 0)
+    asked, label = asked_of("mini-mmlu", None, None, [], 0)
     assert {q.id for q in asked.questions} == {task.questions[row].id for row in split.test} and label == "mini-mmlu"
     for name in ("mini-gpqa", "mini-popqa"):
-        assert _asked(name, None, None, [], 0)[0].questions == load_task(name).questions
+        assert asked_of(name, None, None, [], 0)[0].questions == load_task(name).questions

@@ -16,7 +16,8 @@ from cascade.policies.base import Thresholds
 from cascade.probing.chain import own_scores
 from cascade.runtime.build import build_cascade
 from cascade.scoring.scored import score as score_task
-from cascade.studies import Data, simulate
+from cascade.simulation.data import Data
+from cascade.studies import simulate
 from cascade.tasks.load import load_task
 from cascade.train import train
 from tests.toys import toy_engine
