@@ -19,12 +19,8 @@ from cascade.report.recommendation import recommendation
 from cascade.scores.schema import COLUMNS
 from cascade.simulation.data import Data
 from cascade.simulation.simulator import Report
-<<<<<<< HEAD
 from cascade.simulation.study import Study
-from cascade.studies import Data, simulate
-=======
 from cascade.studies import simulate
->>>>>>> main
 from experiments import transfer
 from experiments.miniature.cards import SUMMARY
 from experiments.pages import ROOT, write_blocks

@@ -12,7 +12,8 @@ import pytest
 
 import cascade
 from cascade.errors import CascadeError
-from experiments.pages import ROOT, pages, write_blocks
+from experiments import layer_sweeps, readers, readme
+from experiments.pages import pages, write_blocks
 
 README = Path(__file__).parents[1] / "README.md"
 
@@ -35,8 +36,8 @@ def test_its_map_shows_every_room():
 def test_every_block_between_markers_is_written_by_a_script():
     markers = re.findall(r"<!-- begin (\w+) -->", "".join(page.read_text() for page in pages()))
     written = set()
-    for script in ("readme", "layer_sweeps", "readers"):
-        source = (ROOT / "experiments" / f"{script}.py").read_text()
+    for script in (readme, layer_sweeps, readers):
+        source = Path(script.__file__).read_text()
         assert "write_blocks(" in source
         written |= set(re.findall(r'"(\w+)": ', source))
     assert len(set(markers)) == len(markers)
