@@ -169,9 +169,13 @@ def report_tables(report: Report) -> list[Table]:
     return [table for make in makers if (table := make(report, short)) is not None and table.rows]
 
 
-def wide_console() -> Console:
-    """A terminal, or what it is piped to: that has no width of its own, and these tables need about 120 columns."""
-    return Console(width=None if sys.stdout.isatty() else 120)
+def wide_console(piped: int = 120) -> Console:
+    """A terminal, or what it is piped to: that has no width of its own.
+
+    Args:
+        piped: Columns there; most tables need about 120.
+    """
+    return Console(width=None if sys.stdout.isatty() else piped)
 
 
 def print_report(report: Report, console: Console | None = None) -> None:
