@@ -9,7 +9,6 @@ how far the verdicts agree with the former `correct`.
 from __future__ import annotations
 
 import math
-import sys
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,6 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 from jsonargparse import ArgumentParser
-from rich.console import Console
 from rich.table import Table
 
 from cascade.commands import verb_parser
@@ -26,6 +24,7 @@ from cascade.judging.agreement import Agreement
 from cascade.judging.base import Case, ExactMatchJudge, Judge
 from cascade.judging.llm import JudgeConfig, LLMJudge
 from cascade.progress import progress
+from cascade.report.tables import wide_console
 from cascade.scores.row import with_columns
 from cascade.scores.schema import parquet_bytes, read_scores, validate_scores
 from cascade.statistics.metrics import hallucination_rate
@@ -118,7 +117,7 @@ def _with_verdicts(table: pa.Table, verdicts: tuple[Verdict, ...]) -> pa.Table:
 
 def print_judged(judged: Judged) -> None:
     """Verdicts by model, and how far they agree with what `correct` said before."""
-    console = Console(width=None if sys.stdout.isatty() else 120)
+    console = wide_console()
     shown = Table(title="Verdicts, and how far they agree with the former `correct`")
     shown.add_column("model")
     for heading in (*Verdict, "halluc.", "both right", "only before", "only now", "both wrong", "agree", "Cohen's κ"):

@@ -9,7 +9,6 @@ score table of every answer given), and summary.json.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from jsonargparse import ArgumentParser
 
@@ -18,46 +17,21 @@ from cascade.errors import CascadeError, one_line_errors
 from cascade.runtime.config import CascadeConfig
 from probes.errors import ProbeError
 
-if TYPE_CHECKING:
-    from cascade.runtime.engine import Cascade
-    from cascade.runtime.results import Run
-
-
-def run(
-    cascade: CascadeConfig | Cascade,
-    questions: str | None = None,
-    split: str | None = None,
-    limit: int | None = None,
-    runs: Path = Path("runs"),
-    out: Path | None = None,
-) -> Run:
-    """Answers questions with a cascade, resuming where an earlier run was cut off.
-
-    Args:
-        cascade: The cascade, or what it is made of.
-        questions: Name of a task, or a file (JSON lines, CSV) with ``question`` and, where known, ``id``, ``subject``,
-            ``choices`` and ``answers``; by default mini-mmlu, where there is a miniature among the models.
-        split: Of a task: train, validation or test (as its probes were), or all; by default test where
-            probes are the task's own, and all where they are another's (mini-gpqa, mini-popqa, gpqa).
-        limit: Only so many questions, from the first on.
-        runs: Folder of runs.
-        out: Folder of this one; by default one under RUNS/live.
-
-    Raises:
-        CascadeError: If questions or configuration are not what they have to be, a model cannot tell the questions'
-            option letters apart, or ``out`` holds another run.
-    """
-    from cascade.runtime import answering  # loads torch, which the help can do without
-
-    return answering.run(cascade, questions, split, limit, runs, out)
-
 
 def build_parser() -> ArgumentParser:
     """The command line: what a cascade is made of, and what it is asked."""
     parser = verb_parser("run", __doc__)
     parser.add_argument("--config", action="config", help="YAML file of these flags")
     parser.add_class_arguments(CascadeConfig)
-    parser.add_function_arguments(run, skip={"cascade"})
+    questions = "name of a task, or a file (JSON lines, CSV) with `question` and, where known, `id`, `subject`, "
+    questions += "`choices` and `answers`; by default mini-mmlu, where there is a miniature among the models"
+    parser.add_argument("--questions", type=str, help=questions)
+    split = "of a task: train, validation or test (as its probes were), or all; by default test where probes are the "
+    split += "task's own, and all where they are another's (mini-gpqa, mini-popqa, gpqa)"
+    parser.add_argument("--split", type=str, help=split)
+    parser.add_argument("--limit", type=int, help="only so many questions, from the first on")
+    parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder of runs")
+    parser.add_argument("--out", type=Path, help="folder of this one; by default one under RUNS/live")
     parser.add_argument("--plan", action="store_true", help=PLAN_HELP)
     return parser
 
@@ -80,6 +54,8 @@ def main(args: list[str] | None = None) -> None:
         folder = own["out"] or folder_of(own["runs"], names, label, config.shots)
         print_plan(plan_cascade(config, task, label, folder / "journal.jsonl"))
         return
+    from cascade.runtime.answering import run  # loads torch, which the help can do without
+
     result = run(CascadeConfig(**values), **own)
     from cascade.report.run_table import print_run
 

@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-import sys
-from typing import TYPE_CHECKING
-
-from rich.console import Console
 from rich.table import Table
 
-if TYPE_CHECKING:
-    from cascade.planning.costs import Plan
+from cascade.planning.costs import CHARACTERS_A_TOKEN, GPU, PEAK_FLOPS, UTILISATION, Plan
+from cascade.report.tables import wide_console
 
 
 def print_plan(plan: Plan) -> None:
     """Prints what a run would cost."""
-    from cascade.planning.costs import CHARACTERS_A_TOKEN, GPU, PEAK_FLOPS, UTILISATION
-
-    console = Console(width=None if sys.stdout.isatty() else 170)
+    console = wide_console(170)
     if plan.weights:
         table = Table(title="models")
         for heading in ("model", "parameters", "blocks × width", "precision", "weights in memory", "weights on disk"):

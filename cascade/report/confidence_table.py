@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import math
-import sys
 
 import pyarrow as pa
-from rich.console import Console
 from rich.table import Table
 
+from cascade.report.tables import wide_console
 from cascade.scores.schema import CONFIDENCES
 from cascade.statistics.metrics import auroc
 
 
 def print_confidences(table: pa.Table) -> None:
     """Prints how well each confidence tells right from wrong, and what it took beyond the answer."""
-    console = Console(width=None if sys.stdout.isatty() else 120)
+    console = wide_console()
     correct = table["correct"].to_numpy().astype(bool)
     shown = Table(title=f"{len(correct):,} questions, {correct.mean():.1%} right")
     shown.add_column("confidence")

@@ -169,9 +169,13 @@ def report_tables(report: Report) -> list[Table]:
     return [table for make in makers if (table := make(report, short)) is not None and table.rows]
 
 
-def wide_console() -> Console:
-    """A console of the terminal's width; where output is piped, of 120 columns, which these tables need."""
-    return Console(width=None if sys.stdout.isatty() else 120)
+def wide_console(piped: int = 120) -> Console:
+    """A console as wide as the terminal.
+
+    Args:
+        piped: Columns where output is piped, which has no width of its own; most tables need about 120.
+    """
+    return Console(width=None if sys.stdout.isatty() else piped)
 
 
 def print_report(report: Report, console: Console | None = None) -> None:

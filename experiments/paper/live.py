@@ -16,7 +16,7 @@ from itertools import combinations
 from cascade.engines.base import Engine, prompt_of
 from cascade.planning.costs import plan_cascade
 from cascade.policies.thresholds import ThresholdPolicy
-from cascade.run import run
+from cascade.runtime.answering import run
 from cascade.runtime.config import CascadeConfig, Member
 from cascade.runtime.costs import measured_seconds
 from cascade.runtime.engine import Cascade

@@ -22,9 +22,9 @@ from cascade.policies.file import read_policy
 from cascade.policies.outcome import Outcome
 from cascade.policies.thresholds import ThresholdPolicy
 from cascade.report.run_table import print_run
-from cascade.run import main, run
+from cascade.run import main
 from cascade.runtime import Cascade
-from cascade.runtime.answering import asked_of
+from cascade.runtime.answering import asked_of, run
 from cascade.runtime.journal import Journal, answered_in
 from cascade.scores.arrays import align
 from cascade.scores.schema import read_scores

@@ -20,8 +20,8 @@ from cascade.policies.registry import POLICIES
 from cascade.policies.tuning import Goal
 from cascade.report.recommendation import recommendation
 from cascade.report.study_tables import policies_table, print_study
-from cascade.run import run
 from cascade.runtime import Cascade
+from cascade.runtime.answering import run
 from cascade.scores.arrays import ChainScores, align, parts
 from cascade.scores.schema import validate_scores
 from cascade.simulate import main as simulate
