@@ -137,7 +137,7 @@ def test_hallucinations_dollars_and_abstentions_are_what_a_recount_gives(lab):
         wrong += not model.correct[q] and model.predictions[q] != "I do not know."
         for who in {model.name, large.name}:
             one = next(m for m in chain.models if m.name == who)
-            cost = (one.prompt_tokens[q] * prices[who][0] + one.completion_tokens[q] * prices[who][1]) / 1e6
+            cost = (one.usage.prompt_tokens[q] * prices[who][0] + one.usage.completion_tokens[q] * prices[who][1]) / 1e6
             dollars += cost if who == model.name else 0
             alone += cost if who == large.name else 0
     assert table.ours[label]["hallucination"] == pytest.approx(wrong / len(chain))
