@@ -25,8 +25,9 @@ from cascade.judging.base import Case, ExactMatchJudge, Judge
 from cascade.judging.llm import JudgeConfig, LLMJudge
 from cascade.progress import progress
 from cascade.report.tables import wide_console
+from cascade.scores.reading import read_scores
 from cascade.scores.row import with_columns
-from cascade.scores.schema import parquet_bytes, read_scores, validate_scores
+from cascade.scores.schema import parquet_bytes, validate_scores
 from cascade.statistics.metrics import hallucination_rate
 from cascade.tasks.judging import Verdict
 from cascade.tasks.load import load_questions

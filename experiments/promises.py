@@ -20,7 +20,7 @@ from cascade.errors import CascadeError, one_line_errors
 from cascade.policies.ledgers import pass_costs
 from cascade.scores.arrays import ChainScores, ModelScores, align
 from cascade.scores.columns import ModelInfo, Signals, Usage
-from cascade.scores.schema import read_scores
+from cascade.scores.reading import read_scores
 from cascade.simulation.frontier import frontier
 from cascade.simulation.guarantee import guarantee, losses
 

@@ -15,7 +15,7 @@ from cascade.errors import one_line_errors
 from cascade.policies.ledgers import Prices, read_prices
 from cascade.report.names import short_names
 from cascade.scores.arrays import align, parts
-from cascade.scores.schema import read_scores
+from cascade.scores.reading import read_scores
 from cascade.simulation.study import Study, study
 from cascade.simulation.tuning import Goal
 from cascade.statistics.significance import Interval

@@ -12,7 +12,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from cascade.miniature.families import ASSETS, MODEL_NAMES
-from cascade.scores.schema import read_scores
+from cascade.scores.reading import read_scores
 
 TASK, PROBE, VALIDATION = "mini-mmlu", "probe", "validation.parquet"
 # The large ones are last in their chains, and nobody asks them whether they know.

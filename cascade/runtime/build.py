@@ -17,7 +17,7 @@ from cascade.policies.thresholds import ThresholdPolicy
 from cascade.runtime.config import CascadeConfig, Member, ReaderSettings
 from cascade.runtime.engine import Cascade
 from cascade.scores.arrays import ChainScores, align, check_chain
-from cascade.scores.schema import read_scores
+from cascade.scores.reading import read_scores
 from cascade.tasks.task import Task
 from probes.errors import ProbeError
 from probes.probe import Probe

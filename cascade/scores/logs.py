@@ -13,9 +13,9 @@ import pyarrow.compute as pc
 
 from cascade.errors import CascadeError
 from cascade.scores.arrays import ChainScores, align, check_chain, parts
-from cascade.scores.schema import join_scores, read_scores, read_table
+from cascade.scores.reading import endings, read_scores, read_table
+from cascade.scores.schema import join_scores
 
-ENDINGS = (".parquet", ".csv", ".jsonl", ".ndjson")
 _OF_PROBES = ("p_ik", "probe_layer", "probe_parameters")
 
 
@@ -39,9 +39,9 @@ def read_other_logs(path: Path, columns: Mapping[str, str] | None = None, probes
     Raises:
         CascadeError: If there is no score table, or one is not valid.
     """
-    files = sorted(p for p in path.iterdir() if p.suffix in ENDINGS) if path.is_dir() else [path]
+    files = sorted(p for p in path.iterdir() if p.suffix in endings()) if path.is_dir() else [path]
     if not files:
-        raise CascadeError(f"Expected {path} to hold score tables ({', '.join(ENDINGS)}), but there is none")
+        raise CascadeError(f"Expected {path} to hold score tables ({', '.join(endings())}), but there is none")
     table, labelled = _joined(files, columns, strict=False)
     return _asked(table, probes), labelled
 

@@ -1,13 +1,12 @@
 """The score table: one row for each question and model. Ours or anybody's.
 
-The schema, its validator, and reading tables from Parquet, CSV and JSON lines. Everything the simulator knows
-comes from these columns; how they were made is not known here. `docs/score-table.md` explains them.
+The schema, and what a table has to be to follow it. Everything the simulator knows comes from these columns; how they
+were made, and what files they were read from, is not known here. `docs/score-table.md` explains them.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -17,7 +16,7 @@ import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet as pq
 
-from cascade.errors import CascadeError, json_fault
+from cascade.errors import CascadeError
 from probes.files import write_atomically
 
 
@@ -201,96 +200,6 @@ def _read_numbers(texts: pa.ChunkedArray, kind: pa.DataType) -> pa.ChunkedArray:
         return words.cast(pa.float64())  # whole numbers as 7.0, which a column with gaps is often written as
 
 
-def read_table(path: Path) -> pa.Table:
-    """Reads Parquet, CSV (with a header) or JSON lines, told apart by the file's ending.
-
-    Cells of CSV stay the text that they are, so that ``007`` is not 7; `validate_scores` reads the numbers.
-
-    Raises:
-        CascadeError: If there is no such file, its ending is another, it does not hold what it ends in, or a column
-            stands twice.
-    """
-    if not path.exists():
-        raise CascadeError(f"Expected a score table at {path}, but there is no such file")
-    readers = {".parquet": pq.read_table, ".csv": _read_csv, ".jsonl": _read_json_lines, ".ndjson": _read_json_lines}
-    reader = readers.get(path.suffix.lower())
-    if reader is None:
-        raise CascadeError(f"Expected {path} to end in {', '.join(readers)}, but it does not")
-    try:
-        table: pa.Table = reader(path)
-    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-        what = {".parquet": "a Parquet file", ".csv": "a CSV file"}.get(path.suffix.lower(), "JSON lines")
-        raise CascadeError(f"Expected {path} to be {what}, but {str(error).splitlines()[0][:200]}") from error
-    _check_unique(table.column_names, path)
-    return table
-
-
-def _check_unique(names: Sequence[str], path: Path) -> None:
-    if repeated := sorted({name for name in names if names.count(name) > 1}):
-        raise CascadeError(f"Expected {path} to have each column once, but got {', '.join(repeated)[:200]} twice")
-
-
-def _read_csv(path: Path) -> pa.Table:
-    with pyarrow.csv.open_csv(path) as file:
-        names = file.schema.names
-    _check_unique(names, path)
-    as_text = pyarrow.csv.ConvertOptions(column_types=dict.fromkeys(names, pa.string()))
-    table = pyarrow.csv.read_csv(path, convert_options=as_text)
-    # A column with no word in it says nothing of any question.
-    empty = [name for name in names if pc.all(pc.equal(table[name], "")).as_py()]
-    for name in empty:
-        table = table.set_column(names.index(name), name, pa.nulls(table.num_rows))
-    return table
-
-
-def _read_json_lines(path: Path) -> pa.Table:
-    """Line by line and not by pyarrow, which takes texts for dates and dies of a value that is nested too deep."""
-    columns: dict[str, list[object]] = {}
-    rows = 0
-    with path.open(encoding="utf-8-sig") as file:
-        for line, text in enumerate(file, 1):
-            if not text.strip():
-                continue
-            try:
-                row = json.loads(text, object_pairs_hook=_each_once)
-                if not isinstance(row, dict):
-                    raise ValueError("it is no object")
-                for name, value in row.items():
-                    name.encode()  # half a character, which JSON can say, is no column's name
-                    cells = columns.setdefault(name, [])
-                    cells.extend([None] * (rows - len(cells)))
-                    cells.append(json.dumps(value) if isinstance(value, dict | list) else value)
-            except RecursionError as error:
-                raise CascadeError(
-                    f"Expected a JSON object in {path}, line {line}, but it is nested too deep"
-                ) from error
-            except ValueError as error:
-                raise CascadeError(f"Expected a JSON object in {path}, line {line}, but {json_fault(error)}") from error
-            rows += 1
-    arrays: dict[str, pa.Array] = {}
-    known = {column.name for column in (*COLUMNS, *CONFIDENCE_COLUMNS)}
-    for name, cells in columns.items():
-        cells.extend([None] * (rows - len(cells)))
-        try:
-            arrays[name] = pa.array(cells)
-        except (pa.ArrowException, ValueError, OverflowError) as error:
-            if name in known:
-                raise CascadeError(
-                    f"Expected {name} in {path} to be all texts or all numbers, but {str(error).splitlines()[0][:200]}"
-                ) from error
-            # Not one type: somebody else's, and read only if it is mapped.
-            arrays[name] = pa.array([None if cell is None else json.dumps(cell) for cell in cells])
-    return pa.table(arrays)
-
-
-def _each_once(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    row = dict(pairs)
-    if len(row) < len(pairs):
-        names = [name for name, _ in pairs]
-        raise ValueError(f"it has {next(name for name in names if names.count(name) > 1)!r} twice")
-    return row
-
-
 def rename_columns(table: pa.Table, columns: Mapping[str, str], source: str) -> pa.Table:
     """A table whose columns have the schema's names.
 
@@ -330,22 +239,6 @@ def _with_costs(table: pa.Table, columns: Mapping[str, str]) -> tuple[pa.Table, 
     costs = {f"p_t_{extra.name}": f"{theirs}_{extra.name}" for extra in EXTRA}
     held = {ours: their for ours, their in costs.items() if their in table.column_names}
     return table.append_column("p_t_needs_answer", needs), {**held, **columns}
-
-
-def read_scores(
-    paths: Iterable[str | Path], columns: Mapping[str, str] | None = None, labelled: bool = True
-) -> pa.Table:
-    """Reads and validates score tables; several files become one table.
-
-    Args:
-        paths: Parquet, CSV or JSON lines.
-        columns: From the schema's names to the files', where they differ.
-        labelled: See `validate_scores`.
-
-    Raises:
-        CascadeError: If a file is missing, cannot be read, or fails `validate_scores`.
-    """
-    return join_scores([(str(path), read_table(Path(path))) for path in paths], columns, labelled)
 
 
 def join_scores(

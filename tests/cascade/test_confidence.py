@@ -22,7 +22,8 @@ from cascade.engines.sampling import Sampler
 from cascade.engines.settings import DecoderConfig, EndpointConfig
 from cascade.errors import CascadeError
 from cascade.score import main
-from cascade.scores.schema import CONFIDENCES, read_scores
+from cascade.scores.reading import read_scores
+from cascade.scores.schema import CONFIDENCES
 from cascade.scoring.confidence.asked import (
     do_you_know_question,
     first_option_share,

@@ -27,7 +27,7 @@ from cascade.runtime import Cascade
 from cascade.runtime.answering import asked_of, run
 from cascade.runtime.journal import Journal, answered_in
 from cascade.scores.arrays import align
-from cascade.scores.schema import read_scores
+from cascade.scores.reading import read_scores
 from cascade.tasks.files import read_questions
 from cascade.tasks.hub import HUB_TASKS
 from cascade.tasks.load import load_task

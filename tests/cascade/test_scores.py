@@ -11,7 +11,8 @@ import pytest
 
 from cascade.errors import CascadeError
 from cascade.scores.arrays import align, parts
-from cascade.scores.schema import COLUMNS, read_scores, validate_scores, write_scores
+from cascade.scores.reading import read_scores
+from cascade.scores.schema import COLUMNS, validate_scores, write_scores
 
 
 def table(model: str = "small", **columns) -> pa.Table:

@@ -17,7 +17,8 @@ from cascade.engines.settings import DecoderConfig
 from cascade.miniature.families import ASSETS, MODEL_NAMES
 from cascade.miniature.shipped import PROBED, shipped_probe, validation_scores
 from cascade.probing.data import default_layer
-from cascade.scores.schema import read_scores, validate_scores
+from cascade.scores.reading import read_scores
+from cascade.scores.schema import validate_scores
 from cascade.tasks.load import load_task
 from experiments.miniature import shipped
 from probes import Probe, stratified_split

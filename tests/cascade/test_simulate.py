@@ -17,7 +17,7 @@ from sklearn.metrics import roc_auc_score
 from cascade.miniature.families import FAMILIES
 from cascade.probing.choice import ProbeChoice
 from cascade.runtime.config import CascadeConfig
-from cascade.scores.schema import read_scores
+from cascade.scores.reading import read_scores
 from cascade.scoring.scored import score
 from cascade.simulate import main
 from cascade.studies import Own
