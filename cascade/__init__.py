@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from cascade.runtime.build import build_cascade
     from cascade.runtime.config import CascadeConfig, Member
     from cascade.runtime.engine import Answer, Cascade, Step
-    from cascade.scores.schema import read_scores, validate_scores
+    from cascade.scores.reading import read_scores
+    from cascade.scores.schema import validate_scores
     from cascade.tasks.base import Question
     from cascade.tasks.load import load_task
     from cascade.tasks.task import MultipleChoice, OpenEnded, Task
@@ -30,7 +31,8 @@ _ROOMS = {
     "runtime.build": ("build_cascade",),
     "runtime.config": ("CascadeConfig", "Member"),
     "runtime.engine": ("Answer", "Cascade", "Step"),
-    "scores.schema": ("read_scores", "validate_scores"),
+    "scores.reading": ("read_scores",),
+    "scores.schema": ("validate_scores",),
     "tasks.base": ("Question",),
     "tasks.load": ("load_task",),
     "tasks.task": ("MultipleChoice", "OpenEnded", "Task"),

@@ -1,4 +1,4 @@
-"""A log format is one file: `tests/toys/toy_log.py` makes score tables that are validated and simulated."""
+"""A log format is one file and one entry: `tests/toys/toy_log.py` is validated and simulated like any other."""
 
 from __future__ import annotations
 
@@ -7,8 +7,14 @@ import json
 import pytest
 
 from cascade.errors import CascadeError
+from cascade.scores.reading import FORMATS, read_table
 from cascade.simulate import main
-from tests.toys.toy_log import convert, score_table
+from tests.toys.toy_log import HARNESS
+
+
+@pytest.fixture(autouse=True)
+def entry(monkeypatch):
+    monkeypatch.setitem(FORMATS, "harness", HARNESS)
 
 
 def written(path, records):
@@ -23,7 +29,7 @@ def record(doc, model, letter, logprob, target):
 
 def test_a_log_of_another_shape_becomes_a_score_table(tmp_path):
     log = written(tmp_path / "log.jsonl", [record(7, "m", "B", 0.0, "B"), record(8, "m", "C", -1.0, "A")])
-    right, wrong = score_table(log).to_pylist()
+    right, wrong = read_table(log).to_pylist()
     assert (right["question_id"], right["correct"], right["p_t"], right["prompt_tokens"]) == ("7", True, 1.0, 107)
     assert (wrong["correct"], wrong["prediction"], wrong["answer"]) == (False, "C", "A")
     assert wrong["p_t"] == pytest.approx(0.36788, abs=1e-5)  # 1 / e
@@ -36,10 +42,10 @@ def test_it_is_simulated_like_any_other(tmp_path, capsys, monkeypatch):
         sure = doc % 2 == 0
         records.append(record(doc, "small", "A", -0.01 if sure else -1.2, "A" if sure else "B"))
         records.append(record(doc, "large", "A" if sure else "B", -0.01, "A" if sure else "B"))
-    convert(written(tmp_path / "log.jsonl", records), tmp_path / "log.parquet")
-    main(["validate", "log.parquet"])
+    written(tmp_path / "log.jsonl", records)
+    main(["validate", "log.jsonl"])
     assert "small: 200 questions; confidences: p_t; costs in tokens" in capsys.readouterr().out
-    main(["--scores", "log.parquet", "--chain", "small,large", "--out", "out"])
+    main(["--scores", "log.jsonl", "--chain", "small,large", "--out", "out"])
     chain = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("│ small → large "))
     assert "100.00%" in chain  # who is unsure is wrong, and the large model is right
 
@@ -47,4 +53,9 @@ def test_it_is_simulated_like_any_other(tmp_path, capsys, monkeypatch):
 def test_a_line_that_lacks_something_is_named(tmp_path):
     log = written(tmp_path / "log.jsonl", [record(1, "m", "A", 0.0, "A"), {"doc": 2, "model": "m", "target": "A"}])
     with pytest.raises(CascadeError, match=r"line 2 of .*log\.jsonl to have logprobs"):
-        score_table(log)
+        read_table(log)
+
+
+def test_other_json_lines_are_read_as_before(tmp_path):
+    plain = {"question_id": "1", "model": "m", "correct": True, "p_t": 0.5}
+    assert read_table(written(tmp_path / "plain.jsonl", [plain])).to_pylist() == [plain]

@@ -1,4 +1,4 @@
-"""A log format in one file: records of a multiple-choice harness as a score table.
+"""A log format in one file: records of a multiple-choice harness, read as a score table.
 
 One JSON line a question and model, such as
 
@@ -14,12 +14,13 @@ from pathlib import Path
 import pyarrow as pa
 
 from cascade.errors import CascadeError
-from cascade.scores.schema import parquet_bytes, validate_scores
-from probes.files import write_atomically
+from cascade.scores.reading import LogFormat
+
+NEEDED = {"doc", "model", "logprobs", "target"}
 
 
-def score_table(log: Path) -> pa.Table:
-    """The score table of a log.
+def read(log: Path) -> pa.Table:
+    """The records as rows, by the names of the score table.
 
     Raises:
         CascadeError: Naming the line that lacks something.
@@ -27,7 +28,7 @@ def score_table(log: Path) -> pa.Table:
     rows = []
     for number, line in enumerate(log.read_text().splitlines(), start=1):
         record = json.loads(line)
-        if lacking := {"doc", "model", "logprobs", "target"} - record.keys():
+        if lacking := NEEDED - record.keys():
             raise CascadeError(f"Expected line {number} of {log} to have {', '.join(sorted(lacking))}, but it has not")
         letter, logprob = max(record["logprobs"].items(), key=lambda pair: pair[1])
         rows.append(
@@ -43,9 +44,13 @@ def score_table(log: Path) -> pa.Table:
                 "completion_tokens": 1,
             }
         )
-    return validate_scores(pa.Table.from_pylist(rows), str(log))
+    return pa.Table.from_pylist(rows)
 
 
-def convert(log: Path, out: Path) -> None:
-    """Writes the score table of a log, whole or not at all."""
-    write_atomically(out, parquet_bytes(score_table(log)))
+def knows(log: Path) -> bool:
+    """Whether a file of JSON lines is one of these, by its first line."""
+    with log.open() as lines:
+        return '"logprobs"' in next(lines, "")
+
+
+HARNESS = LogFormat("a harness's log", (".jsonl",), read, knows)
