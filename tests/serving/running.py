@@ -35,13 +35,16 @@ class Plain(Engine):
     batch_size: int = 8
     parallel: int = 1
     parameters: int | None = 10
-    identity: dict[str, str] = field(default_factory=dict)
     num_layers: int | None = None
     hidden_size: int | None = None
     probe_layer: int | None = None
     probe_parameters: int = 0
     asked: list[str] = field(default_factory=list)
     batches: list[int] = field(default_factory=list)
+
+    @property
+    def identity(self) -> dict[str, str]:
+        return {}
 
     def answer(self, prompts, gate=OPEN, on_token=None) -> list[Reply | Failure]:
         self.asked += [prompt.text for prompt in prompts]
