@@ -27,6 +27,7 @@ from cascade.serving.service import Limits, Service
 class Plain(Engine):
     """A model that says one thing with one confidence; what it is asked before it replies may block or raise."""
 
+    identity = {}  # noqa: RUF012 - never changed
     name: str
     text: str = "A"
     p_t: float = 0.5
@@ -41,10 +42,6 @@ class Plain(Engine):
     probe_parameters: int = 0
     asked: list[str] = field(default_factory=list)
     batches: list[int] = field(default_factory=list)
-
-    @property
-    def identity(self) -> dict[str, str]:
-        return {}
 
     def answer(self, prompts, gate=OPEN, on_token=None) -> list[Reply | Failure]:
         self.asked += [prompt.text for prompt in prompts]
