@@ -27,6 +27,7 @@ from cascade.serving.service import Limits, Service
 class Plain(Engine):
     """A model that says one thing with one confidence; what it is asked before it replies may block or raise."""
 
+    identity = {}  # noqa: RUF012 - never changed
     name: str
     text: str = "A"
     p_t: float = 0.5
@@ -35,7 +36,6 @@ class Plain(Engine):
     batch_size: int = 8
     parallel: int = 1
     parameters: int | None = 10
-    identity: dict[str, str] = field(default_factory=dict)
     num_layers: int | None = None
     hidden_size: int | None = None
     probe_layer: int | None = None
