@@ -36,7 +36,7 @@ live cascade does what was simulated, early exits and HTTP included.
 
 **What it cannot show.** Whether the paper's numbers hold for the paper's models. The miniature is an invented world
 with models of 0.1 to 1.6 million parameters, made to be worth routing between: its subjects and the models' training
-lengths were chosen after looking at these very accuracies (README, "The miniature"). Where ours come near the
+lengths were chosen after looking at these very accuracies (docs, "The miniature"). Where ours come near the
 paper's, that is how it was made, and no confirmation; where they do not, that refutes nothing. Times are of models so
 small that a pass's overhead counts for as much as its arithmetic, on a machine that had other things to do.
 

@@ -1,6 +1,6 @@
 """P(IK) at every layer of the six miniatures: `python -m experiments.layer_sweeps`.
 
-One training run a model. Writes `experiments/figures/layers.png` and the README's table between its markers.
+One training run a model. Writes `experiments/figures/layers.png` and the block `layers` of the pages.
 """
 
 from __future__ import annotations
@@ -14,9 +14,8 @@ from cascade.miniature.families import MODEL_NAMES
 from cascade.probing.fit import Trained
 from cascade.report.probe_plots import plot_layers
 from cascade.train import train
-from experiments.readme import ROOT, fill
+from experiments.pages import ROOT, write_blocks
 from probes.errors import ProbeError
-from probes.files import write_atomically
 
 PICTURE = Path("experiments/figures/layers.png")
 
@@ -54,8 +53,7 @@ def main(args: list[str] | None = None) -> None:
         {name.removeprefix("mini-"): done.layers for name, done in sweeps.items()},
         "P(IK) by layer on mini-mmlu test, with 95 % intervals over questions",
     )
-    readme = ROOT / "README.md"
-    write_atomically(readme, fill(readme.read_text(), "layers", markdown(sweeps)).encode())
+    write_blocks({"layers": markdown(sweeps)})
 
 
 if __name__ == "__main__":

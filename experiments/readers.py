@@ -37,7 +37,7 @@ from cascade.scores.arrays import ChainScores, ModelScores, parts
 from cascade.scores.columns import ModelInfo, Signals, Usage
 from cascade.simulation.frontier import choose, frontier
 from cascade.simulation.simulator import all_costs, simulate
-from experiments.readme import ROOT, fill
+from experiments.pages import write_blocks
 from experiments.real_logs import PARAMETERS, option_logits
 from probes import HiddenStateStore, ProbeConfig, Split
 from probes.data import HiddenStateDataModule, LabelledStates
@@ -248,8 +248,8 @@ def sweep(store: HiddenStateStore, questions: Questions) -> dict[str, dict[str, 
     return found
 
 
-def fill_readme(figures: dict[str, Any]) -> None:
-    """Rewrites the README's two tables from the figures of `main`."""
+def fill_pages(figures: dict[str, Any]) -> None:
+    """Rewrites the blocks `readers` and `gate` of the pages from the figures of `main`."""
     layers, kernel = len(next(iter(figures["auroc"].values()))), figures["kernel machine"].items()
     lines = ["| model, head | " + " | ".join(f"layer {n}" for n in range(layers)) + " |", "|---|" + "---:|" * layers]
     for name, pairs in figures["auroc"].items():
@@ -257,13 +257,12 @@ def fill_readme(figures: dict[str, Any]) -> None:
     lines += [
         f"| {name} kernel machine | " + "– | " * (layers - 1) + f"all: {m:.3f} ±{h:.3f} |" for name, (m, h) in kernel
     ]
-    readme = ROOT / "README.md"
-    text = fill(readme.read_text(), "readers", "\n".join(lines))
+    blocks = {"readers": "\n".join(lines)}
     lines = ["| chain | P(T) alone | points | with the reader's gate | points |", "|---|---:|---:|---:|---:|"]
     for name, ways in figures["saved"].items():
         cells = [f"{100 * way['saved']:.1f} % | {100 * way['drop']:+.2f}" for way in ways.values()]
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
-    write_atomically(readme, fill(text, "gate", "\n".join(lines)).encode())
+    write_blocks(blocks | {"gate": "\n".join(lines)})
 
 
 def reader_folder(source: str | None) -> str:
@@ -299,7 +298,7 @@ def main(args: list[str] | None = None) -> None:
     parser.add_argument("folder", type=Path, help="holds mmlu/ and mmlu_option_logits/")
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder of stores and results")
     parser.add_argument("--reader", type=str, help=f"folder or Hub id; by default the packaged {READER}")
-    parser.add_argument("--readme", type=bool, default=False, help="rewrite the README's tables")
+    parser.add_argument("--readme", type=bool, default=False, help="rewrite the tables of the pages")
     values = parser.parse_args(args)
     source = reader_folder(values.reader)
     questions = load(values.folder)
@@ -345,7 +344,7 @@ def main(args: list[str] | None = None) -> None:
     )
     write_atomically(values.runs / "readers.json", (json.dumps(figures, indent=1) + "\n").encode())
     if values.readme:
-        fill_readme(figures)
+        fill_pages(figures)
     print(f"Wrote {values.runs / 'readers.json'}")
 
 

@@ -1,12 +1,12 @@
-"""Rewrites the README's measured tables and its picture: `python -m experiments.readme --logs FOLDER`.
+"""Rewrites measured tables of the README and of `docs/`, and a picture: `python -m experiments.readme --logs FOLDER`.
 
-Run `python -m experiments.miniature.cards` first. What stands between `<!-- begin NAME -->` and `<!-- end NAME -->`
-in the README is this script's; the words around it are not.
+Run `python -m experiments.miniature.cards` first. Writes the blocks `demo`, `recommendation`, `ood`, `chains`,
+`transfer`, `miniature` and `columns` (see `experiments.pages`). `experiments.layer_sweeps` writes `layers`, and
+`experiments.readers --readme true` writes `readers` and `gate`.
 """
 
 from __future__ import annotations
 
-import re
 import shutil
 from pathlib import Path
 
@@ -15,20 +15,21 @@ from jsonargparse import ArgumentParser
 from cascade.errors import CascadeError, one_line_errors
 from cascade.policies.ledgers import LEDGERS
 from cascade.report.names import chain_label, short_names
+from cascade.report.recommendation import recommendation
 from cascade.scores.schema import COLUMNS
 from cascade.simulation.data import Data
 from cascade.simulation.simulator import Report
+from cascade.simulation.study import Study
 from cascade.studies import simulate
 from experiments import transfer
 from experiments.miniature.cards import SUMMARY
+from experiments.pages import ROOT, write_blocks
 from experiments.paper.lab import Lab
 from experiments.paper.scales import MINIATURE
 from experiments.real_chains import markdown as real_chains
 from experiments.real_logs import main as convert
 from probes.errors import ProbeError
-from probes.files import write_atomically
 
-ROOT = Path(__file__).parents[1]
 PICTURE = Path("experiments/figures/demo.png")
 
 
@@ -60,12 +61,11 @@ def column_table() -> str:
     return "\n".join(lines)
 
 
-def fill(text: str, name: str, content: str) -> str:
-    """``text`` with ``content`` between the markers of ``name``."""
-    pattern = re.compile(rf"(<!-- begin {name} -->\n).*?(<!-- end {name} -->)", re.DOTALL)
-    if not pattern.search(text):
-        raise CascadeError(f"Expected the text to hold the markers of {name!r}, but it does not")
-    return pattern.sub(lambda match: f"{match[1]}{content}\n{match[2]}", text)
+def quoted(study: Study) -> str:
+    """What a study recommends, in its own words, as a quotation."""
+    said = recommendation(study)
+    lines = (*said.sentences, said.non_inferiority, said.promise, *said.warnings)
+    return "\n>\n".join(f"> {line}" for line in lines if line)
 
 
 @one_line_errors(ProbeError)
@@ -75,23 +75,27 @@ def main(args: list[str] | None = None) -> None:
     parser.add_argument("--logs", type=Path, required=True, help="folder for experiments.real_logs")
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder of stores and probe runs")
     values = parser.parse_args(args)
-    page = ROOT / "docs" / "score-table.md"
-    write_atomically(page, fill(page.read_text(), "columns", column_table()).encode())
-    text = (ROOT / "README.md").read_text()
-    out = values.runs / "simulations" / "readme"
-    demo = simulate(runs=values.runs, out=out)
-    (ROOT / PICTURE).parent.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(out / "plot.png", ROOT / PICTURE)
-    text = fill(text, "demo", markdown(demo.report))
-    text = fill(text, "ood", markdown(simulate(Data(task="mini-gpqa"), runs=values.runs).report, without_p_ik=False))
     if not (values.runs / SUMMARY).exists():
         raise CascadeError(f"Expected {values.runs / SUMMARY}; run `python -m experiments.miniature.cards` first")
-    text = fill(text, "miniature", (values.runs / SUMMARY).read_text().strip())
+    out = values.runs / "simulations" / "readme"
+    demo = simulate(runs=values.runs, out=out)
+    elsewhere = simulate(Data(task="mini-gpqa"), runs=values.runs)
     lab = Lab(MINIATURE, values.runs, values.runs / "paper" / MINIATURE.name)
-    text = fill(text, "transfer", transfer.build(lab).summary)
     real = values.runs / "real"
     convert([str(values.logs), "--out", str(real)])
-    write_atomically(ROOT / "README.md", fill(text, "chains", real_chains(real)).encode())
+    blocks = {
+        "columns": column_table(),
+        "demo": markdown(demo.report),
+        "recommendation": quoted(demo.study),
+        "ood": markdown(elsewhere.report, without_p_ik=False),
+        "miniature": (values.runs / SUMMARY).read_text().strip(),
+        "transfer": transfer.build(lab).summary,
+        "chains": real_chains(real),
+    }
+    for page in write_blocks(blocks):
+        print(f"Wrote {page}")
+    (ROOT / PICTURE).parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(out / "plot.png", ROOT / PICTURE)
 
 
 if __name__ == "__main__":

@@ -1,69 +1,67 @@
-"""The README's own lines, run as they stand."""
+"""The README is one short page, and blocks of the pages are written where their markers stand.
+
+What the README's commands and links lead to is checked with the other pages (test_docs.py).
+"""
 
 from __future__ import annotations
 
-import contextlib
-import io
 import re
 from pathlib import Path
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-import yaml
+import pytest
 
-from cascade.runtime.build import build_cascade
-from cascade.tasks.load import load_task
-from tests.cascade.faulty_server import FaultyServer
-from tests.cascade.test_judging import reply
-from tests.serving.running import running
+import cascade
+from cascade.errors import CascadeError
+from experiments import layer_sweeps, readers, readme
+from experiments.pages import pages, write_blocks
 
 README = Path(__file__).parents[1] / "README.md"
 
 
-def block(containing: str) -> str:
-    """The one block of Python that holds these words."""
-    (found,) = [b for b in re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL) if containing in b]
-    return found
+def test_it_is_short_with_one_picture_and_one_table():
+    lines = README.read_text().splitlines()
+    assert len(lines) <= 200
+    assert sum(line.startswith("![") for line in lines) == 1
+    assert sum(re.fullmatch(r"\|[-:| ]+\|", line) is not None for line in lines) == 1
 
 
-def said(code: str, **given: object) -> str:
-    with contextlib.redirect_stdout(io.StringIO()) as out:
-        exec(compile(code, str(README), "exec"), given)
-    return out.getvalue()
+def test_its_map_shows_every_room():
+    (drawing,) = [block for block in README.read_text().split("```") if block.startswith("\nprobes/")]
+    package = Path(cascade.__file__).parent
+    for path in package.iterdir():
+        if (path / "__init__.py").exists():
+            assert f"{path.name}/" in drawing, f"{path.name} is a room that the map does not show"
 
 
-def test_the_lines_that_ask_a_cascade_in_python(monkeypatch):
-    monkeypatch.chdir(README.parent)
-    (question,) = [q for q in load_task("mini-mmlu").questions if q.text == "Name the language of Faiprox."][:1]
-    text, model, outcomes = said(block("build_cascade(")).split(maxsplit=2)
-    assert (text, model) == (question.answers[0], "mini-qwen3-small")
-    assert outcomes.strip() == "['ANSWERED']"
+def test_every_block_between_markers_is_written_by_a_script():
+    markers = re.findall(r"<!-- begin (\w+) -->", "".join(page.read_text() for page in pages()))
+    written = set()
+    for script in (readme, layer_sweeps, readers):
+        source = Path(script.__file__).read_text()
+        assert "write_blocks(" in source
+        written |= set(re.findall(r'"(\w+)": ', source))
+    assert len(set(markers)) == len(markers)
+    assert set(markers) <= written
 
 
-def test_the_lines_that_give_a_judge_evidence(monkeypatch, tmp_path):
-    """The server takes for right what the evidence says, and nothing else."""
-    asked = load_task("mini-popqa").questions[:3]
-    scores = {"question_id": [q.id for q in asked], "model": ["m"] * 3, "correct": [False] * 3}
-    scores |= {"prediction": ["Ann", "Bel", "Cal"], "task": ["mini-popqa"] * 3}
-    pq.write_table(pa.table(scores), tmp_path / "small.parquet")
-
-    def believes(request):
-        text = request["messages"][0]["content"]
-        return reply(f"Verdict: {'correct' if 'Bel is what they say' in text else 'incorrect'}")
-
-    settings = yaml.safe_load((README.parent / "configs/judges/local.yaml").read_text())
-    with FaultyServer(body=believes).running() as server:
-        (tmp_path / "configs" / "judges").mkdir(parents=True)
-        (tmp_path / "configs/judges/local.yaml").write_text(yaml.safe_dump(settings | {"base_url": server.url}))
-        monkeypatch.chdir(tmp_path)
-        said(block("evidence=search"), search=lambda q: ["Bel is what they say."] if q.id == asked[1].id else [])
-    assert pq.read_table(tmp_path / "judged.parquet")["correct"].to_pylist() == [False, True, False]
+@pytest.fixture
+def clone(tmp_path):
+    (tmp_path / "docs" / "deep").mkdir(parents=True)
+    (tmp_path / "README.md").write_text("a\n<!-- begin one -->\nold\n<!-- end one -->\nb\n")
+    (tmp_path / "docs/deep/page.md").write_text("<!-- begin two -->\n<!-- end two -->\n")
+    return tmp_path
 
 
-def test_the_lines_that_ask_the_server():
-    with running(build_cascade()) as server:
-        code = block("from openai import OpenAI")
-        assert "http://127.0.0.1:8000" in code
-        letter, model, flops = said(code.replace("http://127.0.0.1:8000", server.url)).split(maxsplit=2)
-    assert (letter, model) == ("B", "mini-llama-small")
-    assert "early-exit" in flops
+def test_a_block_is_written_wherever_its_markers_stand(clone):
+    write_blocks({"one": r"new \1", "two": "| a |"}, clone)
+    assert (clone / "README.md").read_text() == "a\n<!-- begin one -->\nnew \\1\n<!-- end one -->\nb\n"
+    assert (clone / "docs/deep/page.md").read_text() == "<!-- begin two -->\n| a |\n<!-- end two -->\n"
+
+
+@pytest.mark.parametrize("elsewhere", ["", "<!-- begin three -->\n<!-- end three -->\n"])
+def test_nothing_is_written_where_markers_are_missing_or_on_two_pages(clone, elsewhere):
+    (clone / "docs/a.md").write_text(elsewhere)
+    (clone / "docs/b.md").write_text(elsewhere)
+    with pytest.raises(CascadeError, match="one page with the markers of 'three'"):
+        write_blocks({"one": "new", "three": "new"}, clone)
+    assert "old" in (clone / "README.md").read_text()

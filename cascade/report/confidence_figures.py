@@ -1,4 +1,4 @@
-"""What confidences are worth: reliability diagrams, and a picture of every pair of thresholds."""
+"""Figures of confidences: reliability diagrams, and accuracy and cost at every pair of thresholds."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _COLORS = {"P(IK)": PURPLE, "P(IK) by reader": ORANGE, "P(T)": BLUE}
 def _draw_reliability(
     top: Axes, bottom: Axes, p: np.ndarray, y: np.ndarray, color: str, bins: int, label: str = ""
 ) -> None:
-    """Share right against mean probability, and below it how many questions there are."""
+    """Draws the share of right answers against the mean probability, and the number of questions below it."""
     found = reliability(p, y, bins)
     held = found.count > 0
     top.plot(found.mean[held], found.share[held], marker="o", markersize=3.5, lw=1.2, color=color, label=label or None)
@@ -75,7 +75,7 @@ def reliability_figure(chain: ChainScores) -> Plot:
         for model in chain.models
         if (values := getattr(model.signals, column)) is not None
     ]
-    # As few empty places as may be.
+    # A grid with few empty places.
     columns = len(panels) if len(panels) < 4 else min((4, 3), key=lambda n: -len(panels) % n)
     rows = -(-len(panels) // columns)
     figure = new_figure(0.6 + 2.2 * columns, 2.9 * rows)
@@ -196,7 +196,7 @@ def _heat(
         at = np.unique(np.linspace(0, len(own) - 1, 6).astype(int))
         axis.set_ticks(at + 0.5, [f"{own[i]:.3f}" for i in at])
     if chosen is not None:
-        # In steps, linear between two of them; a confidence left out keeps every question.
+        # The scale is linear between two steps. A confidence that is left out keeps every question.
         y, x = (
             0.5 if limit is None else float(np.interp(limit, own, np.arange(len(own)))) + 0.5
             for limit, own in zip(chosen, levels, strict=True)
@@ -206,7 +206,7 @@ def _heat(
 
 @styled
 def subjects_figure(study: Study) -> Plot | None:
-    """Accuracy of the policy beside the last model's, subject by subject; ``None`` where no subject is named."""
+    """The policy's accuracy beside the last model's for each subject; ``None`` where the scores name no subject."""
     found = next((e for e in study.evaluations if e.subjects), None)
     if found is None:
         return None

@@ -43,7 +43,7 @@ STYLE: dict[Any, Any] = {
     "legend.frameon": False,
     "legend.fontsize": 8,
     "svg.hashsalt": "cascade",
-    # A model's name may hold a dollar sign, and is no formula.
+    # A model's name may hold a dollar sign, which matplotlib would take for the start of a formula.
     "text.parse_math": False,
 } | dict.fromkeys(("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), INK)
 styled = matplotlib.rc_context(STYLE)
@@ -52,7 +52,7 @@ _DPI = 150
 
 @dataclass(frozen=True)
 class Plot:
-    """A figure with what a page says of it.
+    """A figure, its heading and its caption.
 
     Attributes:
         name: Of its files.
@@ -67,7 +67,7 @@ class Plot:
     figure: Figure
 
     def png(self) -> bytes:
-        """On white."""
+        """The figure as a PNG file, on white."""
         with matplotlib.rc_context(STYLE):
             buffer = io.BytesIO()
             # Without the software tag the bytes do not change with matplotlib's version string.
@@ -75,20 +75,24 @@ class Plot:
         return buffer.getvalue()
 
     def svg(self) -> str:
-        """As a file of its own, on white."""
+        """The figure as an SVG file, on white."""
         return self._svg.replace("<svg ", '<svg style="background: #fff" ', 1)
 
     def inline_svg(self, title: str) -> str:
-        """For inside a page, ``title`` escaped by the caller: transparent, in the page's ink, its ids its own."""
+        """The figure as SVG within a page: transparent, in the page's text colour, with ids that no other figure has.
+
+        Args:
+            title: Escaped already.
+        """
         text = self._svg
         text = text[text.index("<svg ") :].replace(INK, "currentColor")
-        # Most ids only name parts; what is kept is what is referred to, once.
+        # Most ids only name parts and are dropped. An id that something refers to is kept, and made unique.
         used = set(re.findall(r'(?:href="#|url\(#)([^")]+)', text))
         text = re.sub(r' id="([^"]+)"', lambda m: f' id="{self.name}-{m[1]}"' if m[1] in used else "", text)
         text = re.sub(r'href="#', f'href="#{self.name}-', text)
         text = re.sub(r"url\(#", f"url(#{self.name}-", text)
         width = self.figure.get_figwidth()
-        # Scaled to the page, but on a phone not below what can be read: then its box scrolls.
+        # The figure scales with the page. On a phone it keeps a readable width, and its box scrolls.
         look = f"max-width: {width * 108:.0f}px; min-width: {min(width * 72, 700):.0f}px"
         return text.replace("<svg ", f'<svg role="img" aria-label="{title}" style="{look}" ', 1)
 
@@ -102,14 +106,14 @@ class Plot:
 
 
 def new_figure(width: float, height: float) -> Figure:
-    """An empty figure, inches, whose parts make room for each other."""
+    """An empty figure of a size in inches, whose parts make room for each other."""
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
     return figure
 
 
 def label_points(axes: Axes, at: Sequence[tuple[float, float]], names: Sequence[str], size: float = 8) -> None:
-    """Writes each name beside its point, where it covers neither another nor a point; with a line if far off.
+    """Writes each name beside its point, so that it covers no other name and no point; a line leads to a far one.
 
     Args:
         axes: With everything drawn that the names must keep off.
@@ -160,7 +164,7 @@ def label_points(axes: Axes, at: Sequence[tuple[float, float]], names: Sequence[
 
 
 def spread(at: Sequence[float], gap: float, low: float, high: float) -> list[float]:
-    """Places at least ``gap`` apart and as near as may be to where they are wanted, in their order.
+    """Places in the order of ``wanted``, at least ``gap`` apart and otherwise as near to it as possible.
 
     Where ``low`` to ``high`` is too short for all, they stand evenly in it.
     """
@@ -178,7 +182,7 @@ def spread(at: Sequence[float], gap: float, low: float, high: float) -> list[flo
 
 
 def wrapped(name: str, width: int = 15, lines: int = 3) -> str:
-    """A name over several lines, broken at its marks where it has any."""
+    """A name over several lines, broken at its hyphens and the like."""
     found = [""]
     for part in re.findall(r"[^-_/ ]*[-_/ ]?", name):
         if found[-1] and len(found[-1]) + len(part) > width:
@@ -189,5 +193,5 @@ def wrapped(name: str, width: int = 15, lines: int = 3) -> str:
 
 
 def shortened(name: str, most: int = 22) -> str:
-    """A name that fits: its middle left out."""
+    """A name that fits, without its middle where it is too long."""
     return name if len(name) <= most else f"{name[: most // 2]}…{name[-(most - most // 2 - 1) :]}"

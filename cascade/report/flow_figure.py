@@ -41,7 +41,7 @@ _NODE = 0.07
 
 @styled
 def flow_figure(chain: ChainScores, policy: Policy) -> Plot:
-    """Bands as high as their share of the questions: asked, answered right or wrong, or passed on and why.
+    """A figure of bands as high as their share of the questions: asked, right, wrong, or passed on, and why.
 
     Args:
         chain: The questions; without labels, answers are neither right nor wrong.
@@ -127,7 +127,7 @@ def _band(
 
 
 def _labels(axes: Axes, ends: list[tuple[float, str, str]], x: float) -> None:
-    """Counts at the right end of the bands, kept apart, each with a line to its own."""
+    """Writes counts at the right end of the bands, apart from each other, each with a line to its band."""
     for (y, text, color), at in zip(ends, spread([y for y, *_ in ends], 0.06, 0.0, 1.3), strict=True):
         axes.plot([x, x + 0.05, x + 0.1], [y, at, at], color=color, lw=0.9)
         axes.text(x + 0.12, at, text, va="center", fontsize=8)

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
     from cascade.simulation.simulator import Report
 
-# More chains than this and a legend of all of them is longer than the picture.
+# With more chains than this, a legend of all of them is longer than the picture.
 MOST_CHAINS = 16
 Color = str | tuple[float, float, float]
 MARKERS = "DPX^v<>*hd8p"
@@ -49,7 +49,7 @@ def plot_frontier(path: Path, report: Report, title: str) -> None:
 
 @styled
 def fixed_figure(report: Report, title: str = "") -> Plot:
-    """Every sub-chain at the fixed thresholds in the three ledgers, beside single models and random mixing.
+    """A figure of every sub-chain at the fixed thresholds in the three ledgers, beside single models and random mixing.
 
     Cost is the share of the last model's, in the report's first unit.
 
@@ -71,7 +71,7 @@ def fixed_figure(report: Report, title: str = "") -> Plot:
     for axis, ledger in zip(axes, LEDGERS, strict=True):
         _draw_singles(axis, singles)
         for rows, marker, filled in ((report.chains, "o", True), (report.without_p_ik, "^", False)):
-            # A chain's saving is against its own last model; the axis is in units of the largest one.
+            # A saving compares a chain with its own last model. The axis is in units of the largest model.
             for row in rows:
                 axis.scatter(
                     size[row.models[-1]] * (1 - row.saved[unit][ledger]),
@@ -117,7 +117,7 @@ def _chain(models: Sequence[str], short: dict[str, str]) -> str:
 def _color(i: int, n: int) -> Color:
     if n <= len(COLORS):
         return COLORS[i]
-    # Neither the darkest nor the lightest end: one is lost on black, the other on white.
+    # The darkest colours are invisible on black, and the lightest on white.
     red, green, blue, _ = matplotlib.colormaps["turbo"](0.12 + 0.72 * i / (n - 1))
     return red, green, blue
 
@@ -128,7 +128,7 @@ def _handle(marker: str, color: Color, label: str, filled: bool = True) -> Line2
 
 
 def _draw_singles(axis: Axes, singles: Sequence[tuple[float, float]]) -> None:
-    """Single models, and what mixing them at random reaches at best."""
+    """Draws single models, and the best that mixing them at random reaches."""
     x, y = np.array(singles).T
     hull = upper_hull(x, y)
     axis.plot(x[hull], y[hull], color=MUTED, linestyle="--", linewidth=1, label="random mixing of single models")
@@ -137,7 +137,7 @@ def _draw_singles(axis: Axes, singles: Sequence[tuple[float, float]]) -> None:
 
 @styled
 def frontier_figure(study: Study) -> Plot:
-    """The main frontier as it was found and as it is on other questions, beside all it competes with."""
+    """A figure of the main frontier, as found and as measured on other questions, beside all that it competes with."""
     short = short_names(study.names)
     figure = new_figure(8, 5.6)
     axes = figure.subplots()
@@ -215,7 +215,7 @@ def _errors(axes: Axes, measured: Sequence[Measured[Policy]], color: str) -> Non
 
 @styled
 def layers_figure(layers: Sequence[LayerPoint]) -> Plot:
-    """Accuracy against early-exit cost by how far up the probes read."""
+    """A figure of accuracy against early-exit cost, by the depth at which the probes read."""
     figure = new_figure(6.4, 4)
     axes = figure.subplots()
     measured = [layer.measured for layer in layers]

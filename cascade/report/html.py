@@ -48,7 +48,7 @@ class Section:
 
 
 def sections(report: Report, study: Study, chain: ChainScores, layers: Sequence[LayerPoint] = ()) -> list[Section]:
-    """What is on the page, top to bottom, of all that the scores allow."""
+    """The parts of the page from top to bottom; a part that the scores do not allow is left out."""
     tables = {table.name: table for table in study_tables(study, layers)}
     get = tables.get
     fixed = report_tables(report)
@@ -85,7 +85,7 @@ def _answer(said: Recommendation) -> str:
 
 
 def _prose(text: str) -> str:
-    """Escaped, and with no line broken before a per cent sign."""
+    """Text as HTML: escaped, and without a line break before a per cent sign."""
     return escape(text).replace(" %", "\u00a0%")
 
 
@@ -108,7 +108,7 @@ def _ledgers(study: Study) -> str:
 
 
 def render(title: str, parts: Sequence[Section]) -> str:
-    """The page."""
+    """The page as HTML."""
     contents = " · ".join(f'<a href="#{s.anchor}">{escape(s.heading)}</a>' for s in parts)
     body = "\n".join(
         f'<section id="{s.anchor}"><h2>{escape(s.heading)}</h2>\n{"".join(map(_part, s.parts))}</section>'
@@ -172,7 +172,7 @@ def write_report(
 
 
 def _numbers(title: str, report: Report, study: Study, layers: Sequence[LayerPoint]) -> dict[str, object]:
-    """The report's own numbers at the top, as they always stood there; then the study's."""
+    """The values of ``report.json``: the report's own at the top level, and the study's under ``study``."""
     said = recommendation(study)
     return report.to_json() | {
         "title": title,

@@ -1,4 +1,4 @@
-"""What somebody's logs allow, in words."""
+"""A description in words of score tables: what they hold, and what can be simulated from them."""
 
 from __future__ import annotations
 

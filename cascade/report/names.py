@@ -1,4 +1,4 @@
-"""Short names for tables and plots: what the models of a chain have in common is said once."""
+"""Short names for tables and plots: models' names without the part that all of a chain share."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 
 def short_names(models: Sequence[str]) -> dict[str, str]:
-    """Each model's name without what all of them begin with, up to the last ``-``, ``/`` or ``_`` of that.
+    """Each model's name without the beginning that all share; that ends at its last ``-``, ``/`` or ``_``.
 
     Example:
         >>> short_names(["mini-llama-small", "mini-llama-large"])

@@ -17,7 +17,7 @@ COLORS = (BLUE, ORANGE, GREEN)
 
 @styled
 def plot_layers(path: Path, sweeps: Mapping[str, Sequence[LayerRow]], title: str) -> None:
-    """Each figure by relative depth, with its 95 % interval, one line a model.
+    """Draws each metric by relative depth with its 95 % interval, one line a model.
 
     Args:
         path: PNG file.
@@ -59,7 +59,7 @@ def plot_layers(path: Path, sweeps: Mapping[str, Sequence[LayerRow]], title: str
 
 @styled
 def plot_transfer(path: Path, names: Sequence[str], matrices: Mapping[str, np.ndarray]) -> None:
-    """Heat maps of how probes do on what they were not trained on.
+    """Draws heat maps of probes' figures on models and data that they were not trained on.
 
     Args:
         path: PNG file.

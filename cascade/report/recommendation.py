@@ -1,4 +1,4 @@
-"""A study's answer in plain words, and what qualifies it. Numbers are the study's own; none is made here."""
+"""A study's answer and its reservations in plain words. All numbers are the study's; none is computed here."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from cascade.statistics.significance import Interval
 
 @dataclass(frozen=True)
 class Recommendation:
-    """What to do, in plain words.
+    """A recommendation in plain words.
 
     Attributes:
         sentences: How it was chosen, and what it is on other questions.
@@ -28,7 +28,7 @@ class Recommendation:
 
 
 def recommendation(study: Study) -> Recommendation:
-    """The study's answer in two sentences, and what qualifies it."""
+    """The study's answer in two sentences, and its reservations."""
     goal, found, last = study.goal, study.chosen.reported, study.names[-1]
     wanted = {
         "cost": f"the cheapest policy that is right on at least {100 * study.limit:.1f} % of them{_floor(study)}",
@@ -54,14 +54,14 @@ def recommendation(study: Study) -> Recommendation:
 
 
 def _floor(study: Study) -> str:
-    """What the floor is where it is the default."""
+    """How the floor was set, in parentheses, where it is the default; empty otherwise."""
     if study.goal.limit is not None:
         return ""
     return f" (one point below {study.names[-1]}, by one standard error of the difference)"
 
 
 def _promise(study: Study) -> str | None:
-    """The promise, with the policy that it is of: seldom the chosen one."""
+    """The promise and the policy that it holds for, which is seldom the recommended one."""
     found = study.guarantee
     if found is None or not found.holds:
         return None if found is None else found.statement

@@ -86,7 +86,7 @@ def _exact(value: float) -> Interval:
 
 
 def frontier_table(study: Study) -> Table:
-    """The main frontier's vertices, as found and as measured."""
+    """The main frontier's vertices: on the questions that chose them, and on the others."""
     short = short_names(study.names)
     names = [short[name] for name in study.names]
     return Table.of(
@@ -165,7 +165,7 @@ def shifts_table(study: Study) -> Table:
 
 
 def confidences_table(study: Study) -> Table:
-    """What each confidence says of right and wrong, and what it is worth as a reason to ask the last model."""
+    """How well each confidence tells right from wrong, and how well it says when to ask the last model."""
     short = short_names(study.names)
     curves = {(c.model, c.confidence): c for c in study.curves}
     rows = []
@@ -206,7 +206,7 @@ def recalibrated_table(study: Study) -> Table:
 
 
 def subjects_table(study: Study) -> Table:
-    """Subject by subject, where the scores name them."""
+    """Figures for each subject, where the scores name subjects."""
     last = short_names(study.names)[study.names[-1]]
     return Table.of(
         "subjects",
@@ -230,7 +230,7 @@ def subjects_table(study: Study) -> Table:
 
 
 def layers_table(study: Study, layers: Sequence[LayerPoint]) -> Table:
-    """Where the probes read."""
+    """The goal's best policy for probes at each depth."""
     short = short_names(study.names)
     return Table.of(
         "layers",

@@ -22,7 +22,7 @@ from cascade.statistics.significance import Interval
 NONE = "–"
 # A spreadsheet takes a cell that begins with one of these for a formula, which may run a program.
 _FORMULA = ("=", "+", "-", "@", "\t", "\n")
-# Beyond so many rows the page folds a table away.
+# The page folds a table of more rows than this.
 LONG = 16
 
 
@@ -32,7 +32,7 @@ def percent(value: float) -> str:
 
 
 def points(value: float) -> str:
-    """``-0.11``: what is counted in points or per cent already, and has a sign."""
+    """``-0.11``, of a number in points or per cent, with its sign."""
     return f"{value:+.2f}"
 
 
@@ -59,7 +59,7 @@ def points_interval(value: Interval) -> str:
 
 @dataclass(frozen=True)
 class Column:
-    """A column's head, and how its cells look; an interval has three columns in the CSV, words stand on the left."""
+    """A column's head and the form of its cells. An interval has three columns in the CSV; words stand on the left."""
 
     name: str
     show: Callable[[Any], str] = str
@@ -67,7 +67,7 @@ class Column:
     words: bool = False
 
     def text(self, cell: object) -> str:
-        """The cell as it is read; a dash where there is nothing, or a figure is not defined."""
+        """The cell as text; a dash where there is no value, or a figure is not defined."""
         value = cell.estimate if isinstance(cell, Interval) else cell
         if value is None or (isinstance(value, float) and not math.isfinite(value)):
             return NONE
@@ -101,7 +101,7 @@ class Table:
         rows: Sequence[Sequence[object]],
         caption: str = "",
     ) -> Table:
-        """A table of what is at hand; a column given as a string holds words."""
+        """A table of columns and rows; a column that is given as a string holds words."""
         heads = tuple(c if isinstance(c, Column) else Column(c, words=True) for c in columns)
         return cls(name, title, heads, tuple(tuple(row) for row in rows), caption)
 
@@ -112,11 +112,11 @@ class Table:
         return replace(self, columns=tuple(self.columns[i] for i in kept), rows=rows)
 
     def texts(self) -> list[list[str]]:
-        """Every cell as it is read."""
+        """Every cell as text."""
         return [[c.text(cell) for c, cell in zip(self.columns, row, strict=True)] for row in self.rows]
 
     def to_rich(self, fold: bool = False) -> rich.table.Table:
-        """For a terminal, where the last column may fold; names are not taken for rich's markup."""
+        """The table for a terminal. The last column may fold, and brackets in names are no markup."""
         made = rich.table.Table(
             title=Text(self.title),
             caption=Text(self.caption) if self.caption else None,
@@ -131,7 +131,7 @@ class Table:
         return made
 
     def to_html(self) -> str:
-        """For a page: in a box of its own that scrolls sideways; a long table is folded away."""
+        """The table as HTML, in a box that scrolls sideways; a long table is folded."""
         kinds = [' class="words"' if c.words else "" for c in self.columns]
         head = "".join(
             f'<th scope="col"{kind}>{escape(c.name)}</th>' for c, kind in zip(self.columns, kinds, strict=True)
@@ -152,7 +152,7 @@ class Table:
         return f"<h3>{escape(self.title)}</h3>\n{table}\n{note}"
 
     def to_csv(self) -> str:
-        """With full numbers; what is not defined is empty, and an interval is its estimate, low and high.
+        """The table as CSV, with full numbers. A value that is not defined is empty; an interval has three columns.
 
         Text that a spreadsheet would run as a formula has a ``'`` before it.
         """

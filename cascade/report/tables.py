@@ -156,7 +156,7 @@ def _confidence(report: Report, short: dict[str, str]) -> Table:
 
 
 def asked_thresholds(report: Report) -> str:
-    """The fixed thresholds, of the confidences that there are."""
+    """The fixed thresholds of those confidences that the scores have."""
     found = {c.confidence for c in report.confidences}
     words = {"p_t": "P(T)", "p_ik": "P(IK)"}
     return str(replace(report.thresholds, **{name: None for name, word in words.items() if word not in found}))
@@ -170,10 +170,10 @@ def report_tables(report: Report) -> list[Table]:
 
 
 def wide_console(piped: int = 120) -> Console:
-    """A terminal, or what it is piped to: that has no width of its own.
+    """A console as wide as the terminal.
 
     Args:
-        piped: Columns there; most tables need about 120.
+        piped: Columns where output is piped, which has no width of its own; most tables need about 120.
     """
     return Console(width=None if sys.stdout.isatty() else piped)
 

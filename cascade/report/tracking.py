@@ -28,7 +28,7 @@ RUN_ID = "wandb-run-id"
 
 
 def sweep_folder(root: Path) -> Path:
-    """Where a command leaves its results: below ``root`` each run of a sweep has a folder of its own.
+    """The folder for a command's results: ``root``, and within a sweep a folder for each run below it.
 
     Runs of a sweep differ in more than the names of folders tell. Only an entry point is such a run, and not what it
     calls.
@@ -39,7 +39,7 @@ def sweep_folder(root: Path) -> Path:
 
 
 def start_tracking(folder: Path, config: dict[str, Any]) -> WandbLogger:
-    """A logger for a training run in ``folder``; one that was cut off there, and left its id, is resumed.
+    """A logger for a training run in ``folder``. A run that was cut off there and left its id is resumed.
 
     Args:
         folder: The run's folder.
@@ -52,7 +52,7 @@ def start_tracking(folder: Path, config: dict[str, Any]) -> WandbLogger:
     run_id = os.environ.get("WANDB_RUN_ID") or (kept.read_text().strip() if kept.exists() else secrets.token_hex(4))
     write_atomically(kept, f"{run_id}\n".encode())
     offline = is_offline()
-    # Resuming asks the server, and offline there is none: `wandb sync` joins what has the same id.
+    # To resume, wandb asks the server. Offline there is none; `wandb sync` later joins runs of the same id.
     logger = WandbLogger(
         project=PROJECT, save_dir=folder, offline=offline, id=run_id, resume=None if offline else "allow"
     )
@@ -61,7 +61,7 @@ def start_tracking(folder: Path, config: dict[str, Any]) -> WandbLogger:
 
 
 def finish_tracking(logger: WandbLogger, folder: Path, name: str, rows: Sequence[LayerRow], probe: ProbeConfig) -> None:
-    """Logs what a run has left in its folder, and ends it.
+    """Logs the files of a run's folder, and ends the run.
 
     The artifact holds the best probe's checkpoint and the run's ``config.yaml``. Its aliases are ``best`` and the
     layer's; W&B itself adds ``latest``.
@@ -97,7 +97,7 @@ def finish_tracking(logger: WandbLogger, folder: Path, name: str, rows: Sequence
 
 
 def is_offline() -> bool:
-    """Whether to keep the run on disk: asked to, or no account; wandb must never stop to ask for one."""
+    """Whether to keep the run on disk: it was asked for, or there is no account, for which wandb would stop and ask."""
     if "WANDB_MODE" in os.environ:
         return os.environ["WANDB_MODE"] != "online"
     if os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):
