@@ -12,7 +12,7 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-from cascade.errors import one_line_errors
+from cascade.errors import CascadeError, one_line_errors
 from probes.files import write_atomically
 
 ROOT = Path(__file__).parents[1]
@@ -22,6 +22,7 @@ CPU_TORCH = "sha256:6746dbcbeb526eb61330b76b41ff1b4eb848951103a892eeb080dfa2b264
 _CUDA = re.compile(r"(nvidia|cuda|triton)(-|==)")
 # Builds the package itself, and is not fetched at that moment.
 _BUILD = "setuptools"
+PYTHON = "3.11.5"  # the lowest that all of them work with
 
 
 def resolve(extras: list[str]) -> list[str]:
@@ -34,9 +35,11 @@ def resolve(extras: list[str]) -> list[str]:
         more.write(f"{_BUILD}\n")
         more.flush()
         command = ["uv", "pip", "compile", "--quiet", "--generate-hashes", "--no-header", "--no-annotate"]
-        command += ["--python-version", "3.11", "--constraint", "constraints.txt", "pyproject.toml", more.name]
+        command += ["--python-version", PYTHON, "--constraint", "constraints.txt", "pyproject.toml", more.name]
         command += [flag for extra in extras for flag in ("--extra", extra)]
-        done = subprocess.run(command, check=True, capture_output=True, text=True, cwd=ROOT)
+        done = subprocess.run(command, check=False, capture_output=True, text=True, cwd=ROOT)
+    if done.returncode:
+        raise CascadeError(f"Expected uv to find versions that go together, but {done.stderr}")
     return re.findall(r"^\S+==.*?(?=^\S|\Z)", done.stdout, re.MULTILINE | re.DOTALL)
 
 
@@ -45,7 +48,7 @@ def with_cpu_build(entry: str) -> str:
     return f"{entry.rstrip()} \\\n    --hash={CPU_TORCH}\n" if entry.startswith("torch==") else entry
 
 
-@one_line_errors(subprocess.CalledProcessError)
+@one_line_errors()
 def main() -> None:
     """The entry point."""
     written = "# Written by `python -m experiments.lock` from pyproject.toml and constraints.txt.\n"
