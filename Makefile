@@ -34,8 +34,12 @@ clean:
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
+# Torch is fetched from wherever pip finds it, a CPU build among others, and its file is then held against the hashes.
 # PyPI's torch for Linux loads CUDA's libraries; its CPU build has none.
 define install
+	$(BIN)/python -m pip download --quiet --no-deps --dest $(VENV)/torch --constraint constraints.txt torch
+	$(LOCKED) requirements-torch.lock --no-index --find-links $(VENV)/torch
+	rm -r $(VENV)/torch
 	$(LOCKED) $(1)
 	if $(BIN)/python -c "import sys, importlib.metadata as m; sys.exit('nvidia' not in str(m.requires('torch')))"; then \
 		$(LOCKED) requirements-cuda.lock; fi
