@@ -2,7 +2,7 @@
 
 Every package at the version of constraints.txt, with the hashes of its files, so that no other file is installed under
 its name. Four files: what a run needs, what a developer needs, torch, of which either build will do, and the CUDA
-libraries, which PyPI's torch asks for on Linux and its CPU build does not. Needs uv (`pip install uv`) and the package index.
+libraries, which PyPI's torch asks for on Linux and its CPU build does not. Needs uv and the package index.
 """
 
 from __future__ import annotations

@@ -26,6 +26,7 @@ from jsonargparse import ArgumentParser
 
 from cascade.errors import CascadeError, one_line_errors
 from cascade.scores.schema import validate_scores, write_scores
+from probes.files import file_name
 
 # From the models' published configurations, embeddings included.
 PARAMETERS = {
@@ -176,7 +177,7 @@ def main(args: list[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/real"), help="one Parquet file a model goes here")
     values = parser.parse_args(args)
     for name, table in every_table(values.folder):
-        path = values.out / f"{name}.parquet"
+        path = values.out / f"{file_name(name)}.parquet"
         write_scores(table, name, path)
         print(f"{path}: {table.num_rows:,} questions, accuracy {100 * np.mean(table['correct'].to_numpy()):.2f}%")
 

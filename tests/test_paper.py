@@ -370,7 +370,7 @@ def test_the_papers_scale_is_the_papers_models():
     scale = SCALES["paper"]
     assert dict(scale.llama) == {size: model.id for size, model in PAPER.models.items()}
     assert scale.layer == 24 and scale.served is None
-    assert scale.scoring_batch_size == scale.settings("mmlu", []).batch_size <= scale.batch_size
+    assert scale.scoring_batch_size <= scale.batch_size
     assert [scale.style(task) for task in ("mmlu", "gpqa", "popqa")] == ["raw", "raw", "chat"]
     assert {SCALES["miniature"].style(task) for task in ("mini-mmlu", "mini-gpqa", "mini-popqa")} == {"raw"}
 
@@ -381,16 +381,14 @@ def test_open_ended_questions_have_roles_where_the_scale_says_so(tmp_path):
     settings["chat_template"] = "{% for m in messages %}[{{ m['role'] }}] {{ m['content'] }}\n{% endfor %}"
     (folder / "tokenizer_config.json").write_text(json.dumps(settings))
     scale = replace(MINIATURE, open_ended="chat")
-    open_ended, lettered = (scale.decoder(str(folder), task) for task in ("mini-popqa", "mini-mmlu"))
+    settings = [scale.decoder(str(folder), task) for task in ("mini-popqa", "mini-mmlu")]
+    open_ended, lettered = (one.build().decoder for one in settings)
     tasks = {task: load_task(task) for task in ("mini-popqa", "mini-mmlu")}
     asked = {name: task.prompt(task.questions[0]) for name, task in tasks.items()}
     assert open_ended.prompts.render(asked["mini-popqa"]).startswith("[system] ")
     assert "[user] Question:" in open_ended.prompts.render(asked["mini-popqa"])
     assert lettered.prompts.render(asked["mini-mmlu"]) == asked["mini-mmlu"]
-    assert (scale.settings("mini-popqa", []).prompt_style, scale.settings("mini-mmlu", []).prompt_style) == (
-        "chat",
-        "raw",
-    )
+    assert [one.prompt_style for one in settings] == ["chat", "raw"]
 
 
 def test_the_committed_page_holds_every_table_and_command():

@@ -233,8 +233,10 @@ def _from_file(values: Mapping[str, Any] | str) -> dict[str, Any]:
     name = given.get("engine")
     if not isinstance(name, str) or Path(name).suffix not in (".yaml", ".yml"):
         return given
-    # A command line that reads a YAML file has gone to its folder: the one it was called in is that or above.
-    path = next((path for folder in (Path(), *Path.cwd().parents) if (path := folder / name).is_file()), None)
+    # A command line that reads a YAML file has gone to its folder: the one it was called in is that or above. What this
+    # project ships, `configs/…`, is found from anywhere.
+    folders = (Path(), *Path.cwd().parents, Path(__file__).parents[2])
+    path = next((path for folder in folders if (path := folder / name).is_file()), None)
     if path is None:
         raise CascadeError(f"Expected settings of an engine at {name}, but there is no such file")
     try:

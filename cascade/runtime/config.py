@@ -201,7 +201,10 @@ class CascadeConfig:
         if self.models:
             return tuple(self.models)
         names = (self.chain or DEFAULT_CHAIN).split(",")
-        return tuple(Member.read({"model": name.strip(), **self.each}) for name in names if name.strip())
+        named = [name.strip() for name in names if name.strip()]
+        if not self.each:  # nothing to be checked, for which torch would be loaded
+            return tuple(Member(model=name) for name in named)
+        return tuple(Member.read({"model": name, **self.each}) for name in named)
 
     @property
     def is_given(self) -> bool:

@@ -15,6 +15,7 @@ from cascade.errors import CascadeError
 from cascade.miniature.families import ASSETS
 from cascade.runtime.config import Member
 from cascade.scoring.scored import Scored
+from cascade.tasks.load import load_task
 from probes import HiddenStateStore, ProbeError, StoreWriter
 from probes.files import locked
 from tests.probes.test_store import KEY
@@ -87,7 +88,7 @@ def with_checksums(root: Path) -> HiddenStateStore:
 
 def test_every_flip_in_score_rows_is_found(tmp_path):
     store = with_checksums(tmp_path)
-    assert Scored(store, True).table().num_rows == 3
+    assert Scored(store, load_task("mini-mmlu"), True).table().num_rows == 3
     path = store.folder / "scores-00001.parquet"
     whole = path.read_bytes()
     for place in range(len(whole)):
@@ -95,7 +96,7 @@ def test_every_flip_in_score_rows_is_found(tmp_path):
         data[place] ^= 1 << place % 8
         path.write_bytes(data)
         with pytest.raises(CascadeError, match="scores-00001.parquet is corrupt"):
-            Scored(store, True).table()
+            Scored(store, load_task("mini-mmlu"), True).table()
 
 
 HOLD = """

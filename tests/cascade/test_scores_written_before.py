@@ -7,13 +7,14 @@ from pathlib import Path
 import pytest
 
 from cascade.scoring.scored import Scored
+from cascade.tasks.load import load_task
 from probes import HiddenStateStore
 
 BEFORE = Path(__file__).parents[1] / "fixtures" / "written_before" / "store"
 
 
 def test_score_rows_of_before_are_read():
-    rows = Scored(HiddenStateStore(BEFORE), reused=True).table().to_pylist()
+    rows = Scored(HiddenStateStore(BEFORE), load_task("mini-mmlu"), reused=True).table().to_pylist()
     assert [row["question_id"] for row in rows] == ["q0", "q1", "q2"]
     assert [row["prediction"] for row in rows] == ["A", "B", "C"]
     assert [row["answer"] for row in rows] == ["A", "B", "A"]

@@ -105,7 +105,7 @@ def test_the_score_table_says_what_the_probabilities_say(model, tmp_path):
 def test_open_ended_answers_are_those_of_plain_generation(model, tmp_path):
     task = some("mini-popqa", 24)
     rows = score(model, task, tmp_path, batch_size=8).table().to_pylist()
-    counted = model.answer_prefix_tokens()
+    counted = model.decoder.answer_prefix_tokens()
     assert model.decoder.tokenizer.convert_tokens_to_ids("Answer") in counted
     for question, row in zip(task.questions, rows, strict=True):
         ids = model.decoder.tokenizer(task.prompt(question), return_tensors="pt").input_ids
