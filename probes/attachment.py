@@ -119,7 +119,7 @@ class AttachedProbe:
         if real is None:
             self._rows = None
         else:
-            if self._prompt is not None:  # not the candidates for what follows it
+            if self._prompt is not None:  # assisted generation brings candidate tokens after the prompt
                 real = real & (torch.arange(brought, device=real.device) < self._prompt - cached)
             self._found = real.any(1)
             self._capture.arm(brought - 1 - real.flip(1).int().argmax(1))
@@ -151,10 +151,10 @@ class AttachedProbe:
 def _prompt_length(inputs: Tensor | None = None, *_: Any, **call: Any) -> int:
     """Tokens a row of the prompt of a `generate` call, those in its cache included."""
     mask = call.get("attention_mask")
-    if isinstance(mask, Tensor) and mask.ndim == 2:  # always of the whole prompt; ids may be of what is not cached
+    if isinstance(mask, Tensor) and mask.ndim == 2:  # covers the whole prompt; ids may cover only what is not cached
         return mask.shape[1]
     given = next((call[name] for name in ("inputs_embeds", "input_ids") if call.get(name) is not None), inputs)
-    # Without any, the model's own first token is the prompt.
+    # Without a prompt, `generate` starts from one token of the model's own.
     return given.shape[1] if isinstance(given, Tensor) and given.ndim > 1 else 1
 
 
@@ -184,11 +184,12 @@ def _real_tokens(mask: Any, cached: int, tokens: Tensor) -> Tensor | None:
         return torch.ones(batch, brought, dtype=torch.bool, device=tokens.device)
     if not isinstance(mask, Tensor) or mask.ndim not in (2, 4) or mask.shape[-1] < brought:
         return None
-    # Keys begin with the cache's first, and may go on behind the new ones; those of a sliding window end with these.
+    # The mask's keys begin with the first cached token and may go on after the new ones. With a sliding window they end
+    # with the new ones.
     start = min(cached, mask.shape[-1] - brought)
     if mask.ndim == 2:
         real = mask[:, start : start + brought] != 0
-    else:  # padding is what no token attends to, not even itself
+    else:  # a padding token does not attend even to itself
         itself = mask[:, 0].diagonal(start, 1, 2)
         real = itself > torch.finfo(itself.dtype).min / 2 if itself.is_floating_point() else itself != 0
     return real.expand(batch, brought) if real.shape in ((1, brought), (batch, brought)) else None

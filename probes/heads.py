@@ -31,7 +31,7 @@ LARGEST_WIDTH, LARGEST_DEPTH = 2**20, 100
 
 
 def whole_number(name: str, value: Any, least: int, most: int) -> int:
-    """A setting that is a whole number in a range, as Python's own: numpy's are none to JSON.
+    """A setting that is a whole number in a range, as Python's int, which JSON can hold and numpy's it cannot.
 
     Raises:
         ProbeError: If it is none, or out of the range.

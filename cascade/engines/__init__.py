@@ -1,6 +1,6 @@
 """Engines: what answers, and what shows hidden states. A new one is a file of its own and an entry here."""
 
-# Where the settings of each are, which say the rest; nothing is imported before it is asked for.
+# Name to the settings class, as "module:class"; its `build` makes the engine. A module is imported when it is needed.
 ENGINES = {
     "decoder": "cascade.engines.settings:DecoderConfig",
     "endpoint": "cascade.engines.settings:EndpointConfig",

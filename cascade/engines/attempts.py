@@ -174,7 +174,7 @@ class _Stream(httpcore2.NetworkStream):
         try:
             data = self._stream.read(max_bytes, _BOUNDS.seconds(timeout))
         except httpcore2.ReadTimeout:
-            _BOUNDS.seconds(timeout)  # which says so where it is the end of the attempt, and no silence
+            _BOUNDS.seconds(timeout)  # raises another error where the whole attempt has run out of time
             raise
         _BOUNDS.left -= len(data)
         if _BOUNDS.left < 0:
@@ -296,7 +296,7 @@ def retry_after(headers: Mapping[str, str]) -> float:
         try:
             date = email.utils.parsedate_to_datetime(value)
         except ValueError:
-            return 0.0  # not a wish that anybody could follow
+            return 0.0  # neither a number nor a date
         # A date without a zone is in GMT (RFC 9110, 5.6.7).
         seconds = ((date if date.tzinfo else date.replace(tzinfo=UTC)) - datetime.now(UTC)).total_seconds()
     return 0.0 if math.isnan(seconds) else min(max(seconds, 0.0), MAX_WAIT_SECONDS)

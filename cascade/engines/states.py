@@ -1,7 +1,8 @@
 """Engines that show hidden states: what a store, a probe and a reader need of them beside answers.
 
-An engine of one's own gives `StatesEngine.read`, one pass that answers and keeps states; what it replies, and where
-its probe stops it, follows. Whoever can leave a pass half way has an `answer` of its own (`cascade.engines.local`).
+A new engine defines `StatesEngine.read`: one pass that answers and returns hidden states. `StatesEngine` makes `answer`
+of it, and applies the probe and the gate. An engine that can stop half way through a pass overrides `answer`, as
+`cascade.engines.local` does.
 """
 
 from __future__ import annotations

@@ -289,7 +289,7 @@ def _reader_cost(info: ModelInfo, usage: Usage, unit: str) -> np.ndarray | float
             return one
         assert usage.prompt_tokens is not None
         return one * usage.prompt_tokens.astype(float)
-    return float("nan")  # not known, and not nothing
+    return float("nan")  # unknown, which is not the same as free
 
 
 def charges(costs: PassCosts, ledger: str, asks: Sequence[Collection[str]]) -> np.ndarray:

@@ -32,10 +32,10 @@ SCORING_BATCH = 128
 def probe_for(
     model: StatesEngine, task: str, scored: Scored, runs: Path, layer: int | None = None, seed: int = 0
 ) -> Probe:
-    """The probe of a scored model at a layer, from the folder of runs; trained where missing or outdated.
+    """The probe of a scored model at a layer, from the folder of runs. A missing or outdated one is trained.
 
-    With which settings of the head the one that is there was trained is its own affair, as long as it predicts the
-    model's own verdicts: that is how a better one is brought to a cascade.
+    A probe that is there is taken whatever the settings of its head, as long as it predicts the model's own verdicts.
+    So a better head, once trained there, is the one that the cascade uses.
 
     Args:
         model: The model.
@@ -61,7 +61,7 @@ def probe_for(
         )
         wanted = (key.model_revision, key.task_revision, key.template_hash, key.precision, split.fingerprint, OWN_LABEL)
         if found == wanted:
-            # Whoever tried other settings has it from that trial.
+            # Its AUROC is said, since it may come from a trial with other settings of the head.
             worth = f", AUROC {config.metrics['auroc']:.3f} on its test part" if "auroc" in config.metrics else ""
             print(f"Reusing the probe in {run.folder}{worth}", file=sys.stderr)
             return probe
@@ -86,7 +86,7 @@ def probe_for(
 
 
 def check_base(probe: Probe, scored: Scored, allow_base_mismatch: bool = False) -> None:
-    """Refuses to read the states of a model, or after prompts in a form, that a probe was not trained on.
+    """Refuses states that a probe was not trained on: another model's, or those after prompts in another form.
 
     Args:
         probe: Knows its base, revision, layer, position, dtype and prompt template.

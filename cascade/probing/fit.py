@@ -205,13 +205,13 @@ def _plain(value: Any) -> Any:
 
 
 def _clear(folder: Path, config: str) -> None:
-    """Takes what an earlier run left out of a run's folder, and writes the settings of the one that begins.
+    """Removes an earlier run's files from the folder, and writes the settings of the run that begins.
 
-    So nothing in it is ever of other settings than ``config.yaml``, even if the run is killed.
+    Everything in the folder then belongs to its ``config.yaml``, even if the run is killed.
     """
     kept = folder / "config.yaml"
     if not kept.exists() or kept.read_text() != config:
-        (folder / RUN_ID).unlink(missing_ok=True)  # a tracked run that was cut off goes on, but as no other one
+        (folder / RUN_ID).unlink(missing_ok=True)  # other settings are another tracked run
     for name in _LEFT:
         if (folder / name).is_dir():
             shutil.rmtree(folder / name)

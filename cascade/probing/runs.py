@@ -25,7 +25,7 @@ class ProbeRun:
 
     @property
     def name(self) -> str:
-        """What is predicted of what, whatever the layer."""
+        """The folder's name without the layer: the model, the task, and what is predicted."""
         return self.folder.name.rpartition("--layer")[0]
 
     @classmethod
@@ -41,8 +41,8 @@ class ProbeRun:
     ) -> ProbeRun:
         """The run of one model, task and layer, or of several layers, under a folder of runs.
 
-        What predicts something else than the model's own verdicts is another run, by the name of the labels' file and
-        by the targets.
+        A probe of something else than the model's own verdicts has another folder: its name has the labels' file and
+        the targets in it.
         """
         task = "-".join([task, *(prompts.settings.values() if prompts is not None else ())])
         numbers = [layer] if isinstance(layer, int) else layer

@@ -94,7 +94,10 @@ def _check_probes(policy: LivePolicy, models: list[Engine], source: Path) -> Non
 
 
 def build_model(member: Member, last: bool = False, task: Task | None = None) -> Engine:
-    """One model of a cascade; the last one has no probe but one that is named, and gives no confidence if it is remote.
+    """One model of a cascade.
+
+    The last model answers whatever its confidence. So it gets no probe unless one is named, and an endpoint in its
+    place is not asked for log-probabilities.
 
     Raises:
         CascadeError, ProbeError: If the model or its probe is missing, or they do not fit.
@@ -114,7 +117,9 @@ def _probe(member: Member, last: bool) -> Probe | None:
 
 
 def named_probes(members: Sequence[Member]) -> dict[str, Probe | None]:
-    """By the model's name the probe that it names, or ``None`` where it is to have none; others are left out.
+    """The probes that models name, by the model's name: ``None`` for a model that is to have none.
+
+    Models that say nothing of a probe are left out.
 
     Raises:
         CascadeError, ProbeError: If one is not there, or does not load.

@@ -97,7 +97,7 @@ class Journal:
         )
 
     def _append(self, lines: Sequence[dict[str, Any]]) -> None:
-        # A confidence that is no number keeps nothing, as one that is not there: null.
+        # NaN becomes null: a confidence that is not a number keeps no question, as one that is missing.
         self._file.write(b"".join(json.dumps(finite(line), allow_nan=False).encode() + b"\n" for line in lines))
         self._file.flush()
         os.fsync(self._file.fileno())

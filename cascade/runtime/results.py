@@ -141,7 +141,8 @@ def _scores(result: Run, label: str) -> pa.Table | None:
     rows, cascade = [], result.cascade
     for question, answer in zip(result.questions, result.answers, strict=True):
         for step in answer.steps:
-            # What left before its answer was generated has none; an empty one that a model ended itself is wrong.
+            # A question that left before its answer was generated has no answer, and no row. An empty answer that the
+            # model ended by itself has a row, and is wrong.
             if step.reply is None or step.best_effort or (step.reply.rejected_by and not step.reply.text):
                 continue
             reader = cascade.readers.get(step.place)

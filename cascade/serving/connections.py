@@ -11,16 +11,17 @@ import resource
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 SPARE_FILES = 128
-"""Files that a server has open beside its connections, generously: models, caches, the log."""
+"""Files kept free for a server's models, caches and log; an upper bound."""
 
 KEEP_ALIVE_SECONDS = 30
-"""For which an idle connection is kept after a reply. Clients drop theirs after 5 s by default: were it as little here,
-a request might meet a connection that is just being closed."""
+"""How long an idle connection is kept after a reply. Clients drop theirs after 5 s by default. With as little here, a
+request could arrive on a connection that is just being closed."""
 
 
 class BoundedConnection(H11Protocol):
-    """A connection that is closed where it stays silent, or sends a request's head or what is left of a refused body
-    too slowly; and the longest silent of all where there are too many.
+    """A connection with deadlines: for silence, for a request's head, and for the rest of a refused body.
+
+    Where there are too many connections, the one that has been silent longest is closed.
 
     Attributes:
         head_seconds: From the connection's beginning, or the first byte after a reply, to the whole head of a request.

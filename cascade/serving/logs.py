@@ -107,11 +107,11 @@ def _line(event: str, values: dict[str, object]) -> str:
 def _put(stream: TextIO, line: str) -> None:
     try:
         file = stream.fileno()
-    except OSError:  # none of the system's
+    except OSError:  # a stream that is no file of the system, as in tests
         stream.write(line)
         stream.flush()
         return
-    # Not through the stream, whose lock a write that waits would hold while the interpreter ends and wants it.
+    # Past the stream: a write that waits would hold the stream's lock, and the interpreter needs that lock to end.
     data = line.encode()
     while data:
         data = data[os.write(file, data) :]

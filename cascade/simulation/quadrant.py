@@ -98,11 +98,15 @@ def _from_the_top(sums: np.ndarray) -> np.ndarray:
 def _sweep(
     early: np.ndarray, ranks: np.ndarray, gain: np.ndarray, passed: np.ndarray, levels: int
 ) -> tuple[float, int]:
-    """Best Σ over every quadrant, less Σ early_out, and the last question inside it, in order of ``early``."""
+    """The greatest sum over all quadrants, less Σ early_out, and the place of the quadrant's last question.
+
+    Places count the questions in order of ``early``, the highest first.
+    """
     leaves = 1
     while leaves < levels:
         leaves *= 2
-    # tree[node] = (sum of the gains below it, best sum of an upper end of it that holds a question)
+    # tree[node]: the sum of the gains of all questions below the node, and the greatest sum over the highest ranks below
+    # it, of at least one question.
     tree = np.zeros((2 * leaves, 2))
     tree[:, 1] = -np.inf
     best, best_last, offset = -np.inf, 0, 0.0

@@ -270,7 +270,7 @@ def report(chain: ChainScores, thresholds: Thresholds, prices: Prices | None = N
 
     def sub_chain(places: tuple[int, ...], which: Thresholds) -> Row:
         part = chain.keep(places)
-        # Counted anew, as a call is dear or free by whether the model is this chain's last.
+        # Counted anew for each chain: in the unit of calls, only the chain's last model costs anything.
         own = {unit: pass_costs(part, unit, prices) for unit in costs}
         return simulate(part, ThresholdPolicy.whole([which] * (len(places) - 1)), own)
 
