@@ -105,8 +105,8 @@ def _sweep(
     leaves = 1
     while leaves < levels:
         leaves *= 2
-    # tree[node]: the sum of the gains of all questions below the node, and the greatest sum over the highest ranks below
-    # it, of at least one question.
+    # tree[node]: the sum of the gains of all questions below the node, and the greatest sum over the highest ranks
+    # below it, of at least one question.
     tree = np.zeros((2 * leaves, 2))
     tree[:, 1] = -np.inf
     best, best_last, offset = -np.inf, 0, 0.0
