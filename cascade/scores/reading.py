@@ -27,13 +27,13 @@ class LogFormat:
         what: In words, for errors: ``a CSV file``.
         endings: Of its files.
         read: From a file to a table, by the schema's names or by others that ``--columns`` maps.
-        knows: Tells a file of this format from others of the same ending; by default all of them are of it.
+        knows: Tells a file of this format from others of the same ending. A general format has none, and takes all.
     """
 
     what: str
     endings: tuple[str, ...]
     read: Callable[[Path], pa.Table]
-    knows: Callable[[Path], bool] = lambda path: True
+    knows: Callable[[Path], bool] | None = None
 
 
 def read_table(path: Path) -> pa.Table:
@@ -50,15 +50,26 @@ def read_table(path: Path) -> pa.Table:
     ending = path.suffix.lower()
     if ending not in (known := endings()):
         raise CascadeError(f"Expected {path} to end in {', '.join(known)}, but it does not")
-    # Later entries are asked first: a format of one's own comes before the general one of its ending.
-    named = [format for format in reversed(FORMATS.values()) if ending in format.endings]
-    format = next((format for format in named if format.knows(path)), named[-1])
+    format = _claiming(path) or next(f for f in FORMATS.values() if ending in f.endings and f.knows is None)
     try:
         table: pa.Table = format.read(path)
-    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+    except CascadeError:
+        raise
+    except (pa.ArrowException, OSError, ValueError) as error:
         raise CascadeError(f"Expected {path} to be {format.what}, but {str(error).splitlines()[0][:200]}") from error
     _check_unique(table.column_names, path)
     return table
+
+
+def is_claimed(path: Path) -> bool:
+    """Whether a file is of a format that knows its own files."""
+    return path.is_file() and _claiming(path) is not None
+
+
+def _claiming(path: Path) -> LogFormat | None:
+    """The last entry that knows a file, where one does."""
+    asked = [f for f in reversed(FORMATS.values()) if f.knows is not None and path.suffix.lower() in f.endings]
+    return next((f for f in asked if f.knows is not None and f.knows(path)), None)
 
 
 def endings() -> tuple[str, ...]:

@@ -99,7 +99,7 @@ class Asker:
     @cached_property
     def _context(self) -> int | None:
         """Tokens that the longest model has room for, ``None`` where one of them does not say."""
-        rooms = [getattr(getattr(model, "decoder", None), "context", None) for model in self.cascade.models]
+        rooms = [model.context for model in self.cascade.models]
         known = [room for room in rooms if room is not None]
         return max(known) if len(known) == len(rooms) else None
 

@@ -22,7 +22,7 @@ class Room:
         self._contexts: list[int | None] = []
         for place, model in enumerate(cascade.models):
             reader = getattr(cascade.readers.get(place), "model", None)
-            found = [getattr(one, "context", None) for one in (getattr(model, "decoder", None), reader)]
+            found = [model.context, getattr(reader, "context", None)]
             self._contexts.append(min((context for context in found if context is not None), default=None))
         self._bytes_per_token = bytes_per_token
 

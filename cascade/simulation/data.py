@@ -50,5 +50,10 @@ class Data:
 
 
 def is_task(data: Path) -> bool:
-    """Whether a path is the name of a task, or a file of questions, and not of scores."""
-    return names_task(str(data))
+    """Whether a path is the name of a task, or a file of questions, and not of scores.
+
+    A log of a format of its own is never taken for questions.
+    """
+    from cascade.scores.reading import is_claimed
+
+    return names_task(str(data)) and not is_claimed(data)

@@ -21,7 +21,7 @@ MEGABYTE = "word " * 200_000
 class Small(Plain):
     """A model of which the context is known: 10 tokens."""
 
-    decoder = SimpleNamespace(context=10)
+    context = 10
 
 
 @pytest.fixture
