@@ -15,8 +15,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from cascade.engines.base import Price
-from cascade.judge import judge_table
 from cascade.judging.base import Judge
+from cascade.judging.tables import judge_table
 from cascade.policies.base import Thresholds
 from cascade.policies.ledgers import Prices, pass_costs, read_prices
 from cascade.policies.thresholds import ThresholdPolicy
