@@ -144,7 +144,7 @@ def _each_once(pairs: list[tuple[str, object]]) -> dict[str, object]:
 
 
 FORMATS: dict[str, LogFormat] = {
-    "parquet": LogFormat("a Parquet file", (".parquet",), pq.read_table),
+    "parquet": LogFormat("a Parquet file", (".parquet",), lambda path: pq.read_table(path)),
     "csv": LogFormat("a CSV file", (".csv",), _read_csv),
     "json lines": LogFormat("JSON lines", (".jsonl", ".ndjson"), _read_json_lines),
 }
