@@ -1,12 +1,14 @@
-"""What `import cascade` and `import probes` offer, and what they cost."""
+"""What `import cascade` and `import probes` offer and cost, and what they are installed with."""
 
 from __future__ import annotations
 
 import ast
 import importlib
 import importlib.util
+import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,7 @@ import pytest
 import cascade
 import probes
 
+ROOT = Path(__file__).parents[1]
 PACKAGES = pytest.mark.parametrize("package", [cascade, probes], ids=lambda package: package.__name__)
 
 
@@ -41,3 +44,28 @@ def test_importing_it_loads_nothing_heavy(package):
     code = f"import sys, {package.__name__}; print({{'torch', 'numpy', 'pyarrow', 'lightning'}} & set(sys.modules))"
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert said == "set()\n"
+
+
+def locked(name: str) -> dict[str, tuple[str, list[str]]]:
+    """Package to its version and the hashes of its files, of a lock file."""
+    text = (ROOT / name).read_text()
+    found = re.findall(r"^([\w.-]+)==(\S+)[^\n]*((?:\n +--hash=sha256:[0-9a-f]{64}(?: \\)?)*)", text, re.MULTILINE)
+    return {plain(package): (version, re.findall("--hash=", hashes)) for package, version, hashes in found}
+
+
+def plain(package: str) -> str:
+    return re.split(r"[\[<>=!~; ]", package)[0].lower().replace("_", "-")
+
+
+def test_everything_that_make_installs_is_of_the_tested_version_and_has_hashes():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    pins = dict(line.split("==") for line in (ROOT / "constraints.txt").read_text().split() if "==" in line)
+    pins = {plain(name): version for name, version in pins.items()}
+    run, dev, torch = (locked(f"requirements{end}.lock") for end in ("", "-dev", "-torch"))
+    extras = project["optional-dependencies"]
+    wanted = {plain(name) for name in project["dependencies"]}
+    assert wanted <= run.keys() | torch.keys()
+    assert wanted | {plain(name) for extra in ("dev", "docs") for name in extras[extra]} <= dev.keys() | torch.keys()
+    for name, (version, hashes) in {**run, **dev, **torch}.items():
+        assert hashes, f"{name} has no hash"
+        assert version == pins.get(name, version), name
