@@ -196,21 +196,35 @@ def test_arcs_examples_are_of_its_validation_split(shared_data):
 
 
 def test_few_shot_goes_from_training_and_simulation_to_a_live_run(tmp_path, capsys):
-    chain, runs = "mini-llama-small,mini-llama-large", tmp_path / "runs"
-    train([f"--out={runs / 'probes'}", f"--data.stores={runs / 'stores'}", "--data.shots=2", "--trainer.max_epochs=3"])
-    flags = ["--chain", chain, "--runs", str(runs), "--shots=2"]
-    simulate(flags)
+    chain, runs, own = "mini-llama-small,mini-llama-large", tmp_path / "runs", tmp_path / "own.jsonl"
+    whole = load_task("mini-mmlu", 2)
+    lines = [
+        {
+            "id": q.id,
+            "question": q.text,
+            "subject": q.subject,
+            "choices": q.choices,
+            "answer": q.answers[0],
+            "split": split,
+        }
+        for split, questions in (("test", whole.questions[::9]), ("dev", whole.examples))
+        for q in questions
+    ]
+    own.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    trained = [f"--out={runs / 'probes'}", f"--data.stores={runs / 'stores'}", "--trainer.max_epochs=3"]
+    train([*trained, f"--data.task={own}", "--data.shots=2"])
+    simulate(["--chain", chain, "--runs", str(runs), "--shots=2", "--task", str(own)])
     assert "Reusing the probe" in capsys.readouterr().err
-    out = runs / "simulations" / "mini-llama-small+mini-llama-large--mini-mmlu--2-shot"
+    out = runs / "simulations" / "mini-llama-small+mini-llama-large--own.jsonl--2-shot"
     scored = pq.read_table(out / "scores" / "mini-llama-small.parquet")
     by_id = dict(zip(scored["question_id"].to_pylist(), scored["p_ik"].to_pylist(), strict=True))
-    probe = runs / "probes" / "mini-llama-small--mini-mmlu-2-shot--layer-2" / "probe"
+    probe = runs / "probes" / "mini-llama-small--own.jsonl-2-shot--layer-2" / "probe"
     config = tmp_path / "cascade.yaml"
     config.write_text(
         f"shots: 2\nmodels:\n- {{model: mini-llama-small, probe: {probe}}}\n- {{model: mini-llama-large}}\n"
     )
-    run([f"--config={config}", "--limit=40", f"--runs={runs}"])
-    folder = runs / "live" / "mini-llama-small+mini-llama-large--mini-mmlu--2-shot"
+    run([f"--config={config}", "--limit=40", f"--runs={runs}", f"--questions={own}"])
+    folder = runs / "live" / "mini-llama-small+mini-llama-large--own--2-shot"
     steps = pq.read_table(folder / "steps.parquet").to_pylist()
     first = [step for step in steps if step["model"] == "mini-llama-small"]
     assert len(first) == 40
