@@ -31,9 +31,10 @@ def write(root: Path, pause: float = 0.0) -> HiddenStateStore:
     """A whole store whose states are known, going on where another process stopped."""
     writer = StoreWriter(root, KEY, ROWS, WIDTH, SHARD)
     for number in writer.pending():
+        # What lies beside a shard is written before it, as scoring does: where the shard is, all of it is there.
+        (writer.folder / f"scores-{number:05d}").write_bytes(str(number).encode() * 50)
         rows = torch.tensor(writer.shards[number])[:, None]
         writer.write(number, {layer: (rows + layer + torch.arange(WIDTH) / WIDTH) for layer in KEY.layers})
-        (writer.folder / f"scores-{number:05d}").write_bytes(str(number).encode() * 50)
         time.sleep(pause)
     return writer.finish([f"scores-{number:05d}" for number in range(len(writer.shards))])
 
@@ -68,18 +69,16 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-def interrupted(root: Path, kills: int) -> int:
-    """Kills a writer so many times, and lets it end. Returns how often it was killed while it wrote."""
+def killed(root: Path, shards: int) -> Path:
+    """The folder of a store whose writer was killed (SIGKILL) once so many shards were there."""
     code = f"from pathlib import Path\nfrom experiments.attacks.files import write\nwrite(Path({str(root)!r}), 0.05)"
-    killed, clock = 0, random.Random(0)
-    for _ in range(kills):
-        with subprocess.Popen([sys.executable, "-c", code]) as process:
-            try:
-                process.wait(clock.uniform(1.5, 4))
-            except subprocess.TimeoutExpired:
-                process.send_signal(signal.SIGKILL)
-                killed += 1
-    return killed
+    with subprocess.Popen([sys.executable, "-c", code]) as process:
+        while process.poll() is None and len(list(root.glob("*/shard-*.safetensors"))) < shards:
+            time.sleep(0.001)
+        process.send_signal(signal.SIGKILL)
+    if process.returncode != -signal.SIGKILL:
+        raise SystemExit("a writer that was to be killed had ended by itself")
+    return next(root.iterdir())
 
 
 def full_disk(root: Path) -> None:
@@ -114,10 +113,14 @@ def main(args: list[str] | None = None, say: Callable[[str], None] = print) -> N
         if contents(write(root / "full").folder) != expected:
             raise SystemExit("after a full disk the bytes are others")
         say("a full disk: nothing half written, the same bytes afterwards")
-        killed = interrupted(root / "killed", values.kills)
-        if contents(write(root / "killed").folder) != expected:
-            raise SystemExit("after kills the bytes are others")
-        say(f"{killed} of {values.kills} runs killed: the same bytes")
+        clock = random.Random(0)
+        for number in range(values.kills):
+            folder = killed(root / f"killed-{number}", clock.randint(1, ROWS // SHARD - 2))
+            if (folder / "manifest.json").exists():
+                raise SystemExit("a store whose writer was killed says that it is whole")
+            if contents(write(root / f"killed-{number}").folder) != expected:
+                raise SystemExit("after a kill the bytes are others")
+        say(f"{values.kills} writers killed: each goes on to the same bytes")
 
 
 if __name__ == "__main__":
