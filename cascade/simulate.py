@@ -9,7 +9,7 @@ as a page. `python -m cascade.simulate validate FILE...` says whether score tabl
 from __future__ import annotations
 
 import sys
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -116,6 +116,7 @@ def main(args: list[str] | None = None) -> None:
     cascade = _cascade(values["cascade"], values["chain"], values["each"], values["shots"])
     if values["cascade"] is not None and thresholds == Thresholds():
         thresholds = Thresholds(cascade.p_t, cascade.p_ik)  # the file's own, where no other are asked for
+    data = replace(data, normalize=data.normalize or bool(cascade.normalize))
     if planned:
         _print_plan(data, thresholds.p_ik is not None, values["runs"], cascade, probes)
         return

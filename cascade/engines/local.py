@@ -114,7 +114,7 @@ class LocalModel(StatesEngine):
         self.decoder.model  # noqa: B018 - loads the weights, which is no question's time
         chosen = [self.first_tokens(prompt) for prompt in prompts]
         start = time.perf_counter()
-        limit = max(0 if prompt.letters else prompt.max_new_tokens for prompt in prompts)
+        limit = max(prompt.room for prompt in prompts)
         output = self.decoder.run([prompt.text for prompt in prompts], layers, limit)
         seconds = (time.perf_counter() - start) / len(prompts)
         replies = []

@@ -300,7 +300,7 @@ def check_lengths(name: str, context: int, prompts: Sequence[Prompt], lengths: S
     Raises:
         CascadeError: Naming the longest one.
     """
-    room = max((0 if prompt.letters else prompt.max_new_tokens for prompt in prompts), default=0)
+    room = max((prompt.room for prompt in prompts), default=0)
     over = [i for i, length in enumerate(lengths) if length > context - room]
     if over:
         longest = max(over, key=lambda i: lengths[i])

@@ -129,11 +129,22 @@ def test_a_cascade_is_read_by_simulate_run_serve_and_plan_alike(path, monkeypatc
     assert taken == [own, own]
 
 
+def test_a_cascade_that_decides_by_normalized_p_t_is_simulated_so(tmp_path, monkeypatch):
+    file, found = tmp_path / "cascade.yaml", []
+    file.write_text("chain: mini-llama-small,mini-llama-large\nnormalize: true\n")
+    keep = functools.wraps(simulate.simulate)(lambda data, *_: _keep(found, data.normalize))
+    monkeypatch.setattr(simulate, "simulate", keep)
+    for flags, normalized in (([f"--cascade={file}"], True), ([], False), (["--normalize=true"], True)):
+        with pytest.raises(Kept):
+            simulate.main(flags)
+        assert found.pop() is normalized
+
+
 class Kept(Exception):
     """What was looked for is known."""
 
 
-def _keep(taken: list[CascadeConfig], config: CascadeConfig) -> None:
+def _keep(taken: list, config: object) -> None:
     taken.append(config)
     raise Kept
 
