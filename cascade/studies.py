@@ -117,7 +117,9 @@ def simulate(
     choose_on, report_on, whole = divide(table, names, data.split, data.normalize)
     others = {name: _other(name, names, data, own) for name in data.evaluate_on or []}
     fixed = simulator.report(whole, thresholds, known)
-    found = studies.study(choose_on, report_on, goal, known, others)
+    # Where a validation part chooses, the test part certifies, as no probe was fitted to it; else all questions do.
+    certify_on = None if whole is report_on else whole
+    found = studies.study(choose_on, report_on, goal, known, others, certify_on=certify_on)
     swept = _sweep_layers(names, data, goal, known, own) if layers else ()
     for name in names:
         write_scores(table, name, out / "scores" / f"{file_name(name)}.parquet")

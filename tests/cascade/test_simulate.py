@@ -244,7 +244,7 @@ def test_logs_without_contrast_are_simulated_all_the_same(tmp_path, column, valu
     study = run(tmp_path / "o", files, "--epsilon=0.05")["study"]
     assert 0 <= study["chosen"]["reported"]["accuracy"]["estimate"] <= 1
     if column == "correct":  # the cheapest model is as good as any
-        assert study["chosen"]["thresholds"] == "small"
+        assert study["chosen"]["thresholds"].startswith("small")
         assert study["chosen"]["reported"]["cost_ratio"]["estimate"] == pytest.approx(0.1)
 
 
