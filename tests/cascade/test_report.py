@@ -16,6 +16,7 @@ import pytest
 from rich.console import Console
 
 from cascade.policies.base import Thresholds
+from cascade.policies.expected_utility import ExpectedUtilityPolicy
 from cascade.policies.ledgers import UNITS
 from cascade.policies.outcome import Outcome
 from cascade.policies.thresholds import ThresholdPolicy
