@@ -1,7 +1,8 @@
 """Processes forked from one that has imported everything, so that a test of a process does not pay for imports.
 
-For tests in which a process itself is tested: it is killed, signalled, or raced with others. Not for what is read
-while libraries are imported, such as the Hub's address, and not for what is imported at all: `subprocess` is.
+For tests in which a process itself is tested: it is killed, signalled, or raced with others, or it asks a Hub. Not for
+what is read while libraries are imported, other than the Hub's address and home, and not for what is imported at all:
+`subprocess` is.
 """
 
 from __future__ import annotations
@@ -16,17 +17,35 @@ import tempfile
 import time
 from pathlib import Path
 from typing import Any
+from unittest import mock
+
+from tests import hub_address
 
 _POPEN = subprocess.Popen
 FORKS = multiprocessing.get_context("forkserver")
 FORKS.set_forkserver_preload(
     [
-        *("pytest", "lightning.pytorch", "matplotlib.pyplot", "openai", "torch", "uvicorn"),
-        *(f"cascade.{name}" for name in ("run", "score", "serve", "train")),
+        *(
+            "pytest",
+            "datasets",
+            "lightning.pytorch",
+            "matplotlib.pyplot",
+            "openai",
+            "pyarrow.parquet",
+            "torch",
+            "uvicorn",
+        ),
+        *(f"cascade.{name}" for name in ("run", "score", "serve", "simulate", "train")),
         *("cascade.probing.fit", "cascade.runtime.build", "cascade.scoring.scored", "cascade.serving.server"),
-        *(f"transformers.models.{name}.modeling_{name}" for name in ("llama", "qwen3")),
+        *(f"transformers.models.{name}.modeling_{name}" for name in ("auto", "bert", "llama", "qwen3")),
     ]
 )
+
+
+def start_server() -> None:
+    """Starts the process that forks, if there is none: it reads the address and the home of the tests' Hub."""
+    with mock.patch.dict(os.environ, hub_address.environment(), clear=True):
+        multiprocessing.forkserver.ensure_running()
 
 
 def end_server() -> None:
@@ -94,6 +113,7 @@ class Forked:
         outside = dict(os.environ if environment is None else environment)
         self.stdout, self.stderr = Output(self), Output(self)
         outputs = (self.stdout.name, stderr or self.stderr.name)
+        start_server()
         self._process = FORKS.Process(target=_become, args=(command, outside, str(Path.cwd()), outputs))
         self._process.start()
 
