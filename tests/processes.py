@@ -37,6 +37,7 @@ FORKS.set_forkserver_preload(
         ),
         *(f"cascade.{name}" for name in ("run", "score", "serve", "simulate", "train")),
         *("cascade.probing.fit", "cascade.runtime.build", "cascade.scoring.scored", "cascade.serving.server"),
+        *("experiments.attacks.endpoints", "experiments.benchmarks.serving", "sklearn.linear_model", "skops.io"),
         *(f"transformers.models.{name}.modeling_{name}" for name in ("auto", "bert", "llama", "qwen3")),
     ]
 )
@@ -106,7 +107,7 @@ class Forked:
     Args:
         command: As after `python`.
         environment: Instead of this process's own.
-        stderr: A file to write errors to.
+        stderr: A file to write errors to, or a named pipe.
     """
 
     def __init__(self, *command: str, environment: dict[str, str] | None = None, stderr: str | None = None) -> None:
@@ -116,6 +117,12 @@ class Forked:
         start_server()
         self._process = FORKS.Process(target=_become, args=(command, outside, str(Path.cwd()), outputs))
         self._process.start()
+
+    def __enter__(self) -> Forked:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.wait()
 
     @property
     def pid(self) -> int:
@@ -148,7 +155,7 @@ class Forked:
 
 def instead_of_popen(command: list[str], **options: Any) -> Forked | subprocess.Popen:
     """For `subprocess.Popen` where the code under test starts one of our own commands by it."""
-    if command[:2] != [sys.executable, "-m"]:
+    if command[0] != sys.executable or command[1] not in ("-c", "-m"):
         return _POPEN(command, **options)
     return Forked(*command[1:], environment=options.get("env"), stderr=getattr(options.get("stderr"), "name", None))
 
