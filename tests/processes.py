@@ -54,12 +54,13 @@ def end_server() -> None:
     multiprocessing.forkserver._forkserver._stop()
 
 
-def _become(command: tuple[str, ...], environment: dict[str, str], folder: str, outputs: tuple[str, str]) -> None:
+def _become(command: tuple[str, ...], environment: dict[str, str], folder: str, ends: tuple[str, str, str]) -> None:
     """What a new interpreter would do: `python -m NAME …` or `python -c CODE …`."""
-    for number, path in enumerate(("/dev/null", *outputs)):
+    for number, path in enumerate(ends):
         opened = os.open(path, os.O_RDWR | os.O_APPEND)
         os.dup2(opened, number)
         os.close(opened)
+    sys.stdin = open(0, closefd=False)  # noqa: SIM115
     sys.stdout, sys.stderr = (open(number, "w", buffering=1, closefd=False) for number in (1, 2))  # noqa: SIM115
     os.environ.clear()
     os.environ.update(environment)
@@ -108,14 +109,21 @@ class Forked:
         command: As after `python`.
         environment: Instead of this process's own.
         stderr: A file to write errors to, or a named pipe.
+        stdin: A file to read from.
     """
 
-    def __init__(self, *command: str, environment: dict[str, str] | None = None, stderr: str | None = None) -> None:
+    def __init__(
+        self,
+        *command: str,
+        environment: dict[str, str] | None = None,
+        stderr: str | None = None,
+        stdin: str = "/dev/null",
+    ) -> None:
         outside = dict(os.environ if environment is None else environment)
         self.stdout, self.stderr = Output(self), Output(self)
-        outputs = (self.stdout.name, stderr or self.stderr.name)
+        ends = (stdin, self.stdout.name, stderr or self.stderr.name)
         start_server()
-        self._process = FORKS.Process(target=_become, args=(command, outside, str(Path.cwd()), outputs))
+        self._process = FORKS.Process(target=_become, args=(command, outside, str(Path.cwd()), ends))
         self._process.start()
 
     def __enter__(self) -> Forked:
