@@ -24,8 +24,9 @@ from cascade.serving.openapi import openapi
 from cascade.serving.origins import check_json
 from cascade.serving.overview import overview, samples
 from cascade.serving.page import read_page
-from cascade.serving.protocol import ChatRequest, CompletionRequest, parse_request
-from cascade.serving.questions import unknown_model
+from cascade.serving.passing import UNKNOWN, all_remote, beyond, pass_through
+from cascade.serving.protocol import ChatRequest, CompletionRequest, extra_of, parse_request
+from cascade.serving.questions import Asked, unknown_model
 from cascade.serving.replies import to_json
 from cascade.serving.service import Service, not_ready
 
@@ -113,16 +114,18 @@ def create_app(service: Service) -> ASGIApp:
     @app.post("/v1/chat/completions")
     async def chat_completions(request: Request) -> Response:
         id = f"chatcmpl-{uuid.uuid4().hex}"
-        asked = await _read(service, request, ChatRequest)
-        said = await service.ask(asked, id)
-        return await _answer(service, request, asked, Chat(asked, said), id, said)
+        found = await _ask(service, request, ChatRequest, id)
+        if isinstance(found, Response):
+            return found
+        return await _answer(service, request, found[0], Chat(*found), id, found[1])
 
     @app.post("/v1/completions")
     async def completions(request: Request) -> Response:
         id = f"cmpl-{uuid.uuid4().hex}"
-        asked = await _read(service, request, CompletionRequest)
-        said = await service.ask(asked, id)
-        return await _answer(service, request, asked, Completions(asked, said), id, said)
+        found = await _ask(service, request, CompletionRequest, id)
+        if isinstance(found, Response):
+            return found
+        return await _answer(service, request, found[0], Completions(*found), id, found[1])
 
     @app.exception_handler(ApiError)
     async def told(request: Request, error: ApiError) -> Response:
@@ -152,15 +155,29 @@ def create_app(service: Service) -> ASGIApp:
     return Front(app, service)
 
 
-async def _read(service: Service, request: Request, kind: type[R]) -> R:
-    """The request in a body; where nothing is accepted none is read."""
+async def _body(service: Service, request: Request) -> dict[str, Any]:
+    """The object in a body; where nothing is accepted none is read."""
     if not service.ready:
         raise not_ready()
     check_json(request.headers)
-    found = parse_request(kind, parse_object(await read_body(request, service.limits.body)))
-    known = found.model in (service.cascade.name, *service.cascade.names)
-    _log_of(request)["model"] = found.model if known else None  # any text may stand there
-    return found
+    body = parse_object(await read_body(request, service.limits.body))
+    known = body.get("model") in (service.cascade.name, *service.cascade.names)
+    _log_of(request)["model"] = body["model"] if known else None  # any text may stand there
+    return body
+
+
+async def _ask(service: Service, request: Request, kind: type[R], id: str) -> tuple[R, Asked] | Response:
+    """What is asked of the cascade; or the reply of the endpoint at its end, where the cascade could not judge one."""
+    body = await _body(service, request)
+    remote = all_remote(service, body.get("model"))
+    if reason := beyond(body, set(kind.model_fields)):
+        path = request.url.path.removeprefix("/v1")
+        if not (reason == UNKNOWN and remote) and (
+            reply := await pass_through(service, request, body, path, reason, _log_of(request))
+        ):
+            return reply
+    found = parse_request(kind, body, remote)
+    return found, await service.ask(found, id, extra_of(kind, body, remote))
 
 
 async def _answer(
@@ -169,7 +186,7 @@ async def _answer(
     asked: ChatRequest | CompletionRequest,
     shape: Chat | Completions,
     id: str,
-    said: Any,
+    said: Asked,
 ) -> Response:
     log = _log_of(request)
     if asked.stream:

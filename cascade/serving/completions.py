@@ -36,7 +36,7 @@ from cascade.tasks.base import ANSWER_PREFIX, after_prefix
 
 Json = dict[str, Any]
 _T = TypeVar("_T")
-_NO_BUFFER = {"cache-control": "no-cache", "x-accel-buffering": "no"}
+NO_BUFFER = {"cache-control": "no-cache", "x-accel-buffering": "no"}
 
 
 class Shape(Protocol):
@@ -241,7 +241,7 @@ async def reply_in_pieces(
     except BaseException:
         stream.close()
         raise
-    return StreamingResponse(stream.run(first), headers=_NO_BUFFER, media_type="text/event-stream")
+    return StreamingResponse(stream.run(first), headers=NO_BUFFER, media_type="text/event-stream")
 
 
 class _Stream:

@@ -6,7 +6,7 @@ the answer and are not supported, which are refused by name. What is asked by a 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError
@@ -19,10 +19,10 @@ MOST_STOPS = 4
 MOST_TOKENS = 2**31 - 1
 MOST_STAGES = 100
 
-IGNORED = frozenset(
-    """user metadata store service_tier parallel_tool_calls safety_identifier prompt_cache_key prompt_cache_retention
-    prediction""".split()
-)
+HINTS = frozenset("user metadata store service_tier safety_identifier prompt_cache_key prompt_cache_retention".split())
+"""Fields that change no answer. Models behind endpoints get them as they are."""
+
+IGNORED = HINTS | {"parallel_tool_calls", "prediction"}
 """Fields that change nothing here."""
 
 UNSUPPORTED: dict[str, tuple[Any, ...]] = {
@@ -220,8 +220,18 @@ class CompletionRequest(_Request):
 R = TypeVar("R", ChatRequest, CompletionRequest)
 
 
-def parse_request(kind: type[R], body: dict[str, Any]) -> R:
+def is_neutral(value: object, allowed: Sequence[object]) -> bool:
+    """Whether a field that is not supported says nothing: it is null, or one of the values that change nothing."""
+    return value is None or any(_same(value, one) for one in allowed)
+
+
+def parse_request(kind: type[R], body: dict[str, Any], unknown_too: bool = False) -> R:
     """A request that can be answered as it is meant.
+
+    Args:
+        kind: Of the request.
+        body: What it says.
+        unknown_too: Whether fields that nobody here knows are passed on, and not refused.
 
     Raises:
         ApiError: 400, naming the field that is at fault.
@@ -231,9 +241,11 @@ def parse_request(kind: type[R], body: dict[str, Any]) -> R:
         if name in known or name in IGNORED:
             continue
         if name not in UNSUPPORTED:
+            if unknown_too:
+                continue
             raise wrong(f"Unrecognized request argument supplied: {name[:60]}", name[:60])
         allowed = UNSUPPORTED[name]
-        if value is not None and not any(_same(value, one) for one in allowed):
+        if not is_neutral(value, allowed):
             instead = f"absent or {_shown(allowed[0])}" if allowed else "absent"
             raise wrong(f"Expected `{name}` to be {instead}, since nothing else is supported here", name)
     try:
@@ -242,6 +254,16 @@ def parse_request(kind: type[R], body: dict[str, Any]) -> R:
         raise _told(error) from None
     _check(request)
     return request
+
+
+def extra_of(kind: type[BaseModel], body: Mapping[str, Any], unknown_too: bool) -> dict[str, Any]:
+    """Fields for the models behind endpoints: hints and, where all models are there, what only they may know."""
+    ours = {*kind.model_fields, *UNSUPPORTED, *IGNORED}
+    return {
+        name: value
+        for name, value in body.items()
+        if value is not None and (name in HINTS or (unknown_too and name not in ours))
+    }
 
 
 def _check(request: _Request) -> None:

@@ -161,11 +161,16 @@ def headers(told: Sequence[Told]) -> dict[str, str]:
     answered = dict.fromkeys(t.answer.model for t in told if t.answer.model is not None)
     tried = dict.fromkeys(step.model for t in told for step in t.answer.steps)
     found = {
-        "x-cascade-model": ", ".join(quote(name, safe=_SAFE_IN_HEADERS) for name in answered),
-        "x-cascade-stages": ", ".join(quote(name, safe=_SAFE_IN_HEADERS) for name in tried),
+        "x-cascade-model": ", ".join(map(header_text, answered)),
+        "x-cascade-stages": ", ".join(map(header_text, tried)),
     }
     flops = total_costs(told).get("flops", {})
     return found | {f"x-cascade-cost-flops-{ledger}": f"{value:.0f}" for ledger, value in flops.items()}
+
+
+def header_text(name: str) -> str:
+    """A model's name as a header can hold it."""
+    return quote(name, safe=_SAFE_IN_HEADERS)
 
 
 def usage(told: Sequence[Told]) -> dict[str, int]:
