@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Collection, Mapping
 from typing import Any
 
 from starlette.requests import Request
@@ -18,8 +18,8 @@ from starlette.responses import Response, StreamingResponse
 from cascade.engines.base import Engine
 from cascade.engines.passing import CapError, Passed, Relay, RelayError
 from cascade.errors import CascadeError
+from cascade.serving.answering import NO_BUFFER, while_there
 from cascade.serving.batching import ClosedError, FullError
-from cascade.serving.completions import NO_BUFFER, while_there
 from cascade.serving.errors import ApiError, busy, unavailable, wrong
 from cascade.serving.protocol import IGNORED, UNSUPPORTED, is_neutral
 from cascade.serving.replies import header_text, to_json
@@ -35,13 +35,19 @@ FORMATS = frozenset(
 """What vLLM and llama.cpp call a format that an answer is forced into: its tokens' probabilities say nothing then."""
 
 
-def beyond(body: Mapping[str, Any], known: set[str], unsupported: Mapping[str, tuple[Any, ...]] = UNSUPPORTED) -> str:
+def beyond(
+    body: Mapping[str, Any],
+    known: Collection[str],
+    unsupported: Mapping[str, tuple[Any, ...]] = UNSUPPORTED,
+    ignored: Collection[str] = IGNORED,
+) -> str:
     """What in a request a chain cannot judge, in a word of ours; empty where it can.
 
     Args:
         body: Of the request.
         known: Its fields that are kept to.
         unsupported: Its fields that would change the answer, and their values that do not.
+        ignored: Its fields that change nothing.
     """
     for name, neutral in unsupported.items():
         if name in body and not is_neutral(body[name], neutral):
@@ -51,7 +57,7 @@ def beyond(body: Mapping[str, Any], known: set[str], unsupported: Mapping[str, t
             return found
     if any(body.get(name) is not None for name in FORMATS):
         return "response_format"
-    strange = body.keys() - known - IGNORED - unsupported.keys() - {"cascade"}
+    strange = [name for name in body if not any(name in some for some in (known, ignored, unsupported))]
     return UNKNOWN if strange else ""
 
 

@@ -125,6 +125,7 @@ def cascade_field(cascade: Cascade, told: Told, notes: Sequence[str] = ()) -> di
         "name": cascade.name,
         "answered_by": answer.model,
         "stages": stages,
+        "usage": usage_of_all([told]),
         "cost": told.total,
         "last_model_alone": None if alone is None else {"flops": alone},
         "seconds": measured_seconds(answer),
@@ -141,6 +142,7 @@ def cascade_fields(cascade: Cascade, told: Sequence[Told], notes: Sequence[str] 
     alone = last_model_alone(cascade)
     return {
         "name": cascade.name,
+        "usage": usage_of_all(told),
         "cost": total_costs(told),
         "last_model_alone": None if alone is None else {"flops": alone * len(told)},
         "seconds": sum(one["seconds"] for one in each),
@@ -174,8 +176,17 @@ def header_text(name: str) -> str:
 
 
 def usage(told: Sequence[Told]) -> dict[str, int]:
+    """Tokens of the models that answered, as the standard counts them."""
+    replies = [one.answer.reply for one in told]
+    return _usage(sum(r.prompt_tokens for r in replies), sum(r.completion_tokens for r in replies))
+
+
+def usage_of_all(told: Sequence[Told]) -> dict[str, int]:
     """Tokens of every model that was tried."""
-    read, written = (sum(t.tokens[i] for t in told) for i in (0, 1))
+    return _usage(*(sum(t.tokens[i] for t in told) for i in (0, 1)))
+
+
+def _usage(read: int, written: int) -> dict[str, int]:
     return {"prompt_tokens": read, "completion_tokens": written, "total_tokens": read + written}
 
 

@@ -62,12 +62,16 @@ def test_a_reply_says_which_stages_were_tried_and_what_they_cost(server, miniatu
     assert told["stages"][-1]["thresholds"] is None
 
 
-def test_usage_counts_every_model_that_was_tried(server, miniatures):
+def test_usage_is_that_of_the_answer_and_the_cascades_field_counts_every_model_that_was_tried(server, miniatures):
     question = next(q for q in OPEN[:50] if len(miniatures.answer(q).steps) == 3)
     reply = server.ask(question.text)
     replies = [step.reply for step in miniatures.answer(question).steps]
-    assert reply.usage.prompt_tokens == sum(r.prompt_tokens for r in replies)
-    assert reply.usage.completion_tokens == sum(r.completion_tokens for r in replies)
+    assert reply.usage.prompt_tokens == replies[-1].prompt_tokens
+    assert reply.usage.completion_tokens == replies[-1].completion_tokens
+    read, written = (sum(getattr(r, f"{kind}_tokens") for r in replies) for kind in ("prompt", "completion"))
+    assert reply.cascade["usage"] == {
+        "prompt_tokens": read, "completion_tokens": written, "total_tokens": read + written,
+    }  # fmt: skip
 
 
 def test_a_member_answers_alone(server, miniatures):

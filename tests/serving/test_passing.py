@@ -81,7 +81,8 @@ def test_what_no_chain_can_judge_goes_unchanged_to_the_last_model(served, provid
     assert counted(served, "passed_through_tokens") == {("prompt",): 11, ("completion",): 1}
     totals = httpx.get(f"{served.url}/v1/cascade").json()["totals"]
     assert totals["passed_through"] == {reason: 1} and totals["questions"] == 0
-    (line,) = served.lines("request")[:1]
+    wait_until(lambda: served.lines("request"), "the request's line")
+    line = served.lines("request")[0]
     assert (line["passed_through"], line["answered_by"], line["prompt_tokens"]) == (reason, ["big"], 11)
 
 
