@@ -15,7 +15,7 @@ A cell that was drawn before is not drawn again.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -36,6 +36,7 @@ from cascade.scores.reading import read_scores
 from cascade.simulation.frontier import choose, frontier
 from cascade.simulation.guarantee import certification
 from cascade.simulation.simulator import play, spent
+from experiments.pages import write_blocks
 from experiments.pareto_testing import pareto_testing
 from probes.files import file_name, write_atomically
 
@@ -154,6 +155,36 @@ def populations(folder: Path, miniature: Path | None) -> dict[str, ChainScores]:
     return found or {"made up": population()}
 
 
+def table(
+    everyone: Mapping[str, ChainScores], sizes: Sequence[int], draws: int, epsilon: float, delta: float, kept: Path
+) -> Iterator[str]:
+    """The lines of the table in Markdown, each when its draws are done.
+
+    Args:
+        everyone: Populations by name.
+        sizes: Questions of a draw.
+        draws: How many.
+        epsilon: ε.
+        delta: δ.
+        kept: A JSON file of what was drawn before, and is drawn now.
+    """
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    done: dict[str, dict[str, float]] = json.loads(kept.read_text()) if kept.exists() else {}
+    yield f"| chain | questions | {' | '.join(RULES)} | best |"
+    yield f"|---|---:|{'---:|' * (len(RULES) + 1)}"
+    for label, chain in everyone.items():
+        there_is = best(chain, epsilon)
+        for questions in sizes:
+            cells = []
+            for name, rule in RULES.items():
+                key = f"{label}, {questions}, {name}, {epsilon:g}, {delta:g}, {draws}"
+                if key not in done:
+                    done[key] = asdict(draw(chain, rule, questions, draws, epsilon, delta))
+                    write_atomically(kept, json.dumps(done, indent=1).encode())
+                cells.append(" / ".join(f"{100 * share:.1f}" for share in done[key].values()))
+            yield f"| {label} | {questions:,} | {' | '.join(cells)} | {100 * there_is:.1f} |"
+
+
 @one_line_errors()
 def main(args: list[str] | None = None) -> None:
     """The entry point."""
@@ -165,28 +196,22 @@ def main(args: list[str] | None = None) -> None:
     parser.add_argument("--epsilon", type=float, default=0.01, help="accuracy that may be lost")
     parser.add_argument("--delta", type=float, default=0.1, help="probability with which a promise may fail")
     parser.add_argument("--out", type=Path, default=Path("runs/promises.json"), help="where the counts are kept")
+    parser.add_argument("--readme", type=bool, default=False, help="write the block `promises` of docs/, too")
     values = parser.parse_args(args)
-    values.out.parent.mkdir(parents=True, exist_ok=True)
-    done: dict[str, dict[str, float]] = json.loads(values.out.read_text()) if values.out.exists() else {}
     most = stats.binom.ppf(0.999, values.draws, values.delta) / values.draws
     print(
         f"ε = {values.epsilon:g}, δ = {values.delta:g}, {values.draws} draws: a promise kept with probability "
         f"{1 - values.delta:g} is broken in at most {100 * most:.1f} % of them, but for one case in a thousand.\n"
         f"broken / saved / given up, in %, and the most that could be saved\n"
     )
-    print(f"| chain | questions | {' | '.join(RULES)} | best |\n|---|---:|{'---:|' * (len(RULES) + 1)}")
-    for label, everyone in populations(values.scores, values.miniature).items():
-        there_is = best(everyone, values.epsilon)
-        for questions in values.sizes:
-            cells = []
-            for name, rule in RULES.items():
-                key = f"{label}, {questions}, {name}, {values.epsilon:g}, {values.delta:g}, {values.draws}"
-                if key not in done:
-                    kept = draw(everyone, rule, questions, values.draws, values.epsilon, values.delta)
-                    done[key] = asdict(kept)
-                    write_atomically(values.out, json.dumps(done, indent=1).encode())
-                cells.append(" / ".join(f"{100 * share:.1f}" for share in done[key].values()))
-            print(f"| {label} | {questions:,} | {' | '.join(cells)} | {100 * there_is:.1f} |", flush=True)
+    everyone = populations(values.scores, values.miniature)
+    lines = []
+    for line in table(everyone, values.sizes, values.draws, values.epsilon, values.delta, values.out):
+        print(line, flush=True)
+        lines.append(line)
+    if values.readme:
+        for page in write_blocks({"promises": "\n".join(lines)}):
+            print(f"Wrote {page}")
 
 
 if __name__ == "__main__":

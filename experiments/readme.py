@@ -2,7 +2,7 @@
 
 Run `python -m experiments.miniature.cards` first. Writes the blocks `demo`, `recommendation`, `ood`, `chains`,
 `transfer`, `miniature` and `columns` (see `experiments.pages`). `experiments.layer_sweeps` writes `layers`, and
-`experiments.readers --readme true` writes `readers` and `gate`.
+`experiments.readers --readme true` writes `readers` and `gate`, `experiments.promises --readme true` writes `promises`.
 """
 
 from __future__ import annotations
