@@ -7,9 +7,12 @@ import pytest
 from tests.browser import tab
 from tests.cascade.test_report import made, written
 
-SIZES = ("1.7B", "8B", "32B")
-LONG_NAMES = [f"/mnt/models/some-organisation/Qwen3-{size}-Instruct-2507-bnb-4bit-finetuned-on-ours" for size in SIZES]
-# Every box that scrolls: how wide its content is, how wide the box, and whether its head stays where it is.
+# Nothing that all share and that could be left out.
+LONG_NAMES = [
+    f"{size}-of-some-organisation-with-a-name/Qwen3-Instruct-2507-bnb-4bit-finetuned-on-ours-{size}"
+    for size in ("1.7B", "8B", "32B")
+]
+# Every box that scrolls: how wide its content is, how wide the box, and where the name of a row is once it scrolled.
 BOXES = """
 return [...document.querySelectorAll('.scroll')].filter((box) => box.checkVisibility()).map((box) => {
   box.scrollLeft = 10000;
