@@ -418,7 +418,7 @@ def test_labels_beside_points_do_not_cover_each_other():
     axes = figure.subplots()
     at = [(0.5 + 0.01 * i, 50 + 0.1 * i) for i in range(6)] + [(0, 0), (1, 100)]
     axes.scatter(*np.array(at).T)
-    label_points(axes, at, [f"a-long-name-{i}" for i in range(8)])
+    label_points([axes], at, [f"a-long-name-{i}" for i in range(8)])
     figure.draw_without_rendering()
     boxes = [t.get_window_extent() for t in axes.texts if t.get_text()]
     assert len(boxes) == 8
