@@ -32,6 +32,9 @@ def build_parser() -> ArgumentParser:
     parser.add_argument("--limit", type=int, help="only so many questions, from the first on")
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder of runs")
     parser.add_argument("--out", type=Path, help="folder of this one; by default one under RUNS/live")
+    verdicts = "file (JSON lines, CSV) of `question_id`, `correct` and, where known, `reference_correct`, whether the "
+    verdicts += "last model's answer would have been right: what the promise is watched by, in its order"
+    parser.add_argument("--verdicts", type=Path, help=verdicts)
     parser.add_argument("--plan", action="store_true", help=PLAN_HELP)
     return parser
 
@@ -42,7 +45,7 @@ def main(args: list[str] | None = None) -> None:
     parser = build_parser()
     values = parser.instantiate(parser.parse_args(args)).as_dict()
     values.pop("config", None)
-    own = {name: values.pop(name) for name in ("questions", "split", "limit", "runs", "out")}
+    own = {name: values.pop(name) for name in ("questions", "split", "limit", "runs", "out", "verdicts")}
     if values.pop("plan"):
         from cascade.planning.costs import plan_cascade
         from cascade.planning.table import print_plan
@@ -60,6 +63,8 @@ def main(args: list[str] | None = None) -> None:
     from cascade.report.run_table import print_run
 
     print_run(result.to_json(), result.cascade.policy.name, result.cascade.names[-1], result.folder)
+    for line in result.watch.lines():
+        print(line)
     if failed := [answer for answer in result.answers if answer.failure]:
         raise CascadeError(
             f"{len(failed):,} of {len(result.answers):,} questions have no answer, such as {failed[0].question_id!r}: "

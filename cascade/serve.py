@@ -31,7 +31,7 @@ def serve(
     batch_milliseconds: float = 4.0,
     body_limit: int = 2**20,
     bytes_per_token: int = 32,
-    drift_window: int = 1000,
+    state: Path | None = None,
     log_text: bool = False,
 ) -> None:
     """Serves until SIGTERM or SIGINT, and then finishes what it has accepted.
@@ -50,14 +50,14 @@ def serve(
         body_limit: Bytes of a request's body at the most.
         bytes_per_token: Bytes of a prompt at the most for each token of a model's context. A longer prompt is refused
             before it is tokenised. Tokens of English text have 4 to 5 bytes.
-        drift_window: Live confidences that the drift from the calibration questions is measured on.
+        state: File that the watch over promise and signals is kept in, so that it goes on after a restart; by default
+            it begins anew.
         log_text: Write questions and answers to the log.
     """
     for name, value, least in (
         ("queue", queue, 1),
         ("body_limit", body_limit, 1),
         ("bytes_per_token", bytes_per_token, 1),
-        ("drift_window", drift_window, 50),
     ):
         if value < least:
             raise CascadeError(f"Expected `{name}` to be at least {least}, but got {value}")
@@ -78,8 +78,8 @@ def serve(
     cascade = build_cascade(config)
     if not cascade.keep_loaded:
         raise CascadeError("Expected `keep_loaded` to be true for a server, which holds every model, but got false")
-    limits = Limits(queue, batch_milliseconds / 1000, body_limit, drift_window, bytes_per_token)
-    server = Server(Service(cascade, limits, keys, Log(text=log_text), origins), listener)
+    limits = Limits(queue, batch_milliseconds / 1000, body_limit, bytes_per_token)
+    server = Server(Service(cascade, limits, keys, Log(text=log_text), origins, state), listener)
     chain = " → ".join(cascade.names)
 
     def say(url: str) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 
 from cascade.errors import CascadeError
 from cascade.policies.base import LivePolicy, Policy
+from cascade.policies.promise import Watched
 from cascade.policies.registry import POLICIES
 
 
@@ -66,6 +67,27 @@ def read_policy(path: Path, names: Sequence[str]) -> tuple[LivePolicy, bool | No
     Raises:
         CascadeError: If there is no such file, or no policy in it.
     """
+    values, _ = _read(path)
+    normalize = values.get("normalize")
+    if not isinstance(normalize, bool | None):
+        raise CascadeError(f"Expected `normalize` in {path} to be true or false, but got {normalize!r}")
+    return policy_from_json(values, names, str(path)), normalize
+
+
+def read_watched(path: Path) -> Watched:
+    """What the policy in a file is watched by: its promise, and the distributions of its signals.
+
+    They stand under ``watched``, in report.json beside the chosen policy. Files of before have none.
+
+    Raises:
+        CascadeError: If there is no policy in the file, or what is to be watched is not what it has to be.
+    """
+    _, watched = _read(path)
+    return Watched.from_json(watched, str(path))
+
+
+def _read(path: Path) -> tuple[dict[str, Any], object]:
+    """A policy's values, and what it is watched by, ``None`` where the file does not say."""
     try:
         values = json.loads(path.read_text())
     except (OSError, ValueError) as error:
@@ -75,14 +97,13 @@ def read_policy(path: Path, names: Sequence[str]) -> tuple[LivePolicy, bool | No
             f"Expected a policy on P(T) to run, but the thresholds in {path} are on {values['p_t']}, which a live "
             f"cascade does not ask for"
         )
+    watched = values.get("watched") if isinstance(values, dict) else None
     if isinstance(values, dict) and "study" in values:
         try:
-            values = values["study"]["chosen"]["to_run"]
-        except (KeyError, TypeError) as error:
+            chosen = values["study"]["chosen"]
+            values, watched = chosen["to_run"], chosen.get("watched")
+        except (KeyError, TypeError, AttributeError) as error:
             raise CascadeError(f"Expected a chosen policy in {path}, but there is none: {error!r}") from error
     if not isinstance(values, dict):
         raise CascadeError(f"Expected {path} to hold a JSON object, but got {type(values).__name__}")
-    normalize = values.get("normalize")
-    if not isinstance(normalize, bool | None):
-        raise CascadeError(f"Expected `normalize` in {path} to be true or false, but got {normalize!r}")
-    return policy_from_json(values, names, str(path)), normalize
+    return values, watched

@@ -25,6 +25,7 @@ from cascade.runtime.costs import answer_costs, last_model_alone
 from cascade.runtime.engine import Answer, Cascade, Journey
 from cascade.runtime.journal import Journal
 from cascade.runtime.results import Run, write_run
+from cascade.runtime.verdicts import read_verdicts, watch_run
 from cascade.tasks.load import load_questions
 from cascade.tasks.task import Task
 from probes.files import file_name
@@ -39,6 +40,7 @@ def run(
     limit: int | None = None,
     runs: Path = Path("runs"),
     out: Path | None = None,
+    verdicts: Path | None = None,
 ) -> Run:
     """Answers questions with a cascade, resuming where an earlier run was cut off.
 
@@ -51,6 +53,7 @@ def run(
         limit: Only so many questions, from the first on.
         runs: Folder of runs.
         out: Folder of this one; by default one under RUNS/live.
+        verdicts: What was right, where the questions do not say; see `cascade.runtime.verdicts`.
 
     Raises:
         CascadeError: If questions or configuration are not what they have to be, a model cannot tell the questions'
@@ -62,6 +65,7 @@ def run(
         names, shots = [member.name for member in cascade.members], cascade.shots
     task, label = asked_of(questions, split, limit, names, shots)
     cascade = cascade if isinstance(cascade, Cascade) else build_cascade(cascade, task)
+    told = None if verdicts is None else read_verdicts(verdicts, {question.id for question in task.questions})
     prompts = [prompt_of(question, task) for question in task.questions]
     _check_letters(cascade, prompts)
     folder = out or folder_of(runs, cascade.names, label, shots)
@@ -80,7 +84,9 @@ def run(
             answers = cascade.answer_many((), progress=False, on_step=keep, journeys=journeys)
     finally:
         journal.close()
-    result = Run(cascade, task, tuple(answers), answer_costs(cascade, answers), time.perf_counter() - started, folder)
+    seconds = time.perf_counter() - started
+    watch = watch_run(cascade, task, answers, told)
+    result = Run(cascade, task, tuple(answers), answer_costs(cascade, answers), seconds, folder, watch)
     write_run(result, label)
     return result
 

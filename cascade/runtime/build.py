@@ -12,7 +12,8 @@ import pyarrow as pa
 from cascade.engines.base import Engine, Reader
 from cascade.errors import CascadeError
 from cascade.policies.base import LivePolicy, Thresholds
-from cascade.policies.file import read_policy
+from cascade.policies.file import read_policy, read_watched
+from cascade.policies.promise import Watched, watched_of
 from cascade.policies.thresholds import ThresholdPolicy
 from cascade.runtime.config import CascadeConfig, Member, ReaderSettings
 from cascade.runtime.engine import Cascade
@@ -50,17 +51,28 @@ def build_cascade(config: CascadeConfig | Path | str | None = None, task: Task |
     policy, normalize = _policy(config, names, readers)
     if config.policy is not None:
         _check_probes(policy, models, config.policy)
+    calibration = _calibration(config, names, normalize)
     return Cascade(
         models,
         policy,
         config.name,
         readers,
         config.prices,
-        _calibration(config, names, normalize),
+        calibration,
         normalize,
         config.keep_loaded,
         task,
+        _watched(config, policy, calibration),
     )
+
+
+def _watched(config: CascadeConfig, policy: LivePolicy, calibration: ChainScores | None) -> Watched:
+    """What the policy's file says; for thresholds of a configuration the calibration scores, and no promise."""
+    if config.policy is not None:
+        return read_watched(Path(config.policy))
+    if calibration is None:
+        return Watched(missing="Neither a policy's file nor calibration scores are given to watch by")
+    return watched_of(policy, calibration)
 
 
 def _policy(config: CascadeConfig, names: list[str], readers: dict[int, Reader]) -> tuple[LivePolicy, bool]:

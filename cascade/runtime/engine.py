@@ -17,6 +17,7 @@ from cascade.errors import CascadeError
 from cascade.policies.base import LivePolicy
 from cascade.policies.ledgers import Prices, available_units, pass_costs
 from cascade.policies.outcome import Outcome
+from cascade.policies.promise import Watched
 from cascade.progress import progress as bar_of
 from cascade.scores.arrays import ChainScores, check_chain
 from cascade.scores.columns import Signals
@@ -133,12 +134,13 @@ class Cascade:
         name: What a server calls the whole.
         readers: By place: who says P(IK) of that model before it is run.
         prices: For costs in dollars.
-        calibration: Scores of the questions that chose the policy: for budgets, and to watch for drift.
+        calibration: Scores of the questions that chose the policy: for budgets.
         normalize: Decide by P(T) over the options' mass instead of the raw one, where there are options: an open-ended
             question is decided by the raw one all the same.
         keep_loaded: Keep every model in memory. Without, `answer_many` holds one model at a time, and its
             reader.
         task: That is asked, where its prompts have examples or a wording of their own.
+        watched: What the policy promises and how its signals were distributed, to be watched.
 
     Raises:
         CascadeError: If there are not two different models, or the policy asks for a confidence that is not there.
@@ -155,11 +157,13 @@ class Cascade:
         normalize: bool = False,
         keep_loaded: bool = True,
         task: Task | None = None,
+        watched: Watched | None = None,
     ) -> None:
         check_chain([model.name for model in models])
         self.models, self.policy, self.name = tuple(models), policy, name
         self.readers, self.prices, self.calibration = readers or {}, prices, calibration
         self.normalize, self.keep_loaded, self.task = normalize, keep_loaded, task
+        self.watched = watched or Watched(missing="No promise and no signals are given to watch by")
         self.check_policy(policy)
 
     @property

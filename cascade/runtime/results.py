@@ -16,6 +16,7 @@ from cascade.policies.file import policy_json
 from cascade.policies.outcome import Outcome
 from cascade.runtime.costs import last_model_alone, measured_seconds
 from cascade.runtime.engine import Answer, Cascade
+from cascade.runtime.watch import Watch
 from cascade.scores.schema import SCHEMA, parquet_bytes, validate_scores
 from cascade.scoring.rows import reply_row
 from cascade.strict_json import finite, strict_json
@@ -35,6 +36,7 @@ class Run:
         costs: Unit to ledger to ``[questions]``.
         wall_seconds: That this call took; less than the answers' own seconds where some were on disk.
         folder: Where it was written.
+        watch: Of its signals and of what is known to be right.
     """
 
     cascade: Cascade
@@ -43,6 +45,7 @@ class Run:
     costs: dict[str, dict[str, np.ndarray]]
     wall_seconds: float
     folder: Path
+    watch: Watch
 
     @property
     def questions(self) -> tuple[Question, ...]:
@@ -95,6 +98,7 @@ class Run:
             "flops_of_last_model_alone": None if alone is None else alone * len(self.questions),
             "seconds": sum(map(measured_seconds, self.answers)),
             "wall_seconds": self.wall_seconds,
+            "watch": self.watch.to_json(),
         }
 
 

@@ -56,6 +56,7 @@ ROUTES = frozenset(
         "/v1/cascade",
         "/v1/chat/completions",
         "/v1/completions",
+        "/v1/feedback",
         "/v1/responses",
     }
 )
@@ -160,6 +161,12 @@ def create_app(service: Service) -> ASGIApp:
             return await _answer(service, request, chat, Responses(found[0], asked), id, asked)
         except ApiError as error:
             raise of_input(error) from None
+
+    @app.post("/v1/feedback")
+    async def feedback(request: Request) -> Response:
+        check_json(request.headers)
+        body = parse_object(await read_body(request, service.limits.body))
+        return json_response(await asyncio.to_thread(service.feedback.tell, body))
 
     @app.exception_handler(ApiError)
     async def told(request: Request, error: ApiError) -> Response:

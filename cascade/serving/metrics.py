@@ -6,7 +6,7 @@ One registry a server, so that several may live in one process.
 from __future__ import annotations
 
 from collections import Counter as Tally
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.core import GaugeMetricFamily
@@ -17,8 +17,8 @@ from cascade.policies.ledgers import LEDGERS
 from cascade.policies.outcome import Outcome
 from cascade.runtime.costs import last_model_alone
 from cascade.runtime.engine import Cascade, Journey, Step
-from cascade.serving.drift import Drift
 from cascade.serving.errors import told_failure
+from cascade.serving.feedback import Feedback
 from cascade.serving.logs import Log
 from cascade.serving.replies import Told, outcome_name
 
@@ -33,12 +33,12 @@ class Metrics:
     Args:
         cascade: That answers.
         log: Where failures of stages are written.
-        window: Live values that the drift is measured on.
+        feedback: That watches the cascade.
     """
 
-    def __init__(self, cascade: Cascade, log: Log, window: int = 1000) -> None:
+    def __init__(self, cascade: Cascade, log: Log, feedback: Feedback) -> None:
         self.cascade, self.log = cascade, log
-        self.drift = Drift(cascade, window)
+        self.feedback = feedback
         self.answered_by: Tally[str] = Tally()
         self.passed_through: Tally[str] = Tally()
         self.costs: dict[str, dict[str, float]] = {}
@@ -71,7 +71,7 @@ class Metrics:
         self._p_t = histogram("p_t", "P(T) by model", _TENTHS, "model")
         self._depth = Gauge("cascade_queue_depth", "Questions that wait for a stage", ["stage"], registry=registry)
         self._under_way = Gauge("cascade_questions_under_way", "Questions accepted, not answered", registry=registry)
-        registry.register(_Live(self.drift.measured))
+        registry.register(_Live(feedback))
         for kind in ("prompt", "completion"):
             self._passed_tokens.labels(kind)
         for ledger in LEDGERS:
@@ -106,7 +106,7 @@ class Metrics:
             self._p_ik.labels(step.model).observe(step.p_ik)
         if step.p_t is not None:
             self._p_t.labels(step.model).observe(step.p_t)
-        self.drift.add(journey, step)
+        self.feedback.step(journey, step)
 
     def end(self, told: Told, abandoned: bool) -> None:
         """See `Observer`. What an unanswered question cost is counted, too."""
@@ -114,6 +114,7 @@ class Metrics:
         self._ends.labels("abandoned" if abandoned else "failed" if model is None else "answered").inc()
         if model is not None:
             self.answered_by[model] += 1
+            self.feedback.end(told)
             self._waited.observe(told.queued_seconds)
             if (alone := last_model_alone(self.cascade)) is not None:
                 self.alone += alone
@@ -149,20 +150,39 @@ class Metrics:
 
 
 class _Live:
-    """The drift gauges, measured when they are asked for."""
+    """What is watched, measured when it is asked for."""
 
-    def __init__(self, measured: Callable[[], list[tuple[str, str, float, int]]]) -> None:
-        self.measured = measured
+    def __init__(self, feedback: Feedback) -> None:
+        self.feedback = feedback
 
     def collect(self) -> Iterable[Metric]:
-        distance = GaugeMetricFamily(
-            "cascade_drift",
-            "Kolmogorov-Smirnov distance of the last live confidences from those of the calibration questions that "
-            "the cascade's own policy brings to the model; the cascade's own policy only",
-            labels=["model", "confidence"],
+        def gauge(name: str, what: str, *labels: str) -> GaugeMetricFamily:
+            return GaugeMetricFamily(f"cascade_{name}", what, labels=labels)
+
+        of_it = "of the promise (loss, accuracy) or a signal; its alarm is false with a stated probability, ever"
+        alarm, e_value = (
+            gauge("alarm", f"1 where a test {of_it}, has raised one", "test"),
+            gauge("e_value", f"Evidence against H0 of a test {of_it}", "test"),
         )
-        size = GaugeMetricFamily("cascade_drift_values", "Live values it is taken of", labels=["model", "confidence"])
-        for model, confidence, value, count in self.measured():
-            distance.add_metric([model, confidence], value)
-            size.add_metric([model, confidence], count)
-        return distance, size
+        told = gauge("feedback", "Verdicts that were counted")
+        distance = gauge(
+            "drift",
+            "Kolmogorov-Smirnov distance of a live confidence from that of the questions of reference which the "
+            "cascade's own policy brings to the model; the cascade's own policy only",
+            "model",
+            "confidence",
+        )
+        size = gauge("drift_values", "Live values it is taken of", "model", "confidence")
+        found = self.feedback.to_json()
+        told.add_metric([], found["feedback"])
+        for name, test in found["tests"].items():
+            alarm.add_metric([name], test["alarm"])
+            e_value.add_metric([name], test["e_value"])
+        for one in found["signals"]:
+            name, labels = f"{one['confidence']} of {one['model']}", [one["model"], one["confidence"]]
+            alarm.add_metric([name], one["alarm"])
+            e_value.add_metric([name], one["e_value"])
+            size.add_metric(labels, one["observations"])
+            if one["distance"] is not None:
+                distance.add_metric(labels, one["distance"])
+        return alarm, e_value, told, distance, size

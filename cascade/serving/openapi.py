@@ -6,6 +6,7 @@ from typing import Any
 
 from pydantic.json_schema import models_json_schema
 
+from cascade.serving.feedback import FeedbackRequest
 from cascade.serving.protocol import IGNORED, UNSUPPORTED, ChatRequest, CompletionRequest
 from cascade.serving.responses import RESPONSES_UNSUPPORTED, ResponsesRequest
 from cascade.serving.service import Service
@@ -15,7 +16,8 @@ _ERRORS = {
     "400": "Not what it has to be; the error names the field",
     "401": "No valid API key",
     "403": "A host, or a page, that may not ask",
-    "404": "No such model",
+    "404": "No such model, or no such answer",
+    "409": "An answer that was told another verdict of",
     "408": "The body did not come in its time",
     "413": "A body that is too large",
     "415": "A body that is not said to be JSON",
@@ -23,7 +25,7 @@ _ERRORS = {
     "503": "Starting, stopping, or the last stage failed",
 }
 _KEYED = ("401", "403")
-_ASKING = tuple(_ERRORS)
+_ASKING = tuple(status for status in _ERRORS if status != "409")
 _NULLABLE_TEXT = {"type": ["string", "null"]}
 _ERROR: Json = {
     "type": "object",
@@ -84,11 +86,29 @@ _RESPONSE: Json = {
 }
 
 
+_FEEDBACK: Json = {
+    "type": "object",
+    "required": ["object", "id", "counted", "reason", "watch"],
+    "properties": {
+        "object": {"const": "feedback"},
+        "id": {"type": "string"},
+        "counted": {"type": "boolean"},
+        "reason": _NULLABLE_TEXT,
+        "watch": {"type": "object"},
+    },
+}
+
+
 def openapi(service: Service) -> Json:
     """The document of one server: its models' names are in it, and its wish for a key where it has one."""
     names = list(dict.fromkeys((service.cascade.name, *service.cascade.names)))
     _, found = models_json_schema(
-        [(ChatRequest, "validation"), (CompletionRequest, "validation"), (ResponsesRequest, "validation")],
+        [
+            (ChatRequest, "validation"),
+            (CompletionRequest, "validation"),
+            (ResponsesRequest, "validation"),
+            (FeedbackRequest, "validation"),
+        ],
         ref_template="#/components/schemas/{model}",
     )
     schemas: Json = found["$defs"]
@@ -105,6 +125,7 @@ def openapi(service: Service) -> Json:
             fields.setdefault(name, {"enum": [None, *allowed], "description": "Nothing else is supported"})
     schemas |= {"Error": _ERROR, "Model": _MODEL, "Models": _MODELS}
     schemas["ResponsesReply"] = _RESPONSE
+    schemas["FeedbackReply"] = _FEEDBACK
     schemas |= {"ChatReply": _reply("chat.completion"), "CompletionReply": _reply("text_completion")}
     document: Json = {
         "openapi": "3.1.0",
@@ -126,6 +147,22 @@ def openapi(service: Service) -> Json:
             "/v1/chat/completions": _post("ChatRequest", "ChatReply"),
             "/v1/completions": _post("CompletionRequest", "CompletionReply"),
             "/v1/responses": _post("ResponsesRequest", "ResponsesReply"),
+            "/v1/feedback": {
+                "post": {
+                    "summary": "Says whether an answer was right",
+                    "requestBody": {
+                        "required": True,
+                        "content": {"application/json": {"schema": {"$ref": "#/components/schemas/FeedbackRequest"}}},
+                    },
+                    "responses": {
+                        "200": {
+                            "description": "Whether it counted, and what the watch knows by now",
+                            "content": {"application/json": {"schema": {"$ref": "#/components/schemas/FeedbackReply"}}},
+                        }
+                    }
+                    | _errors("400", *_KEYED, "404", "408", "409", "413", "415"),
+                }
+            },
         },
         "components": {"schemas": schemas},
     }

@@ -43,6 +43,7 @@ def overview(service: Service, samples: list[dict[str, Any]]) -> dict[str, Any]:
         "last_model_alone": None if alone is None else {"flops": alone},
         "limits": {"queue": service.limits.queue, "body_bytes": service.limits.body},
         "samples": samples,
+        "watch": service.feedback.to_json(),
         "totals": {
             "since": service.created,
             "questions": sum(metrics.answered_by.values()),

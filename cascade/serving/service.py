@@ -11,12 +11,14 @@ import hmac
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from cascade.engines.base import Prompt, prompt_of
 from cascade.runtime.engine import Cascade
 from cascade.serving.batching import Batcher, ClosedError, Event, FullError, Ticket
 from cascade.serving.errors import ApiError, busy, unavailable, wrong
+from cascade.serving.feedback import Feedback
 from cascade.serving.logs import Log
 from cascade.serving.metrics import Metrics
 from cascade.serving.origins import Origins
@@ -34,7 +36,6 @@ class Limits:
         queue: Questions under way at the most.
         window: Seconds that a question waits for others to make a batch with.
         body: Bytes of a request's body.
-        drift: Live values that the drift is measured on.
         bytes_per_token: Bytes of a prompt for each token of a model's context; a longer one is refused untokenised.
         connections: At the most; fewer where the system allows fewer.
     """
@@ -42,7 +43,6 @@ class Limits:
     queue: int = 1024
     window: float = 0.004
     body: int = 2**20
-    drift: int = 1000
     bytes_per_token: int = 32
     connections: int = 4096
 
@@ -56,6 +56,7 @@ class Service:
         keys: API keys; none where anybody may ask.
         log: Where lines go.
         origins: From where requests may come; by default from this machine.
+        state: File that the state of the watch is kept in over restarts; by default in none.
     """
 
     def __init__(
@@ -65,11 +66,13 @@ class Service:
         keys: Sequence[str] = (),
         log: Log | None = None,
         origins: Origins | None = None,
+        state: Path | None = None,
     ) -> None:
         self.cascade, self.limits, self.log = cascade, limits or Limits(), log or Log()
         self.origins = origins or Origins()
         self.created = int(time.time())
-        self.metrics = Metrics(cascade, self.log, self.limits.drift)
+        self.feedback = Feedback(cascade, self.log, state)
+        self.metrics = Metrics(cascade, self.log, self.feedback)
         room = Room(cascade, self.limits.bytes_per_token)
         self.batcher = Batcher(cascade, self.metrics, self.limits.window, self.limits.queue, room)
         self._asker = Asker(cascade, room)
@@ -78,11 +81,13 @@ class Service:
     async def start(self) -> None:
         """Loads every model, and then accepts questions."""
         await asyncio.to_thread(warm_up, self.cascade)
+        self.feedback.start()
         self.batcher.start()
 
     async def stop(self) -> None:
         """Accepts nothing more, and waits for what was accepted."""
         await self.batcher.drain()
+        await asyncio.to_thread(self.feedback.write)
         for model in self.cascade.models:
             if model.relay is not None:
                 await model.relay.close()

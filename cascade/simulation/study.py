@@ -16,6 +16,7 @@ from cascade.errors import CascadeError
 from cascade.policies.base import LivePolicy, Policy
 from cascade.policies.file import policy_json
 from cascade.policies.ledgers import PassCosts, Prices, available_units, pass_costs
+from cascade.policies.promise import Promise, Watched, watched_of
 from cascade.policies.registry import POLICIES, REFERENCES
 from cascade.policies.tuning import Goal, Option, OutOfReach, Point, rank
 from cascade.scores.arrays import ChainScores
@@ -139,6 +140,17 @@ class Study:
         """Whether P(T) is that over the options' mass."""
         return self.reported.normalized
 
+    @property
+    def watched(self) -> Watched:
+        """By what the chosen policy is watched where it runs: its promise, if it has one, and its signals."""
+        found = self.guarantee
+        promise = (
+            Promise(found.epsilon, found.delta, found.certified_on, found.point.accuracy, found.last_accuracy)
+            if found is not None and found.holds
+            else None
+        )
+        return watched_of(self.chosen.policy, self.reported, promise)
+
     def to_json(self) -> dict[str, object]:
         """Plain values."""
         how = self.names, self.normalized
@@ -148,7 +160,7 @@ class Study:
             "chosen_on": self.chosen_on,
             "reported_on": self.reported_on,
             "notes": list(self.notes),
-            "chosen": self.chosen.to_json(*how),
+            "chosen": self.chosen.to_json(*how) | {"watched": self.watched.to_json()},
             "unpromised": self.unpromised.to_json(*how),
             "policies": [m.to_json(*how) for m in self.policies],
             "frontier": {"signals": self.main, "points": [m.to_json(*how) for m in self.measured]},

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import log2
+from typing import Any
 
 import numpy as np
 from scipy import stats
@@ -46,8 +47,8 @@ class Bets:
 
     def __init__(self, bets: int, shape: tuple[int, ...] = ()) -> None:
         self.observations = 0
-        self.capital = np.zeros((*shape, bets))
-        self.peak = np.ones(shape)
+        self.capital: np.ndarray = np.zeros((*shape, bets))
+        self.peak: np.ndarray = np.ones(shape)
 
     @property
     def value(self) -> np.ndarray:
@@ -66,19 +67,20 @@ class Bets:
         """Plain values."""
         return {"observations": self.observations, "capital": self.capital.tolist(), "peak": self.peak.tolist()}
 
-    def restore(self, values: object) -> None:
+    def restore(self, values: Any) -> None:
         """Takes back what `to_json` gave.
 
         Raises:
             CascadeError: If it is none of this kind.
         """
         try:
-            seen = values["observations"]  # type: ignore[index]
-            capital, peak = np.array(values["capital"], float), np.array(values["peak"], float)  # type: ignore[index]
+            seen = values["observations"]
+            capital = np.asarray(values["capital"], dtype=np.float64)
+            peak = np.asarray(values["peak"], dtype=np.float64)
         except (KeyError, TypeError, ValueError) as error:
             raise CascadeError(f"Expected the state of an e-process, but got {error!r}") from error
         same = capital.shape == self.capital.shape and peak.shape == self.peak.shape
-        if not (same and type(seen) is int and seen >= 0 and (capital >= 0).all() and np.isfinite(peak).all()):
+        if not (same and type(seen) is int and seen >= 0 and bool(np.all(capital >= 0)) and np.isfinite(peak).all()):
             raise CascadeError(f"Expected the state of an e-process with {self.capital.shape[-1]} bets")
         self.observations, self.capital, self.peak = seen, capital, peak
 
@@ -217,25 +219,23 @@ class Histogram:
         """One that is counted in by itself."""
         return Histogram(self.counts.copy())
 
-    def to_json(self) -> list[list[int]]:
-        """Cell and count, where there is one."""
-        return [[int(cell), int(self.counts[cell])] for cell in np.flatnonzero(self.counts)]
+    def to_json(self) -> str:
+        """Cells and counts where there is one, in a line: ``512:3 514:1``."""
+        return " ".join(f"{cell}:{self.counts[cell]}" for cell in np.flatnonzero(self.counts))
 
     @classmethod
-    def from_json(cls, values: object) -> Histogram:
+    def from_json(cls, text: object) -> Histogram:
         """The inverse of `to_json`.
 
         Raises:
             CascadeError: If it is none.
         """
         counts = np.zeros(CELLS, dtype=np.int64)
-        try:
-            for cell, count in values:  # type: ignore[attr-defined]
-                if not (type(cell) is type(count) is int and 0 <= cell < CELLS and 0 < count < 2**53):
-                    raise ValueError(f"[{cell}, {count}]")
-                counts[cell] += count
-        except (TypeError, ValueError) as error:
-            raise CascadeError(f"Expected pairs of a cell in [0, {CELLS}) and a count, but got {error}") from error
+        for pair in text.split() if isinstance(text, str) else [repr(text)]:
+            cell, _, count = pair.partition(":")
+            if not (cell.isdecimal() and count.isdecimal() and int(cell) < CELLS and 0 < int(count) < 2**53):
+                raise CascadeError(f"Expected CELL:COUNT with cells below {CELLS}, but got {pair[:40]!r}")
+            counts[int(cell)] += int(count)
         return cls(counts)
 
 
@@ -251,7 +251,8 @@ def cells(values: np.ndarray) -> np.ndarray:
     with np.errstate(divide="ignore"):
         logit = np.log(p) - np.log1p(-p)
     place = np.floor((np.clip(logit, -_FARTHEST, _FARTHEST) + _FARTHEST) * (CELLS / (2 * _FARTHEST)))
-    return np.minimum(place, CELLS - 1).astype(np.int64)
+    found: np.ndarray = np.minimum(place, CELLS - 1).astype(np.int64)
+    return found
 
 
 def lower_bound(right: float, n: int, level: float) -> float:

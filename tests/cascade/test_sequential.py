@@ -201,7 +201,7 @@ def test_the_lower_bound_of_a_share_is_scipys_exact_one():
         (lambda: MeanBets(0.01, -1).observe(float("nan")), "at least -1"),
         (lambda: UniformBets().observe(1.5), r"\[0, 1\]"),
         (lambda: Histogram.of(np.array([0.5, np.nan])), r"\[0, 1\]"),
-        (lambda: Histogram.from_json([[CELLS, 1]]), "cell"),
+        (lambda: Histogram.from_json(f"{CELLS}:1"), "cell"),
         (lambda: Histogram.from_json({"a": 1}), "cell"),
         (lambda: MeanBets(0.01, -1).restore({"observations": 1}), "state"),
         (lambda: MeanBets(0.01, -1).restore(UniformBets().to_json()), "state"),

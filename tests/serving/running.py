@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import openai
 
@@ -91,9 +92,10 @@ def running(
     keys=(),
     log_text: bool = False,
     origins: Origins | None = None,
+    state: Path | None = None,
 ) -> Iterator[Running]:
     log = io.StringIO()
-    service = Service(cascade, limits, keys, Log(log, log_text), origins)
+    service = Service(cascade, limits, keys, Log(log, log_text), origins, state)
     server = Server(service, bind("127.0.0.1", 0))
     ready = threading.Event()
     thread = threading.Thread(

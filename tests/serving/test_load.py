@@ -104,7 +104,7 @@ def test_drift_is_small_on_the_calibration_task_and_large_elsewhere(miniatures):
         [q for q in load_task("mini-mmlu").questions if q.id in validation][::4],
         load_task("mini-popqa").questions[:150],
     ):
-        with running(miniatures, Limits(drift=1000)) as server:
+        with running(miniatures) as server:
             prompts = [prompt_of(question).text for question in questions]
             server.client().completions.create(model="cascade", prompt=prompts)
             found = metrics(server.url)

@@ -75,7 +75,7 @@ def test_sigterm_lets_everything_accepted_be_answered_and_ends_with_0(slow_serve
     assert 503 in statuses
     assert len(found) == 12 and len(set(found)) == 1 and found[0]
     lines = [json.loads(line) for line in process.stderr.read().splitlines()]
-    assert [line["status"] for line in lines if line["path"] == "/v1/chat/completions"] == [200] * 12
+    assert [line["status"] for line in lines if line.get("path") == "/v1/chat/completions"] == [200] * 12
 
 
 def test_a_second_signal_does_not_wait_for_a_stage():
