@@ -1,8 +1,8 @@
 """The thresholds worth having: accuracy against cost, over every sub-chain and every combination of thresholds.
 
 Two models are searched exactly: every vertex of their convex frontier, and for a limit the best pair of thresholds, on
-that frontier or not (`choose`). For three and more, a grid of quantile levels gives every combination at once, and exact
-steps in one stage after another polish what it finds. Single models, and chains that skip models, always compete.
+that frontier or not (`choose`). For three and more, a grid of quantile levels gives every combination at once, and
+exact steps in one stage after another polish what it finds. Single models, and chains that skip models, always compete.
 The accuracy and cost of a point are those on the questions that chose it. Report them on others.
 """
 
@@ -52,8 +52,8 @@ class Frontier:
     Attributes:
         name: One of `SIGNALS`, or that of the fused probability.
         ledger, unit: In which cost is counted.
-        vertices: Of the convex frontier, cheapest first. The line between two of them is what a lot between both policies
-            would reach on average. No such lot is chosen.
+        vertices: Of the convex frontier, cheapest first. The line between two of them is what a lot between both
+            policies would reach on average. No such lot is chosen.
         candidates: Every point that no other one found beats in both accuracy and cost, cheapest first.
         pairs: The sub-chains of two models and two thresholds, of which `choose` takes the best pair there is, be it
             among the candidates or not.
