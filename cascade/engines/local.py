@@ -296,8 +296,15 @@ class _Batch:
             read.cache.batch_select_indices(chosen.to(read.logits.device))
         texts = [""] * len(more)
 
+        heard = self.on_token is not None or any(self.prompts[row].stop for row in more)
+        wanted = self.gate.wanted
+
         def listen(i: int, tokens: list[int]) -> bool:
             prompt = self.prompts[more[i]]
+            if wanted is not None and not wanted(int(self.places[more[i]])):
+                return True
+            if not heard:
+                return False
             text = self._text(tokens)
             cut = min((at for stop in prompt.stop if (at := text.find(stop)) >= 0), default=None)
             text = text if cut is None else text[:cut]
@@ -318,7 +325,7 @@ class _Batch:
             [self.prompts[row].max_new_tokens for row in more],
             self.model.decoder.end_tokens,
             max(self.prompts[row].top_logprobs for row in more),
-            listen if self.on_token is not None or any(self.prompts[row].stop for row in more) else None,
+            listen if heard or wanted is not None else None,
             Sampler([self.prompts[row] for row in more]),
         )
         results = {}

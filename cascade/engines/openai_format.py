@@ -85,7 +85,10 @@ def build_request(
         limit_field: What the provider calls the most tokens to generate, one of `LIMITS`.
         options: Further fields; they win over ours, and ``None`` leaves a field out.
     """
-    request: dict[str, Any] = {"model": model, "temperature": prompt.temperature or 0, limit_field: _limit(prompt)}
+    request: dict[str, Any] = dict(prompt.extra)
+    request |= {"model": model, "temperature": prompt.temperature or 0, limit_field: _limit(prompt)}
+    if prompt.temperature and prompt.top_p < 1:
+        request["top_p"] = prompt.top_p
     if kind == "chat":
         request["messages"] = [{"role": "user", "content": prompt.text}]
         if top_logprobs:

@@ -209,13 +209,20 @@ class Cascade:
         chosen = policy or self.policy
         return Journey(prompt, chosen, chosen.places[0], best_effort)
 
-    def step(self, place: int, journeys: Sequence[Journey], on_token: Callable[[int, str], None] | None = None) -> None:
+    def step(
+        self,
+        place: int,
+        journeys: Sequence[Journey],
+        on_token: Callable[[int, str], None] | None = None,
+        wanted: Callable[[int], bool] | None = None,
+    ) -> None:
         """Asks one model, and moves every journey on to its next model or to its end.
 
         Args:
             place: Of the model.
             journeys: At that place.
             on_token: Called with a journey's index and each piece of its text, once it is known to be the answer.
+            wanted: Asked of a journey's index while its answer is made: whether anybody still waits for it.
 
         Raises:
             CascadeError: If the model cannot be asked at all (`fail` says what that means for its questions).
@@ -245,7 +252,8 @@ class Cascade:
 
         # A probe that nobody's policy asks is neither read nor paid for.
         asks = any(self.asks(journeys[i].policy, place) for i in asked)
-        gate = Gate(after_p_ik if asks else None, after_p_t)
+        still = None if wanted is None else lambda i: wanted(asked[i])
+        gate = Gate(after_p_ik if asks else None, after_p_t, still)
         listen = None if on_token is None else lambda i, text: on_token(asked[i], text)
         replies = model.answer([journeys[i].prompt for i in asked], gate, listen)
         good = [(i, reply) for i, reply in zip(asked, replies, strict=True) if isinstance(reply, Reply)]

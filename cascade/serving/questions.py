@@ -6,8 +6,11 @@ prompt is given as it stands. What the fields may hold is `cascade.serving.proto
 
 from __future__ import annotations
 
+import secrets
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 from cascade.engines.base import Prompt, prompt_of
 from cascade.errors import CascadeError
@@ -24,7 +27,7 @@ DEFAULT_LIMIT = 16
 """Tokens that are generated where a request does not say."""
 
 DEFAULT_SUBJECT = "general knowledge"
-GREEDY = "answers are greedy: `temperature` is not used"
+A_LETTER = "a letter is read and not sampled: `temperature` is not used"
 
 
 @dataclass(frozen=True)
@@ -57,7 +60,7 @@ class Asker:
     def __init__(self, cascade: Cascade, room: Room) -> None:
         self.cascade, self.room = cascade, room
 
-    def ask(self, request: ChatRequest | CompletionRequest, id: str) -> Asked:
+    def ask(self, request: ChatRequest | CompletionRequest, id: str, extra: Mapping[str, Any] | None = None) -> Asked:
         """What a request asks.
 
         May take seconds where a budget is the first one, so not for the event loop.
@@ -85,6 +88,8 @@ class Asker:
                 max_new_tokens=limit,
                 top_logprobs=wanted,
                 stop=request.stops,
+                extra=extra or {},
+                **_sampling(request, i, bool(prompt.letters)),
             )
             for i, prompt in enumerate(found)
         )
@@ -93,7 +98,7 @@ class Asker:
             if all(reasons):  # nobody has room for it, so that it need not wait for its turn
                 field = "messages" if isinstance(request, ChatRequest) else "prompt"
                 raise wrong(reasons[-1], field, "context_length_exceeded")
-        notes = (GREEDY,) if request.temperature else ()
+        notes = (A_LETTER,) if request.temperature and any(prompt.letters for prompt in prompts) else ()
         return Asked(request.model, prompts, policy, request.options.fallback == "best_effort", notes)
 
     @cached_property
@@ -129,6 +134,15 @@ class Asker:
         except CascadeError as error:
             raise wrong(str(error), "cascade.thresholds") from error
         return policy
+
+
+def _sampling(request: ChatRequest | CompletionRequest, place: int, letter: bool) -> dict[str, Any]:
+    """How an answer is drawn: with a seed the same each time, without one anew."""
+    if letter or not request.temperature:
+        return {}
+    seed = secrets.randbits(31) if request.seed is None else request.seed
+    top_p = 1.0 if request.top_p is None else request.top_p
+    return {"temperature": request.temperature, "top_p": top_p, "seed": seed, "draws": str(place)}
 
 
 def unknown_model(name: str, cascade: Cascade) -> ApiError:

@@ -9,8 +9,9 @@ import asyncio
 import hashlib
 import hmac
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from cascade.engines.base import Prompt, prompt_of
 from cascade.runtime.engine import Cascade
@@ -82,6 +83,9 @@ class Service:
     async def stop(self) -> None:
         """Accepts nothing more, and waits for what was accepted."""
         await self.batcher.drain()
+        for model in self.cascade.models:
+            if model.relay is not None:
+                await model.relay.close()
 
     @property
     def ready(self) -> bool:
@@ -102,15 +106,17 @@ class Service:
         found = [hmac.compare_digest(digest, known) for known in self._keys]
         return any(found) and scheme.lower() == "bearer"
 
-    async def ask(self, request: ChatRequest | CompletionRequest, id: str) -> Asked:
-        """What a request asks.
+    async def ask(
+        self, request: ChatRequest | CompletionRequest, id: str, extra: Mapping[str, Any] | None = None
+    ) -> Asked:
+        """What a request asks; ``extra`` are further fields for the models behind endpoints.
 
         Raises:
             ApiError: 404 or 400 where it cannot be asked.
         """
         if request.options.budget is not None:  # the first one computes the frontier
-            return await asyncio.to_thread(self._asker.ask, request, id)
-        return self._asker.ask(request, id)
+            return await asyncio.to_thread(self._asker.ask, request, id, extra)
+        return self._asker.ask(request, id, extra)
 
     def accept(self, asked: Asked, listen: Callable[[int, Event], None] | None = None) -> list[Ticket]:
         """Takes a request's questions on.

@@ -271,6 +271,7 @@ def evaluate(
     unit: str,
     margin: float = 0.01,
     prices: Prices | None = None,
+    out_of_fold: Policy | None = None,
 ) -> Evaluation:
     """How a policy does on some questions, as it was chosen.
 
@@ -283,6 +284,7 @@ def evaluate(
         unit: The same.
         margin: Of the non-inferiority test, a share.
         prices: For dollars.
+        out_of_fold: Stands in for the policy where these questions certified it.
 
     Raises:
         CascadeError: If the data lack a confidence that the policy decides by.
@@ -293,7 +295,8 @@ def evaluate(
                 f"Expected {name} to have {', '.join(lacking)} for {model!r}, as the policy asks it, but it has not"
             )
     costs = all_costs(chain, prices)
-    played = play(chain, policy)
+    acts = out_of_fold or policy
+    played = play(chain, acts)
     outcome = played.outcome
     asked = ~np.isin(outcome, (Outcome.NOT_ASKED, Outcome.PASSED_BY_READER))
     answered = outcome == Outcome.ANSWERED
@@ -308,12 +311,12 @@ def evaluate(
         if (outcome[i] != Outcome.NOT_ASKED).any()
     )
     counted = costs.get(unit)
-    cost = None if counted is None else spent(chain, policy, outcome, counted, ledger)
+    cost = None if counted is None else spent(chain, acts, outcome, counted, ledger)
     row = intervals = inferior = None
     found: tuple[Subject, ...] = ()
     if chain.labelled:
         last = chain.models[-1].correct
-        row = simulate(chain, policy, costs, played)
+        row = simulate(chain, acts, costs, played)
         test = row.mcnemar
         inferior = non_inferiority(test.only_first, test.only_second, len(chain), margin)
         if counted is not None and cost is not None:
@@ -323,7 +326,7 @@ def evaluate(
         name=name,
         questions=len(chain),
         row=row,
-        saved=saved_shares(chain, policy, outcome, costs) if row is None else row.saved,
+        saved=saved_shares(chain, acts, outcome, costs) if row is None else row.saved,
         stages=stages,
         intervals=intervals,
         non_inferiority=inferior,

@@ -271,6 +271,7 @@ def frontier(
     signals: str = "P(IK) + P(T)",
     tolerance: float = 1e-4,
     fused: Mapping[int, Calibrated] | None = None,
+    out_of_fold: ChainScores | None = None,
 ) -> Frontier:
     """The frontier over every sub-chain, single models among them.
 
@@ -282,6 +283,7 @@ def frontier(
         tolerance: How much accuracy (a share) may lie between the convex frontier and what is found of it; 0
             finds every vertex.
         fused: To search thresholds on the fused probability: from `cascade.policies.fused.calibrations`.
+        out_of_fold: The chain with the probabilities to search on, where they are not those of ``fused`` itself.
 
     Raises:
         CascadeError: If there are no labels, or nobody has the signals.
@@ -289,7 +291,7 @@ def frontier(
     if not chain.labelled:
         raise CascadeError("Expected scores with labels to find thresholds on, but these have none")
     if fused is not None:
-        chain = with_fused(chain, fused)
+        chain = out_of_fold or with_fused(chain, [fused])
     wanted = [name for name in (SIGNALS[signals] if fused is None else ("p_t",)) if name]
     for name in wanted:
         if not any(name in m.signals.known for m in chain.models[:-1]):
