@@ -21,7 +21,7 @@ settings.load_profile("long" if LONG else "default")
 
 
 def pytest_collection_finish() -> None:
-    """What is imported stays: to look through it for garbage again and again takes a twentieth of the time."""
+    """What is imported stays, and is not looked through for garbage again and again."""
     gc.collect()
     gc.freeze()
 
