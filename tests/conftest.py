@@ -41,6 +41,15 @@ def made_once(tmp_path_factory):
     return MadeOnce((own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "made-once")
 
 
+@pytest.fixture(scope="module")
+def chromium():
+    """A real browser; see `tests.browser`. A module's, since no asyncio runs in its thread while it is open."""
+    from tests.browser import chromium
+
+    with chromium() as browser:
+        yield browser
+
+
 @pytest.fixture(scope="session")
 def tokenizer():
     from transformers import AutoTokenizer

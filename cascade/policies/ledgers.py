@@ -23,6 +23,7 @@ import yaml
 from cascade.errors import CascadeError
 from cascade.policies.outcome import Outcome
 from cascade.scores.columns import ModelInfo, Usage
+from cascade.yaml_files import find_yaml
 
 LEDGERS = ("answered-only", "full-path", "early-exit")
 UNITS = {
@@ -64,6 +65,7 @@ def read_prices(path: Path) -> Prices:
     Raises:
         CascadeError: If the file is missing or does not have that form.
     """
+    path = find_yaml(path)
     if not path.exists():
         raise CascadeError(f"Expected prices at {path}, but there is no such file")
     try:
@@ -137,6 +139,11 @@ class PassCosts:
         arrays = ("prefill", "decode", "first", "probe", "exit_shares", "reader", "confidence")
         rows = {name: getattr(self, name)[chosen] for name in arrays}
         return replace(self, **rows, readers=tuple(self.readers[i] for i in chosen))
+
+    def take(self, rows: np.ndarray) -> PassCosts:
+        """Those of some of the questions: ``rows`` are places or a mask."""
+        arrays = ("prefill", "decode", "first", "reader", "confidence")
+        return replace(self, **{name: getattr(self, name)[:, rows] for name in arrays})
 
     def reading(self, places: Sequence[int]) -> np.ndarray:
         """What it costs for each question to ask the readers of these models, ``[questions]``.

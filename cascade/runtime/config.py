@@ -18,6 +18,7 @@ from cascade.engines.base import EngineConfig, Price
 from cascade.engines.settings import read_settings, settings_of
 from cascade.errors import CascadeError
 from cascade.policies.ledgers import Prices
+from cascade.yaml_files import find_yaml
 
 _OF_THRESHOLDS = "p_t p_ik p_ik_reader".split()
 DEFAULT_CHAIN = "mini-llama-small,mini-llama-medium,mini-llama-large"
@@ -209,7 +210,8 @@ class CascadeConfig:
         """
         if path is None:
             return cls()
-        if not Path(path).is_file():
+        path = find_yaml(path)
+        if not path.is_file():
             raise CascadeError(f"Expected a cascade's configuration at {path}, but there is no such file")
         parser = ArgumentParser(exit_on_error=False)
         parser.add_class_arguments(cls)
