@@ -108,6 +108,7 @@ def simulate(
         probes = replace(probes, task=probes.task or load_task(data.task, cascade.shots).probed_on or data.task)
     own = Own(cascade, probes, runs, probed)
     marks = (*(() if data.scores else own.marks), *(() if probed else ("without-p_ik",)))
+    marks += () if data.recertify is None else (f"recertified-on-{file_name(Path(data.recertify).name)}",)
     out = out or runs / "simulations" / "--".join(["+".join(map(file_name, names)), data.label, *marks])
     out.mkdir(parents=True, exist_ok=True)
     if table is None:
@@ -115,9 +116,15 @@ def simulate(
         if not probed and data.split is None and "split" in table.column_names:
             table = table.drop_columns(["split"])  # nothing was trained on any of them
     choose_on, report_on, whole = divide(table, names, data.split, data.normalize)
+    # Where a validation part chooses, the test part certifies, as no probe was fitted to it; else all questions do.
+    certify_on = None if whole is report_on else whole
+    if data.recertify is not None:
+        choose_on, report_on, certify_on = whole, _other(data.recertify, names, data, own), None
+        if not report_on.labelled:
+            raise CascadeError(f"Expected `recertify` to name labelled questions, but {data.recertify} has no labels")
     others = {name: _other(name, names, data, own) for name in data.evaluate_on or []}
     fixed = simulator.report(whole, thresholds, known)
-    found = studies.study(choose_on, report_on, goal, known, others)
+    found = studies.study(choose_on, report_on, goal, known, others, certify_on=certify_on)
     swept = _sweep_layers(names, data, goal, known, own) if layers else ()
     for name in names:
         write_scores(table, name, out / "scores" / f"{file_name(name)}.parquet")

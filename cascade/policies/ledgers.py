@@ -140,6 +140,11 @@ class PassCosts:
         rows = {name: getattr(self, name)[chosen] for name in arrays}
         return replace(self, **rows, readers=tuple(self.readers[i] for i in chosen))
 
+    def take(self, rows: np.ndarray) -> PassCosts:
+        """Those of some of the questions: ``rows`` are places or a mask."""
+        arrays = ("prefill", "decode", "first", "reader", "confidence")
+        return replace(self, **{name: getattr(self, name)[:, rows] for name in arrays})
+
     def reading(self, places: Sequence[int]) -> np.ndarray:
         """What it costs for each question to ask the readers of these models, ``[questions]``.
 

@@ -79,8 +79,9 @@ def sections(report: Report, study: Study, chain: ChainScores, layers: Sequence[
 
 def _answer(said: Recommendation) -> str:
     lines = [f'<p class="answer">{_prose(line)}</p>' for line in said.sentences]
-    lines += [f"<p>{_prose(line)}</p>" for line in (said.non_inferiority, said.promise) if line]
-    lines += [f'<p class="warning">{_prose(line)} <a href="#data">See which.</a></p>' for line in said.warnings]
+    lines += [f"<p>{_prose(line)}</p>" for line in (said.non_inferiority, said.outlook) if line]
+    lines += [f'<p>{_prose(line)} <a href="#data">See which.</a></p>' for line in said.elsewhere]
+    lines += [f'<p class="warning">{_prose(line)}</p>' for line in said.warnings]
     return "\n".join(lines)
 
 
@@ -179,7 +180,8 @@ def _numbers(title: str, report: Report, study: Study, layers: Sequence[LayerPoi
         "recommendation": {
             "sentences": list(said.sentences),
             "non_inferiority": said.non_inferiority,
-            "promise": said.promise,
+            "outlook": said.outlook,
+            "elsewhere": list(said.elsewhere),
             "warnings": list(said.warnings),
             "policy": policy_json(study.chosen.policy, study.names, study.normalized),
         },

@@ -16,6 +16,7 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 
 from cascade.errors import CascadeError, json_fault
+from cascade.scores.readers.journal import is_journal, journal_in, read_journal
 from cascade.scores.schema import COLUMNS, CONFIDENCE_COLUMNS, join_scores
 
 
@@ -47,6 +48,7 @@ def read_table(path: Path) -> pa.Table:
     """
     if not path.exists():
         raise CascadeError(f"Expected a score table at {path}, but there is no such file")
+    path = journal_in(path) if path.is_dir() else path
     ending = path.suffix.lower()
     if ending not in (known := endings()):
         raise CascadeError(f"Expected {path} to end in {', '.join(known)}, but it does not")
@@ -146,6 +148,7 @@ def _each_once(pairs: list[tuple[str, object]]) -> dict[str, object]:
 FORMATS: dict[str, LogFormat] = {
     "parquet": LogFormat("a Parquet file", (".parquet",), lambda path: pq.read_table(path)),
     "csv": LogFormat("a CSV file", (".csv",), _read_csv),
+    "journal": LogFormat("a journal of shadow mode", (".jsonl",), read_journal, is_journal),
     "json lines": LogFormat("JSON lines", (".jsonl", ".ndjson"), _read_json_lines),
 }
 """By name. What another tool logs is one entry more."""

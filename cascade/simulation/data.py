@@ -22,6 +22,8 @@ class Data:
             Probes are trained on it; those of mini-gpqa and mini-popqa on mini-mmlu, those of gpqa on mmlu.
         evaluate_on: More data for the chosen policy, everything frozen: tasks, score tables, or folders of these.
             Without a column correct they are taken for unlabelled logs.
+        recertify: Labelled questions of another kind, as one of EVALUATE_ON: they certify what is recommended, and all
+            the others may choose it.
         split: Only questions of this split (not of EVALUATE_ON, whose test part is taken where there is one). By
             default thresholds are found on validation and all is reported on test; scores without these splits are
             halved by the questions' ids, training questions left out.
@@ -32,6 +34,7 @@ class Data:
     columns: dict[str, str] | None = None
     task: str = "mini-mmlu"
     evaluate_on: list[str] | None = None
+    recertify: str | None = None
     split: str | None = None
     normalize: bool = False
 
