@@ -127,6 +127,8 @@ def simulate(
     what += f", {stands_in} in P(T)'s place" if stands_in else ""
     result = Simulation(f"{' → '.join(names)} on {what}", fixed, found, found.reported, tuple(swept), out)
     values = fixed.to_json() | {"study": found.to_json()} | ({"p_t": stands_in} if stands_in else {})
+    if not data.scores and probed:
+        values["probe_layers"] = _probe_layers(table)
     write_atomically(out / "report.json", strict_json(values).encode())
     plot_frontier(out / "plot.png", fixed, result.title)
     return result
@@ -180,6 +182,14 @@ class Own:
         from cascade.probing.chain import own_models
 
         return [model.num_layers for model in own_models(self.chain)[:-1]]
+
+
+def _probe_layers(table: pa.Table) -> dict[str, int]:
+    """The layer that each model's probe reads, of the models that have one: a live run takes the same."""
+    if "probe_layer" not in table.column_names:
+        return {}
+    pairs = zip(table["model"].to_pylist(), table["probe_layer"].to_pylist(), strict=True)
+    return {model: layer for model, layer in pairs if layer is not None}
 
 
 def _other(name: str, names: Sequence[str], data: Data, own: Own) -> ChainScores:

@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import socket
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -23,6 +24,7 @@ _AS_IT_IS = re.compile(rf"{_PIECE}|{_PIECE}/{_PIECE}|(?:/{_PIECE}){{3,}}")
 _LONGEST = 100
 _DIGEST = 12
 _HOLDER = ".lock.json"
+REPLACED = ".replaced"
 
 
 def file_name(text: str) -> str:
@@ -109,6 +111,32 @@ def locked(folder: Path) -> Iterator[None]:
             path.unlink(missing_ok=True)
     finally:
         os.close(descriptor)
+
+
+def replace_folder(new: Path, old: Path) -> None:
+    """Puts a finished folder in another's place, which is whole at every moment but one.
+
+    In that one, between two renamings, the old one is called ``NAME.replaced``; `restore_folder` gives it its name
+    back.
+    """
+    restore_folder(old)
+    aside = old.with_name(f"{old.name}{REPLACED}")
+    (new / _HOLDER).unlink(missing_ok=True)
+    if old.exists():
+        old.rename(aside)
+    new.rename(old)
+    _sync_folder(old.parent)
+    if aside.exists():
+        shutil.rmtree(aside)
+
+
+def restore_folder(folder: Path) -> None:
+    """Ends what a `replace_folder` began that was killed."""
+    aside = folder.with_name(f"{folder.name}{REPLACED}")
+    if aside.exists() and folder.exists():
+        shutil.rmtree(aside)
+    elif aside.exists():
+        aside.rename(folder)
 
 
 def _holder(folder: Path) -> str:

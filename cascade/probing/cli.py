@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any, Literal
 
+import yaml
 from lightning import Trainer
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
@@ -15,6 +16,7 @@ from cascade.errors import CascadeError
 from cascade.probing.data import ScoredTaskDataModule
 from cascade.probing.fit import TRAINER, Trained, fit, quiet_lightning
 from cascade.probing.runs import RUNS
+from cascade.probing.settings import changed
 from probes.training import ProbeModule
 
 
@@ -118,6 +120,6 @@ def fit_from(cli: TrainCLI, out: Path) -> Trained:
     """
     if cli.config.plan:
         raise CascadeError("Expected `plan` on the command line alone, where it prints what training would cost")
-    config = cli.parser.dump(cli.config, skip_unset=False)
-    asked = cli.config
-    return fit(cli.datamodule, cli.model, cli.trainer, out, asked.keep, asked.logger, None, config)
+    config, usual = (cli.parser.dump(of, skip_unset=False) for of in (cli.config, cli.parser.get_defaults()))
+    asked, settings = cli.config, changed(yaml.safe_load(config), yaml.safe_load(usual))
+    return fit(cli.datamodule, cli.model, cli.trainer, out, asked.keep, asked.logger, None, config, settings)

@@ -69,7 +69,8 @@ class Member:
     Attributes:
         settings: Of its engine.
         probe: Folder or Hub id of its P(IK) probe, or ``none``. By default a miniature has the one that is shipped
-            with it, and any other model none.
+            with it. Any other model has, where P(IK) is asked, the best one that was trained for it under the folder
+            of runs.
         reader: Who says P(IK) of this model before it is run.
     """
 
@@ -141,7 +142,7 @@ class CascadeConfig:
         policy: report.json of `cascade.simulate`, or a JSON file of one policy; instead of thresholds, which stay as
             they are by default.
         p_t: P(T) threshold of every stage.
-        p_ik: P(IK) threshold of every stage.
+        p_ik: P(IK) threshold of every stage whose model shows hidden states; each of these needs a probe.
         p_ik_reader: Threshold of every stage that has a reader.
         normalize: Decide by P(T) over the options' mass instead of the raw one, where a question has options. By
             default as the policy's file says, and the raw one where there is none.
