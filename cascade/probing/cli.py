@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from argparse import ArgumentError
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,6 +14,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from cascade.commands import PLAN_HELP
 from cascade.errors import CascadeError
+from cascade.flags import in_words
 from cascade.probing.data import ScoredTaskDataModule
 from cascade.probing.fit import TRAINER, Trained, fit, quiet_lightning
 from cascade.probing.runs import RUNS
@@ -22,6 +24,13 @@ from probes.training import ProbeModule
 
 class TrainCLI(LightningCLI):
     """The command line of `cascade.train`: everything is a flag, every flag fits in ``--config``."""
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Reads the flags, and says in words what is wrong with one."""
+        try:
+            super().parse_arguments(parser, args)
+        except ArgumentError as error:
+            raise in_words(error, parser) from error
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Flags beside those of data, model and trainer."""
@@ -107,6 +116,7 @@ def command_line(args: list[str] | None, prog: str, description: str | None) -> 
                 "usage": f"{prog} [flags]",
                 "description": description,
                 "exit_on_error": False,
+                "allow_abbrev": False,
             },
             trainer_defaults=TRAINER,
         )

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
-from itertools import combinations
+from itertools import combinations, pairwise
 
 import numpy as np
 import pyarrow as pa
@@ -167,6 +167,25 @@ def check_chain(chain: Sequence[str]) -> None:
     """Raises `CascadeError` unless a chain is two or more different models."""
     if len(chain) < 2 or len(set(chain)) != len(chain):
         raise CascadeError(f"Expected `chain` to be two or more different models, but got {', '.join(chain) or 'none'}")
+
+
+def check_order(models: Sequence[tuple[str, float | None]], by: str = "parameters") -> None:
+    """Refuses a chain whose models do not become larger, as far as their sizes are known.
+
+    Args:
+        models: Names and sizes, in the chain's order.
+        by: What the sizes are.
+
+    Raises:
+        CascadeError: Naming the first two that are the wrong way round.
+    """
+    known = [(name, size) for name, size in models if size is not None]
+    for (small, less), (large, more) in pairwise(known):
+        if less > more:
+            raise CascadeError(
+                f"Expected the smallest model of `chain` first, but {small!r} ({less:,.6g} {by}) comes before {large!r} "
+                f"({more:,.6g}); `--any_order` takes the chain as it is"
+            )
 
 
 def align(
