@@ -17,7 +17,7 @@ from cascade.probing.choice import ProbeChoice
 from cascade.runtime.config import CascadeConfig
 from cascade.simulation.data import Data, is_task
 from cascade.tasks.load import TASKS, load_task
-from probes.files import file_name, write_atomically
+from probes.files import file_name, make_writable, write_atomically
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -90,7 +90,8 @@ def simulate(
     """
     from cascade.policies.ledgers import read_prices
     from cascade.report.frontier_figures import plot_frontier
-    from cascade.scores.logs import chain_of, divide, read_logs
+    from cascade.scores.arrays import check_sizes
+    from cascade.scores.logs import chain_of, divide, read_logs, sizes_of
     from cascade.scores.schema import other_confidence, write_scores
     from cascade.simulation import simulator
     from cascade.simulation import study as studies
@@ -109,7 +110,9 @@ def simulate(
     own = Own(cascade, probes, runs, probed)
     marks = (*(() if data.scores else own.marks), *(() if probed else ("without-p_ik",)))
     out = out or runs / "simulations" / "--".join(["+".join(map(file_name, names)), data.label, *marks])
-    out.mkdir(parents=True, exist_ok=True)
+    make_writable(out)
+    if not cascade.any_order:
+        check_sizes(own.sizes() if table is None else sizes_of(table, names), known and known.models)
     if table is None:
         table = own.scores(data.task)
         if not probed and data.split is None and "split" in table.column_names:
@@ -176,6 +179,12 @@ class Own:
 
         named = named_probes(self.cascade.members) if self.probed and depth is None else {}
         return own_scores(self.chain, task, self.runs, depth, self.probes, self.probed, named, self.cascade.shots)
+
+    def sizes(self) -> list[tuple[str, int | None]]:
+        """Each model's name and parameters, none of them loaded."""
+        from cascade.probing.chain import own_models
+
+        return [(model.name, model.parameters) for model in own_models(self.chain)]
 
     def depths(self) -> list[int]:
         """Decoder blocks of all the models but the last."""

@@ -10,6 +10,7 @@ import os
 import re
 import shutil
 import socket
+import tempfile
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -80,6 +81,20 @@ def write_atomically(path: Path, data: bytes) -> None:
         _sync_folder(path.parent)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def make_writable(folder: Path) -> Path:
+    """The folder, made where it is missing, once a file could be written in it: asked before long work.
+
+    Raises:
+        OSError: Naming the folder, if none could.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(folder)) from error
+    return folder
 
 
 @contextlib.contextmanager

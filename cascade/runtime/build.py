@@ -18,7 +18,7 @@ from cascade.policies.thresholds import ThresholdPolicy
 from cascade.probing.runs import RUNS
 from cascade.runtime.config import CascadeConfig, Member, ReaderSettings
 from cascade.runtime.engine import Cascade
-from cascade.scores.arrays import ChainScores, align, check_chain
+from cascade.scores.arrays import ChainScores, align, check_chain, check_sizes
 from cascade.scores.columns import CONFIDENCES
 from cascade.scores.reading import read_scores
 from cascade.tasks.task import Task
@@ -64,6 +64,8 @@ def build_cascade(
     for place, member in enumerate(members):
         probe = probe_of(member, place + 1 == len(members), asks[place], task, runs, layers.get(member.name))
         models.append(build_model(member, place + 1 == len(members), task, probe))
+    if not config.any_order:
+        check_sizes([(model.name, model.parameters) for model in models], config.prices and config.prices.models)
     if stated is None:
         policy, normalize = _thresholds(config, models, readers), bool(config.normalize)
         _check_named(config, members, models)

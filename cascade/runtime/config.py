@@ -150,6 +150,7 @@ class CascadeConfig:
             for miniatures they are shipped.
         keep_loaded: Keep every model in memory; without, a file of questions is answered one model after another.
         shots: Examples in each prompt, from the dev split of the task that is asked; as the probes were trained with.
+        any_order: Take the models as they stand, where they do not become larger or dearer.
     """
 
     chain: str | None = None
@@ -164,6 +165,7 @@ class CascadeConfig:
     calibration: list[Path] = field(default_factory=list)
     keep_loaded: bool = True
     shots: int = 0
+    any_order: bool = False
 
     def __post_init__(self) -> None:
         if self.chain is not None and self.models:

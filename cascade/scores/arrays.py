@@ -6,7 +6,7 @@ What the policies, ledgers and metrics work on. The table's schema and reading a
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from itertools import combinations, pairwise
 
@@ -169,22 +169,25 @@ def check_chain(chain: Sequence[str]) -> None:
         raise CascadeError(f"Expected `chain` to be two or more different models, but got {', '.join(chain) or 'none'}")
 
 
-def check_order(models: Sequence[tuple[str, float | None]], by: str = "parameters") -> None:
-    """Refuses a chain whose models do not become larger, as far as their sizes are known.
+def check_sizes(models: Sequence[tuple[str, int | None]], prices: Mapping[str, Sequence[float]] | None = None) -> None:
+    """Refuses a chain whose models do not become larger; where their sizes are not known, dearer.
 
     Args:
-        models: Names and sizes, in the chain's order.
-        by: What the sizes are.
+        models: Names and parameters, in the chain's order.
+        prices: By the model's name, of tokens read and written.
 
     Raises:
         CascadeError: Naming the first two that are the wrong way round.
     """
-    known = [(name, size) for name, size in models if size is not None]
-    for (small, less), (large, more) in pairwise(known):
+    sizes: list[tuple[str, float | None, str]] = [(name, size, "parameters") for name, size in models]
+    if any(size is None for _, size in models) and prices:
+        sizes = [(name, sum(prices[name]) if name in prices else None, "US dollars") for name, _ in models]
+    known = [(name, size, unit) for name, size, unit in sizes if size is not None]
+    for (first, less, unit), (second, more, _) in pairwise(known):
         if less > more:
             raise CascadeError(
-                f"Expected the smallest model of `chain` first, but {small!r} ({less:,.6g} {by}) comes before {large!r} "
-                f"({more:,.6g}); `--any_order` takes the chain as it is"
+                f"Expected the smallest model of `chain` first, but {first!r} ({less:,.10g} {unit}) comes before "
+                f"{second!r} ({more:,.10g}); `--any_order true` takes the chain as it is"
             )
 
 

@@ -98,6 +98,14 @@ def chain_of(table: pa.Table) -> list[str]:
     return names
 
 
+def sizes_of(table: pa.Table, names: Sequence[str]) -> list[tuple[str, int | None]]:
+    """Each model's name and its parameters, where a table says them."""
+    if "parameters" not in table.column_names:
+        return [(name, None) for name in names]
+    sizes = dict(zip(table["model"].to_pylist(), table["parameters"].to_pylist(), strict=True))
+    return [(name, sizes.get(name)) for name in names]
+
+
 def divide(
     table: pa.Table, names: Sequence[str], split: str | None, normalize: bool
 ) -> tuple[ChainScores, ChainScores, ChainScores]:

@@ -60,7 +60,16 @@ def test_a_live_run_reads_p_ik_by_the_probe_that_was_trained_for_the_model(own, 
 def test_a_live_run_without_a_trained_probe_is_refused_in_one_line(own, swept, tmp_path, capsys):
     chain = f"--chain={own / 'big'},{own / 'little'}"
     with pytest.raises(SystemExit) as stopped:
-        run_main([chain, "--questions=mini-mmlu", "--limit=9", f"--runs={own / 'runs'}", f"--out={tmp_path / 'o'}"])
+        run_main(
+            [
+                chain,
+                "--any_order=true",
+                "--questions=mini-mmlu",
+                "--limit=9",
+                f"--runs={own / 'runs'}",
+                f"--out={tmp_path / 'o'}",
+            ]
+        )
     assert stopped.value.code == 2
     last = capsys.readouterr().err.splitlines()[-1]
     assert last.startswith(f"error: Expected {str(own / 'big')!r} to have a probe, as `p_ik` 0.5 asks one")
