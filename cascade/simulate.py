@@ -24,6 +24,7 @@ from cascade.simulation.data import Data, is_task
 from cascade.studies import names_of, simulate
 from cascade.yaml_files import found_flags
 from probes.errors import ProbeError
+from probes.files import make_writable
 
 T = TypeVar("T")
 
@@ -68,6 +69,8 @@ def build_parser() -> ArgumentParser:
     parser.add_argument("--each", type=dict, default={}, help="settings of each of CHAIN, as --each.dtype=bfloat16")
     shots = "examples in each prompt, from the dev split of the task that is asked"
     parser.add_argument("--shots", type=int, default=0, help=shots)
+    order = "take the chain as it is, where its models do not become larger or dearer"
+    parser.add_argument("--any_order", type=bool, default=False, help=order)
     parser.add_class_arguments(Data, skip={"scores", "evaluate_on"})
     parser.add_class_arguments(Thresholds, skip={"p_ik_reader"})
     parser.add_class_arguments(Goal)
@@ -116,6 +119,7 @@ def main(args: list[str] | None = None) -> None:
     data, thresholds, goal = _taken(Data, values), _taken(Thresholds, values), _taken(Goal, values)
     probes = ProbeChoice(**values["probes"])
     cascade = _cascade(values["cascade"], values["chain"], values["each"], values["shots"])
+    cascade = replace(cascade, any_order=cascade.any_order or values["any_order"])
     if values["cascade"] is not None and thresholds == Thresholds():
         thresholds = Thresholds(cascade.p_t, cascade.p_ik)  # the file's own, where no other are asked for
     data = replace(data, normalize=data.normalize or bool(cascade.normalize))
@@ -131,6 +135,8 @@ def main(args: list[str] | None = None) -> None:
     base, out = values["out"] or values["runs"] / "simulations", values["out"]
     if (own := sweep_folder(base)) != base:
         out = own
+    if folder is not None:
+        make_writable(folder)  # before anything is computed
     asked = (values["prices"], values["layers"], values["runs"], out)
     result = simulate(data, thresholds, goal, cascade, probes, *asked)
     if stands_in := other_confidence(data.columns or {}):
@@ -140,6 +146,7 @@ def main(args: list[str] | None = None) -> None:
     if folder is not None:
         page = write_report(folder, result.title, result.report, result.study, result.reported_on, result.layers)
         print(f"Wrote {page}")
+    print(f"Wrote report.json, plot.png and score tables to {result.folder}")
     if logger == "wandb":
         log_simulation(result.report, result.study, settings, folder or result.folder)
 

@@ -17,7 +17,7 @@ from cascade.probing.choice import ProbeChoice
 from cascade.runtime.config import CascadeConfig
 from cascade.simulation.data import Data, is_task
 from cascade.tasks.load import TASKS, load_task
-from probes.files import file_name, write_atomically
+from probes.files import file_name, make_writable, write_atomically
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -90,7 +90,8 @@ def simulate(
     """
     from cascade.policies.ledgers import read_prices
     from cascade.report.frontier_figures import plot_frontier
-    from cascade.scores.logs import chain_of, divide, read_logs
+    from cascade.scores.arrays import check_sizes
+    from cascade.scores.logs import chain_of, divide, read_logs, sizes_of
     from cascade.scores.schema import other_confidence, write_scores
     from cascade.simulation import simulator
     from cascade.simulation import study as studies
@@ -110,7 +111,9 @@ def simulate(
     marks = (*(() if data.scores else own.marks), *(() if probed else ("without-p_ik",)))
     marks += () if data.recertify is None else (f"recertified-on-{file_name(Path(data.recertify).name)}",)
     out = out or runs / "simulations" / "--".join(["+".join(map(file_name, names)), data.label, *marks])
-    out.mkdir(parents=True, exist_ok=True)
+    make_writable(out)
+    if not cascade.any_order:
+        check_sizes(own.sizes() if table is None else sizes_of(table, names), None if known is None else known.models)
     if table is None:
         table = own.scores(data.task)
         if not probed and data.split is None and "split" in table.column_names:
@@ -134,6 +137,8 @@ def simulate(
     what += f", {stands_in} in P(T)'s place" if stands_in else ""
     result = Simulation(f"{' → '.join(names)} on {what}", fixed, found, found.reported, tuple(swept), out)
     values = fixed.to_json() | {"study": found.to_json()} | ({"p_t": stands_in} if stands_in else {})
+    if not data.scores and probed:
+        values["probe_layers"] = _probe_layers(table)
     write_atomically(out / "report.json", strict_json(values).encode())
     plot_frontier(out / "plot.png", fixed, result.title)
     return result
@@ -182,11 +187,25 @@ class Own:
         named = named_probes(self.cascade.members) if self.probed and depth is None else {}
         return own_scores(self.chain, task, self.runs, depth, self.probes, self.probed, named, self.cascade.shots)
 
+    def sizes(self) -> list[tuple[str, int | None]]:
+        """Each model's name and parameters, none of them loaded."""
+        from cascade.probing.chain import own_models
+
+        return [(model.name, model.parameters) for model in own_models(self.chain)]
+
     def depths(self) -> list[int]:
         """Decoder blocks of all the models but the last."""
         from cascade.probing.chain import own_models
 
         return [model.num_layers for model in own_models(self.chain)[:-1]]
+
+
+def _probe_layers(table: pa.Table) -> dict[str, int]:
+    """The layer that each model's probe reads, of the models that have one: a live run takes the same."""
+    if "probe_layer" not in table.column_names:
+        return {}
+    pairs = zip(table["model"].to_pylist(), table["probe_layer"].to_pylist(), strict=True)
+    return {model: layer for model, layer in pairs if layer is not None}
 
 
 def _other(name: str, names: Sequence[str], data: Data, own: Own) -> ChainScores:

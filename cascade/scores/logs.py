@@ -63,9 +63,19 @@ def check_logs(files: Sequence[Path], columns: Mapping[str, str] | None = None) 
     """Score tables as one, with or without labels, and whether they have them.
 
     Raises:
-        CascadeError: If one is not valid.
+        CascadeError: If one is not valid, or the models answered different questions: `cascade.simulate` would refuse
+            them.
     """
-    return _joined(files, columns, strict=True)
+    table, labelled = _joined(files, columns, strict=True)
+    models = sorted(set(table["model"].to_pylist()))
+    ids = {name: table.filter(pc.equal(table["model"], name))["question_id"].to_pylist() for name in models}
+    for name in models[1:]:
+        if odd := sorted(set(ids[name]) ^ set(ids[models[0]])):
+            raise CascadeError(
+                f"Expected every model to have answered the same questions, but {name!r} ({len(ids[name]):,} rows) and "
+                f"{models[0]!r} ({len(ids[models[0]]):,} rows) differ in {len(odd)}, such as {odd[0]!r}"
+            )
+    return table, labelled
 
 
 def _asked(table: pa.Table, probes: bool) -> pa.Table:
@@ -86,6 +96,14 @@ def chain_of(table: pa.Table) -> list[str]:
     names = sorted(sizes, key=lambda name: (sizes[name], name))
     check_chain(names)
     return names
+
+
+def sizes_of(table: pa.Table, names: Sequence[str]) -> list[tuple[str, int | None]]:
+    """Each model's name and its parameters, where a table says them."""
+    if "parameters" not in table.column_names:
+        return [(name, None) for name in names]
+    sizes = dict(zip(table["model"].to_pylist(), table["parameters"].to_pylist(), strict=True))
+    return [(name, sizes.get(name)) for name in names]
 
 
 def divide(
