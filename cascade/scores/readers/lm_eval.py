@@ -27,6 +27,8 @@ from cascade.scores.row import score_row
 _NAME = re.compile(r"samples_(?P<task>.+?)(?:_(?P<date>\d{4}-\d\d-\d\dT[\d.:-]+))?$")
 # What says whether an answer is right, the first of these that a task has.
 _METRICS = ("acc", "exact_match", "em", "contains", "pass@1", "acc_norm")
+# What `cascade export` says beside what the harness does.
+_TOLD = ("p_t", "p_t_normalized", "p_ik", "prompt_tokens", "completion_tokens", "seconds", "cost_usd")
 _LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 
@@ -84,7 +86,7 @@ def _answer(sample: dict[str, Any], where: str) -> dict[str, Any]:
     if not replies or not isinstance(replies, list):
         raise CascadeError(f"Expected a list of filtered_resps in {where}, but got {str(replies)[:80]}")
     if not all(isinstance(reply, list) and len(reply) == 2 for reply in replies):
-        told = {name: sample.get(name) for name in ("p_t", "p_ik", "prompt_tokens", "completion_tokens", "seconds")}
+        told = {name: sample.get(name) for name in _TOLD}
         return {"prediction": str(replies[0]).strip(), "answer": str(target).strip(), **told}
     try:
         likelihoods = [float(reply[0]) for reply in replies]
