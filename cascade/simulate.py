@@ -3,7 +3,8 @@
 Without `--scores`: the miniature chain, scored and probed where that is missing. With `--scores FILE...`:
 anybody's logs (score tables as Parquet, CSV or JSON lines, logs of other tools), and nothing of torch is loaded. Prints
 the paper's tables at fixed thresholds, then thresholds found on some questions and reported on others. `--report DIR`
-writes it all as a page. `python -m cascade.simulate validate FILE...` says whether score tables can be read, and what they allow.
+writes it all as a page. `python -m cascade.simulate validate FILE...` says whether score tables can be read, and what
+they allow.
 """
 
 from __future__ import annotations
