@@ -1,9 +1,10 @@
 """Simulates cascades: `python -m cascade.simulate`.
 
 Without `--scores`: the miniature chain, scored and probed where that is missing. With `--scores FILE...`:
-anybody's score tables (Parquet, CSV, JSON lines), and nothing of torch is loaded. Prints the paper's tables at
-fixed thresholds, then thresholds found on some questions and reported on others. `--report DIR` writes it all
-as a page. `python -m cascade.simulate validate FILE...` says whether score tables can be read, and what they allow.
+anybody's logs (score tables as Parquet, CSV or JSON lines, logs of other tools), and nothing of torch is loaded. Prints
+the paper's tables at fixed thresholds, then thresholds found on some questions and reported on others. `--report DIR`
+writes it all as a page. `python -m cascade.simulate validate FILE...` says whether score tables can be read, and what
+they allow.
 """
 
 from __future__ import annotations
@@ -38,8 +39,11 @@ def validate(files: list[Path], columns: dict[str, str] | None = None) -> None:
     """
     from cascade.report.logs import print_logs
     from cascade.scores.logs import check_logs
+    from cascade.scores.reading import remarks
 
     print_logs(files, *check_logs(files, columns))
+    for remark in remarks(files):
+        print(remark)
 
 
 def _print_plan(data: Data, probed: bool, runs: Path, cascade: CascadeConfig, probes: ProbeChoice) -> None:
@@ -130,6 +134,7 @@ def main(args: list[str] | None = None) -> None:
     from cascade.report.study_tables import print_study
     from cascade.report.tables import print_report
     from cascade.report.tracking import log_simulation, sweep_folder
+    from cascade.scores.reading import remarks
     from cascade.scores.schema import other_confidence
 
     base, out = values["out"] or values["runs"] / "simulations", values["out"]
@@ -138,6 +143,8 @@ def main(args: list[str] | None = None) -> None:
     if folder is not None:
         make_writable(folder)  # before anything is computed
     asked = (values["prices"], values["layers"], values["runs"], out)
+    for remark in remarks(data.scores or ()):
+        print(remark)
     result = simulate(data, thresholds, goal, cascade, probes, *asked)
     if stands_in := other_confidence(data.columns or {}):
         print(f"{stands_in} stands in P(T)'s place, and what it took is charged")
