@@ -65,7 +65,9 @@ def build_cascade(
         probe = probe_of(member, place + 1 == len(members), asks[place], task, runs, layers.get(member.name))
         models.append(build_model(member, place + 1 == len(members), task, probe))
     if not config.any_order:
-        check_sizes([(model.name, model.parameters) for model in models], config.prices and config.prices.models)
+        check_sizes(
+            [(model.name, model.parameters) for model in models], config.prices.models if config.prices else None
+        )
     if stated is None:
         policy, normalize = _thresholds(config, models, readers), bool(config.normalize)
         _check_named(config, members, models)
