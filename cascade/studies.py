@@ -147,7 +147,7 @@ def simulate(
     out = Path(out) if out else runs / "simulations" / "--".join(["+".join(map(file_name, names)), data.label, *marks])
     make_writable(out)
     if not cascade.any_order:
-        check_sizes(own.sizes() if table is None else sizes_of(table, names), None if known is None else known.models)
+        check_sizes(own.sizes() if table is None else sizes_of(table, names), known.models if known else None)
     if table is None:
         table = own.scores(data.task)
         if not probed and data.split is None and "split" in table.column_names:

@@ -67,8 +67,7 @@ def build_cascade(
         models.append(build_model(member, place + 1 == len(members), task, probe))
     if not config.any_order:
         check_sizes(
-            [(model.name, model.parameters) for model in models],
-            None if config.prices is None else config.prices.models,
+            [(model.name, model.parameters) for model in models], config.prices.models if config.prices else None
         )
     if stated is None:
         policy, normalize = _thresholds(config, models, readers), bool(config.normalize)
