@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from cascade.tasks.load import load_task
     from cascade.tasks.task import MultipleChoice, OpenEnded, Task
 
+__version__ = "0.1.0"
+
 _ROOMS = {
     "errors": ("CascadeError",),
     "judging.llm": ("JudgeConfig", "LLMJudge"),
@@ -65,7 +67,14 @@ __all__ = [
 
 def __getattr__(name: str) -> object:
     if name in _ROOM_OF:
-        return getattr(importlib.import_module(f"cascade.{_ROOM_OF[name]}"), name)
+        try:
+            return getattr(importlib.import_module(f"cascade.{_ROOM_OF[name]}"), name)
+        except ModuleNotFoundError as error:
+            from cascade.errors import missing_extra
+
+            if (missing := missing_extra(error)) is None:
+                raise
+            raise ModuleNotFoundError(missing, name=error.name) from error
     raise AttributeError(f"module 'cascade' has no attribute {name!r}")
 
 

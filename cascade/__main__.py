@@ -8,7 +8,8 @@ from __future__ import annotations
 import argparse
 import importlib
 import sys
-from importlib.metadata import version
+
+from cascade import __version__
 
 VERBS = {
     "train": "train P(IK) heads on a model's hidden states",
@@ -32,7 +33,7 @@ def build_parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("--version", action="version", version=f"confidence-cascade {version('confidence-cascade')}")
+    parser.add_argument("--version", action="version", version=f"confidence-cascade {__version__}")
     shells = ("bash", "zsh", "tcsh")
     parser.add_argument(
         "--completion", choices=shells, metavar="SHELL", help=f"print completion for {', '.join(shells)}"

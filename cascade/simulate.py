@@ -9,7 +9,6 @@ they allow.
 
 from __future__ import annotations
 
-import sys
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -24,6 +23,7 @@ from cascade.probing.choice import ProbeChoice
 from cascade.runtime.config import CascadeConfig
 from cascade.simulation.data import Data, is_task
 from cascade.studies import names_of, simulate
+from cascade.yaml_files import found_flags
 from probes.errors import ProbeError
 
 T = TypeVar("T")
@@ -105,7 +105,7 @@ def _cascade(path: Path | None, chain: str | None, each: dict[str, Any], shots: 
 @one_line_errors(ProbeError)
 def main(args: list[str] | None = None) -> None:
     """The entry point."""
-    args = sys.argv[1:] if args is None else args
+    args = found_flags(args)
     if args[:1] == ["validate"]:
         checker = verb_parser("simulate validate", validate.__doc__)
         checker.add_argument("files", nargs="+", type=Path, help="score tables: Parquet, CSV or JSON lines")
@@ -115,6 +115,8 @@ def main(args: list[str] | None = None) -> None:
     values = build_parser().parse_args(args).as_dict()
     settings = dict(values)
     folder, logger, planned = values.pop("report"), values.pop("logger"), values.pop("plan")
+    if logger == "wandb" and not planned:
+        import wandb  # noqa: F401 - that it is missing is said before anything is computed
     data, thresholds, goal = _taken(Data, values), _taken(Thresholds, values), _taken(Goal, values)
     probes = ProbeChoice(**values["probes"])
     cascade = _cascade(values["cascade"], values["chain"], values["each"], values["shots"])

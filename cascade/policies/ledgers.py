@@ -23,6 +23,7 @@ import yaml
 from cascade.errors import CascadeError
 from cascade.policies.outcome import Outcome
 from cascade.scores.columns import ModelInfo, Usage
+from cascade.yaml_files import find_yaml
 
 LEDGERS = ("answered-only", "full-path", "early-exit")
 UNITS = {
@@ -64,6 +65,7 @@ def read_prices(path: Path) -> Prices:
     Raises:
         CascadeError: If the file is missing or does not have that form.
     """
+    path = find_yaml(path)
     if not path.exists():
         raise CascadeError(f"Expected prices at {path}, but there is no such file")
     try:

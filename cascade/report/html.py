@@ -87,7 +87,8 @@ def overview(title: str, report: Report, study: Study) -> str:
 def _answer(said: Recommendation) -> str:
     lines = [f'<p class="answer">{_prose(line)}</p>' for line in said.sentences]
     lines += [f"<p>{_prose(line)}</p>" for line in (said.non_inferiority, said.outlook) if line]
-    lines += [f'<p class="warning">{_prose(line)} <a href="#data">See which.</a></p>' for line in said.warnings]
+    lines += [f'<p>{_prose(line)} <a href="#data">See which.</a></p>' for line in said.elsewhere]
+    lines += [f'<p class="warning">{_prose(line)}</p>' for line in said.warnings]
     return "\n".join(lines)
 
 
@@ -187,6 +188,7 @@ def _numbers(title: str, report: Report, study: Study, layers: Sequence[LayerPoi
             "sentences": list(said.sentences),
             "non_inferiority": said.non_inferiority,
             "outlook": said.outlook,
+            "elsewhere": list(said.elsewhere),
             "warnings": list(said.warnings),
             "policy": policy_json(study.chosen.policy, study.names, study.normalized),
         },

@@ -14,8 +14,9 @@ from cascade.errors import CascadeError
 from cascade.policies.base import LivePolicy, Thresholds
 from cascade.policies.file import read_policy
 from cascade.policies.thresholds import ThresholdPolicy
-from cascade.runtime.config import CascadeConfig, Member, ReaderSettings
+from cascade.runtime.config import CascadeConfig, FreeTextSettings, Member, ReaderSettings
 from cascade.runtime.engine import Cascade
+from cascade.runtime.free_text import FreeText
 from cascade.scores.arrays import ChainScores, align, check_chain
 from cascade.scores.reading import read_scores
 from cascade.tasks.task import Task
@@ -60,6 +61,7 @@ def build_cascade(config: CascadeConfig | Path | str | None = None, task: Task |
         normalize,
         config.keep_loaded,
         task,
+        None if config.free_text is None else _free_text(config.free_text, names),
     )
 
 
@@ -78,6 +80,14 @@ def _policy(config: CascadeConfig, names: list[str], readers: dict[int, Reader])
         for place in range(len(names) - 1)
     ]
     return ThresholdPolicy.whole(thresholds), bool(config.normalize)
+
+
+def _free_text(settings: FreeTextSettings, names: list[str]) -> FreeText:
+    if settings.policy is None:
+        policy: LivePolicy = ThresholdPolicy.whole([Thresholds(settings.p_t, None)] * (len(names) - 1))
+    else:
+        policy, _ = read_policy(Path(settings.policy), names, f"confidence_{settings.signal}")
+    return FreeText(settings.signal, policy, settings.max_tokens)
 
 
 def _check_probes(policy: LivePolicy, models: list[Engine], source: Path) -> None:

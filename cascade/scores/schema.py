@@ -73,6 +73,8 @@ COLUMNS = (
 # an answer that has to be there first.
 CONFIDENCES = {
     "likelihood": True,
+    "minimum": True,
+    "first_token": False,
     "entropy": False,
     "margin": False,
     "verbalized": True,

@@ -1,1 +1,1 @@
-"""Logs of other tools as score tables, one file a format. `cascade.scores.reading` knows which there are."""
+"""Logs of other tools, and of this server, as score tables: one file a format."""
