@@ -18,8 +18,7 @@ from cascade.errors import CascadeError
 from cascade.scores.readers import every_eval_ever, inspect_eval, langfuse, llm_router_bench, lm_eval, openai_batch
 from cascade.scores.readers.base import LogFormat
 from cascade.scores.readers.frames import frame_table, is_frame
-from cascade.scores.readers.journal import FORMAT as JOURNAL
-from cascade.scores.readers.journal import is_journal, journal_in
+from cascade.scores.readers.journal import is_journal, journal_in, read_journal
 from cascade.scores.readers.plain import CSV, JSON_LINES, PARQUET, check_unique
 from cascade.scores.readers.wide import ROUTER_BENCH, WIDE
 from cascade.scores.schema import join_scores
@@ -36,9 +35,9 @@ FORMATS: dict[str, LogFormat] = {
     "Langfuse": langfuse.FORMAT,
     "OpenAI batch": openai_batch.FORMAT,
     "Every Eval Ever": every_eval_ever.FORMAT,
-    "journal": JOURNAL,
     "Inspect": inspect_eval.FORMAT,
     "lm-evaluation-harness": lm_eval.FORMAT,
+    "journal": LogFormat("a journal of shadow mode", (".jsonl",), read_journal, is_journal),
 }
 """By name. What another tool logs is one entry more."""
 
@@ -86,11 +85,10 @@ def read_table(source: Any) -> pa.Table:
     if is_frame(source):
         return frame_table(source)
     path = Path(source)
+    if path.is_dir() and any(is_journal(file) for file in path.glob("*.jsonl")):
+        path = journal_in(path)
     if path.is_dir():
-        files = log_files(path)
-        if any(map(is_journal, files)):
-            return read_table(journal_in(path))
-        return pa.concat_tables([_loose(read_table(file)) for file in files], promote_options="permissive")
+        return pa.concat_tables([_loose(read_table(file)) for file in log_files(path)], promote_options="permissive")
     if not path.exists():
         raise CascadeError(f"Expected a score table at {path}, but there is no such file")
     ending = path.suffix.lower()
