@@ -1,7 +1,7 @@
 """Confidence-driven model cascades: a question goes to the smallest model that knows the answer.
 
 Names are loaded when they are first used. What the verbs do (`cascade.train`, `.score`, `.simulate`, `.run`, `.serve`,
-`.judge`, `.plan`) stands in modules of these names.
+`.judge`, `.export`, `.plan`) stands in modules of these names.
 """
 
 import importlib

@@ -18,6 +18,7 @@ VERBS = {
     "run": "answer questions with a live cascade",
     "serve": "put a live cascade behind an OpenAI-compatible server",
     "judge": "judge open-ended answers by a language model or by exact match",
+    "export": "write scores or answers as CSV, Parquet, JSON lines, or for lm-evaluation-harness",
     "plan": "say what a verb would cost, before anything is loaded",
 }
 

@@ -34,6 +34,10 @@ class CascadeError(ValueError):
     """Something given to `cascade` is not what it has to be. The message is one line and says what was expected."""
 
 
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C, once what was done is kept. The message is one line and says how to go on."""
+
+
 def json_fault(error: ValueError) -> str:
     """What is wrong with a text that was meant as JSON, for an error that has said where the text is.
 
@@ -56,8 +60,7 @@ def missing_extra(error: ImportError) -> str | None:
 def one_line_errors(*kinds: type[Exception]) -> Callable[[Callable[P, R]], Callable[P, R]]:
     """Decorates a program's entry point: errors of these kinds and file errors end it with one line and code 2.
 
-    So does a package of an extra that is not installed.
-
+    So does a package of an extra that is not installed. Ctrl-C ends it with one line and code 130, as shells have it.
     Anything else is a bug of ours and keeps its traceback.
     """
     expected: tuple[type[Exception], ...] = (CascadeError, ArgumentError, *kinds)
@@ -77,6 +80,9 @@ def one_line_errors(*kinds: type[Exception]) -> Callable[[Callable[P, R]], Calla
                 message = f"{error.strerror}: {error.filename}" if error.filename else " ".join(str(error).split())
             except UnicodeDecodeError as error:
                 message = f"Expected a file of text (UTF-8), but one holds bytes that are none: {error}"
+            except KeyboardInterrupt as stopped:
+                print(str(stopped) or "Stopped.", file=sys.stderr)
+                raise SystemExit(130) from None
             print(f"error: {message}", file=sys.stderr)
             raise SystemExit(2)
 

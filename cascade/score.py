@@ -21,6 +21,7 @@ from cascade.commands import PLAN_HELP, show_kept_help, verb_parser
 from cascade.errors import CascadeError, one_line_errors
 from cascade.yaml_files import found_flags
 from probes.errors import ProbeError
+from probes.files import make_writable
 
 
 def build_parser() -> ArgumentParser:
@@ -65,6 +66,7 @@ def main(args: list[str] | None = None) -> None:
         if scored is not None:
             rank_zero_only(print)(f"{scored.store.rows:,} rows in {scored.store.folder}")
         return
+    make_writable(values.out.parent)  # before anything is asked
     asking = Asking((), *(values[name] for name in ("samples", "temperature", "seed", "unreadable", "max_new_tokens")))
     table = write_scores(values.data, values.out, asking, **own, devices=values.devices, num_nodes=values.num_nodes)
     if table is not None:

@@ -93,3 +93,12 @@ def read_policy(path: Path, names: Sequence[str], signal: str = "p_t") -> tuple[
     if not isinstance(normalize, bool | None):
         raise CascadeError(f"Expected `normalize` in {path} to be true or false, but got {normalize!r}")
     return policy_from_json(values, names, str(path)), normalize
+
+
+def read_probe_layers(path: Path) -> dict[str, int]:
+    """The layer that each model's probe read in the simulation of a report.json; empty where the file does not say."""
+    values = json.loads(path.read_text())
+    layers = values.get("probe_layers", {}) if isinstance(values, dict) else {}
+    if not isinstance(layers, dict) or not all(isinstance(layer, int) for layer in layers.values()):
+        raise CascadeError(f"Expected `probe_layers` in {path} to be a layer for each model, but got {layers!r}")
+    return layers

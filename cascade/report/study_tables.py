@@ -25,7 +25,7 @@ from cascade.report.table import (
     points,
     points_interval,
 )
-from cascade.report.tables import SAVED, wide_console
+from cascade.report.tables import SAVED, print_table, wide_console
 from cascade.simulation.evaluation import Evaluation
 from cascade.simulation.study import LayerPoint, Measured, Study
 from cascade.statistics.significance import Interval
@@ -313,5 +313,5 @@ def print_study(study: Study, console: Console | None = None) -> None:
     )
     for table in tables:
         if table.rows:
-            console.print(table.to_rich(fold=True))
+            print_table(table, console)
             console.print()

@@ -61,7 +61,7 @@ def run(
     else:
         names, shots = [member.name for member in cascade.members], cascade.shots
     task, label = asked_of(questions, split, limit, names, shots)
-    cascade = cascade if isinstance(cascade, Cascade) else build_cascade(cascade, task)
+    cascade = cascade if isinstance(cascade, Cascade) else build_cascade(cascade, task, runs)
     prompts = [prompt_of(question, task) for question in task.questions]
     _check_letters(cascade, prompts)
     folder = out or folder_of(runs, cascade.names, label, shots)

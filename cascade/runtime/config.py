@@ -70,7 +70,8 @@ class Member:
     Attributes:
         settings: Of its engine.
         probe: Folder or Hub id of its P(IK) probe, or ``none``. By default a miniature has the one that is shipped
-            with it, and any other model none.
+            with it. Any other model has, where P(IK) is asked, the best one that was trained for it under the folder
+            of runs.
         reader: Who says P(IK) of this model before it is run.
     """
 
@@ -165,7 +166,7 @@ class CascadeConfig:
         policy: report.json of `cascade.simulate`, or a JSON file of one policy; instead of thresholds, which stay as
             they are by default.
         p_t: P(T) threshold of every stage.
-        p_ik: P(IK) threshold of every stage.
+        p_ik: P(IK) threshold of every stage whose model shows hidden states; each of these needs a probe.
         p_ik_reader: Threshold of every stage that has a reader.
         normalize: Decide by P(T) over the options' mass instead of the raw one, where a question has options. By
             default as the policy's file says, and the raw one where there is none.
@@ -174,6 +175,7 @@ class CascadeConfig:
         keep_loaded: Keep every model in memory; without, a file of questions is answered one model after another.
         shots: Examples in each prompt, from the dev split of the task that is asked; as the probes were trained with.
         free_text: How a server asks and judges any other message; by default in the paper's open-ended words, by P(T).
+        any_order: Take the models as they stand, where they do not become larger or dearer.
     """
 
     chain: str | None = None
@@ -189,6 +191,7 @@ class CascadeConfig:
     keep_loaded: bool = True
     shots: int = 0
     free_text: FreeTextSettings | None = None
+    any_order: bool = False
 
     def __post_init__(self) -> None:
         if self.chain is not None and self.models:

@@ -214,6 +214,9 @@ def certification(
 ) -> Certification:
     """Chooses the ladder to climb, without a label of the questions that certify.
 
+    Where confidences of the certifying questions choose it, δ grows by at most the probability that another draw of
+    them would have chosen another ladder.
+
     Of all ladders that the policies offer, the one that is foreseen to save most: by the models' own confidences as
     probabilities of being right, on the questions apart or, where there are none, on those that certify. Questions
     apart have their say by their labels, too, with as much weight.

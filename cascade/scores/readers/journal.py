@@ -14,6 +14,7 @@ from typing import Any
 import pyarrow as pa
 
 from cascade.errors import CascadeError, json_fault
+from cascade.scores.readers.base import LogFormat
 
 MARK = "cascade-journal"
 """The first key of every line."""
@@ -78,3 +79,6 @@ def read_journal(path: Path) -> pa.Table:
                 for row in mine:
                     row[name] = 0.0 if row.get(name) is None else row[name]
     return pa.Table.from_pylist(rows)
+
+
+FORMAT = LogFormat("a journal of shadow mode", (".jsonl",), read_journal, is_journal)
