@@ -10,6 +10,7 @@ import asyncio
 import fcntl
 import json
 import os
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -86,6 +87,7 @@ class Journal:
 
     def __init__(self, folder: Path, text: bool) -> None:
         self.folder, self._text = folder, text
+        self._writing = threading.Lock()
         try:
             folder.mkdir(parents=True, exist_ok=True)
             self._lock = (folder / ".lock").open("a")
@@ -100,10 +102,11 @@ class Journal:
 
     def write(self, form: str, line: Mapping[str, Any], question: Mapping[str, Any]) -> None:
         """Appends what is known of a question, and its text where that may be written."""
-        _append(self.folder / f"{form}.jsonl", {MARK: form, **line})
-        if self._text:
-            (self.folder / "texts").mkdir(exist_ok=True)
-            _append(self.folder / "texts" / f"{form}.jsonl", question)
+        with self._writing:
+            _append(self.folder / f"{form}.jsonl", {MARK: form, **line})
+            if self._text:
+                (self.folder / "texts").mkdir(exist_ok=True)
+                _append(self.folder / "texts" / f"{form}.jsonl", question)
 
     def close(self) -> None:
         """Lets another server write."""
@@ -169,6 +172,13 @@ class Shadow:
         self.journal.close()
 
     async def _finish(self, asked: Asked, prompt: Prompt, tickets: Sequence[Ticket]) -> None:
+        try:
+            await self._write(asked, prompt, tickets)
+        except Exception as error:  # nobody waits for it: a full disk or a mistake of ours is told in the log
+            self.metrics.shadow("incomplete")
+            self.log.error("journal_failed", error)
+
+    async def _write(self, asked: Asked, prompt: Prompt, tickets: Sequence[Ticket]) -> None:
         told = [await ticket.told for ticket in tickets]
         if any(one.answer.model is None for one in told):
             self.metrics.shadow("incomplete")
@@ -178,7 +188,6 @@ class Shadow:
         agrees = [_agrees(prompt, text, answers[-1]) for text in answers]
         would = self._would(asked, prompt, steps)
         by = next(i for i, one in enumerate(told) if one.answer.model == would.answer.model)
-        self.metrics.shadow("written", would.answer.model or "", agrees[by])
         form = "multiple-choice" if prompt.letters else "free-text" if asked.signal else "open-ended"
         line = {
             "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
@@ -194,10 +203,8 @@ class Shadow:
             ],
         }
         question = {"id": prompt.question_id, "question": prompt.text, "answers": [answers[-1]]}
-        try:
-            await asyncio.to_thread(self.journal.write, form, line, question)
-        except OSError as error:
-            self.log.error("journal_failed", error)
+        await asyncio.to_thread(self.journal.write, form, line, question)
+        self.metrics.shadow("written", would.answer.model or "", agrees[by])
 
     def _would(self, asked: Asked, prompt: Prompt, measured: Mapping[int, Step]) -> Told:
         """What the cascade would have done, by its own policy and what was measured."""

@@ -103,6 +103,11 @@ def test_every_file_and_service_that_is_named_is_there():
     assert ["./grafana/cascade.json", f"{provider['options']['path']}/cascade.json"] in mounts
 
 
+def test_every_yaml_file_says_what_it_is_for():
+    for path in FOLDER.rglob("*.yaml"):
+        assert "docker compose --file configs/monitoring/compose.yaml up" in path.read_text().splitlines()[0]
+
+
 def test_the_image_is_made_as_the_tests_environment_is():
     build = SERVICES["cascade"]["build"]
     assert (FOLDER / build["context"]).resolve() == ROOT
