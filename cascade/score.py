@@ -49,6 +49,7 @@ def main(args: list[str] | None = None) -> None:
     from cascade.planning.costs import plan_training
     from cascade.planning.table import print_plan
     from cascade.probing.apart import score_apart
+    from cascade.report.base_models import of_table, print_base
     from cascade.report.confidence_table import print_confidences
     from cascade.runtime.tables import write_scores
     from cascade.scoring.confidence.asking import Asking
@@ -64,12 +65,14 @@ def main(args: list[str] | None = None) -> None:
             raise CascadeError(f"Expected `out`, a file for the score table, where there is `{given[0]}`, but got none")
         scored = score_apart(values.data, values.devices, values.num_nodes)
         if scored is not None:
+            rank_zero_only(print_base)([of_table(scored.table())])
             rank_zero_only(print)(f"{scored.store.rows:,} rows in {scored.store.folder}")
         return
     make_writable(values.out.parent)  # before anything is asked
     asking = Asking((), *(values[name] for name in ("samples", "temperature", "seed", "unreadable", "max_new_tokens")))
     table = write_scores(values.data, values.out, asking, **own, devices=values.devices, num_nodes=values.num_nodes)
     if table is not None:
+        print_base([of_table(table)])
         print_confidences(table)
         print(f"Wrote {values.out}")
 

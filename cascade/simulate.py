@@ -130,6 +130,7 @@ def main(args: list[str] | None = None) -> None:
     if planned:
         _print_plan(data, thresholds.p_ik is not None, values["runs"], cascade, probes)
         return
+    from cascade.report.base_models import of_chain, print_base
     from cascade.report.html import write_report
     from cascade.report.study_tables import print_study
     from cascade.report.tables import print_report
@@ -148,6 +149,7 @@ def main(args: list[str] | None = None) -> None:
     result = simulate(data, thresholds, goal, cascade, probes, *asked)
     if stands_in := other_confidence(data.columns or {}):
         print(f"{stands_in} stands in P(T)'s place, and what it took is charged")
+    print_base(of_chain(result.reported_on))
     print_report(result.report)
     print_study(result.study)
     if folder is not None:

@@ -66,6 +66,7 @@ def test_the_main_job_leaves_report_scores_and_plot(own, capsys):
     chain = ",".join(report["singles"][i]["models"][0] for i in range(3))
     main(["--scores", *files, "--chain", chain, f"--out={own / 'again'}"])
     again = json.loads((own / "again" / "report.json").read_text())
+    assert report.pop("probe_layers") == {"mini-llama-small": 2, "mini-llama-medium": 3}  # of models that are run here
     assert again == report
     printed = capsys.readouterr().out
     for word in ("answered-only", "full-path", "early-exit", "Table 8", "Table 9", "Table 14", "w/o P(IK)"):
