@@ -70,6 +70,18 @@ def test_p_t_of_longer_options_is_a_share_of_their_likelihood():
         assert row["correct"] == (sample["acc"] == 1.0)
 
 
+def test_a_task_of_the_harness_that_writes_text_has_answers_and_no_probabilities():
+    (file,) = (LOGS / "lm_eval" / "mini_written").rglob("samples_*.jsonl")
+    read = rows(LOGS / "lm_eval" / "mini_written")
+    samples = [json.loads(line) for line in file.read_text().splitlines()]
+    assert len(read) == len(samples) == 6
+    for sample in samples:
+        row = read["mini-llama-small", f"mini_written/{sample['doc_id']}"]
+        assert row.get("p_t") is None
+        assert row["correct"] == (sample["exact_match"] == 1.0)
+        assert row["prediction"] == sample["filtered_resps"][0].strip()
+
+
 def test_the_harness_folder_goes_to_a_recommendation_in_one_command(tmp_path, capsys):
     main(["--scores", str(LETTERS), "--out", str(tmp_path / "out")])
     assert "small → large" in capsys.readouterr().out
