@@ -23,6 +23,7 @@ from cascade.judging.tables import Judged, judge
 from cascade.report.tables import wide_console
 from cascade.statistics.metrics import hallucination_rate
 from cascade.tasks.judging import Verdict
+from cascade.yaml_files import found_flags
 
 
 def print_judged(judged: Judged) -> None:
@@ -65,7 +66,7 @@ def build_parser() -> ArgumentParser:
 @one_line_errors()
 def main(args: list[str] | None = None) -> None:
     """The entry point."""
-    values = build_parser().parse_args(args).as_dict()
+    values = build_parser().parse_args(found_flags(args)).as_dict()
     values.pop("config", None)
     judged = judge(**values)
     print_judged(judged)

@@ -19,6 +19,7 @@ from jsonargparse import ArgumentParser
 
 from cascade.commands import PLAN_HELP, show_kept_help, verb_parser
 from cascade.errors import CascadeError, one_line_errors
+from cascade.yaml_files import found_flags
 from probes.errors import ProbeError
 from probes.files import make_writable
 
@@ -54,7 +55,7 @@ def main(args: list[str] | None = None) -> None:
     from cascade.scoring.confidence.asking import Asking
 
     parser = build_parser()
-    values = parser.instantiate(parser.parse_args(args))
+    values = parser.instantiate(parser.parse_args(found_flags(args)))
     if values.plan:
         print_plan(plan_training(values.data))
         return

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from cascade.errors import CascadeError
 from cascade.policies.base import Thresholds
@@ -21,6 +21,8 @@ from probes.files import file_name, make_writable, write_atomically
 
 if TYPE_CHECKING:
     import pyarrow as pa
+    from matplotlib.figure import Figure
+    from pandas import DataFrame
 
     from cascade.engines.base import EngineConfig
     from cascade.policies.ledgers import Prices
@@ -60,25 +62,54 @@ class Simulation:
     layers: tuple[LayerPoint, ...]
     folder: Path
 
+    @property
+    def figures(self) -> dict[str, Figure]:
+        """The report's figures, of matplotlib, by their names, such as ``frontier``."""
+        from cascade.report.figures import Plot
+        from cascade.report.html import sections
+
+        parts = sections(self.report, self.study, self.reported_on, self.layers)
+        return {part.name: part.figure for section in parts for part in section.parts if isinstance(part, Plot)}
+
+    def to_frame(self) -> DataFrame:
+        """The report as a data frame of pandas: a row for each model and each chain, at the fixed thresholds.
+
+        Raises:
+            CascadeError: If pandas is not installed.
+        """
+        try:
+            from pandas import DataFrame
+        except ImportError as error:
+            raise CascadeError("Expected pandas to be installed to make a data frame: pip install pandas") from error
+        return DataFrame([row.to_flat() for row in (*self.report.singles, *self.report.chains)])
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the recommendation, the ledgers, and the tables at fixed thresholds."""
+        from cascade.report.html import overview
+
+        return overview(self.title, self.report, self.study)
+
 
 def simulate(
-    data: Data = Data(),  # noqa: B008 - frozen, as all of these
+    data: Data | Any = Data(),  # noqa: B008 - frozen, as all of these
     thresholds: Thresholds = Thresholds(),  # noqa: B008
     goal: Goal = Goal(),  # noqa: B008
-    cascade: CascadeConfig = CascadeConfig(),  # noqa: B008
+    cascade: CascadeConfig | str = CascadeConfig(),  # noqa: B008
     probes: ProbeChoice = ProbeChoice(),  # noqa: B008
-    prices: Path | None = None,
+    prices: Path | str | None = None,
     layers: bool = False,
-    runs: Path = Path("runs"),
-    out: Path | None = None,
+    runs: Path | str = Path("runs"),
+    out: Path | str | None = None,
 ) -> Simulation:
     """Simulates every single model and every sub-chain of a chain, and finds the thresholds worth having.
 
     Args:
-        data: Which questions, and whose scores of them.
+        data: Which questions, and whose scores of them; or the scores themselves: a data frame of pandas, polars or
+            pyarrow, a relation of DuckDB, the path of a log or of a folder of logs, or several of these.
         thresholds: Of the fixed tables. Where that of P(IK) is ``None``, no probe is trained or asked.
         goal: What is wanted of the thresholds that are found.
         cascade: The chain, where its models are run here; with score tables the order of their models, if it is given.
+            A text names the models, smallest first, separated by commas.
         probes: Which probes read models that are run here and name none.
         prices: YAML of prices for dollars, such as configs/prices/table-12.yaml; by default those of ``cascade``.
         layers: Sweep the probes' layer (models that are run here only).
@@ -97,6 +128,9 @@ def simulate(
     from cascade.simulation import study as studies
     from cascade.strict_json import strict_json
 
+    data = data if isinstance(data, Data) else Data(scores=_sources(data))
+    cascade = CascadeConfig(chain=cascade) if isinstance(cascade, str) else cascade
+    runs, prices = Path(runs), None if prices is None else Path(prices)
     known, probed = cascade.prices if prices is None else read_prices(prices), thresholds.p_ik is not None
     if layers and data.scores:
         raise CascadeError("Expected `layers` for models that are run here, but got `scores`, which name one layer")
@@ -109,7 +143,8 @@ def simulate(
         probes = replace(probes, task=probes.task or load_task(data.task, cascade.shots).probed_on or data.task)
     own = Own(cascade, probes, runs, probed)
     marks = (*(() if data.scores else own.marks), *(() if probed else ("without-p_ik",)))
-    out = out or runs / "simulations" / "--".join(["+".join(map(file_name, names)), data.label, *marks])
+    marks += () if data.recertify is None else (f"recertified-on-{file_name(Path(data.recertify).name)}",)
+    out = Path(out) if out else runs / "simulations" / "--".join(["+".join(map(file_name, names)), data.label, *marks])
     make_writable(out)
     if not cascade.any_order:
         check_sizes(own.sizes() if table is None else sizes_of(table, names), known.models if known else None)
@@ -118,9 +153,15 @@ def simulate(
         if not probed and data.split is None and "split" in table.column_names:
             table = table.drop_columns(["split"])  # nothing was trained on any of them
     choose_on, report_on, whole = divide(table, names, data.split, data.normalize)
+    # Where a validation part chooses, the test part certifies, as no probe was fitted to it; else all questions do.
+    certify_on = None if whole is report_on else whole
+    if data.recertify is not None:
+        choose_on, report_on, certify_on = whole, _other(data.recertify, names, data, own), None
+        if not report_on.labelled:
+            raise CascadeError(f"Expected `recertify` to name labelled questions, but {data.recertify} has no labels")
     others = {name: _other(name, names, data, own) for name in data.evaluate_on or []}
     fixed = simulator.report(whole, thresholds, known)
-    found = studies.study(choose_on, report_on, goal, known, others)
+    found = studies.study(choose_on, report_on, goal, known, others, certify_on=certify_on)
     swept = _sweep_layers(names, data, goal, known, own) if layers else ()
     for name in names:
         write_scores(table, name, out / "scores" / f"{file_name(name)}.parquet")
@@ -135,6 +176,16 @@ def simulate(
     write_atomically(out / "report.json", strict_json(values).encode())
     plot_frontier(out / "plot.png", fixed, result.title)
     return result
+
+
+def _sources(given: Any) -> list[Any]:
+    """Paths and data frames, of which there may be one."""
+    from cascade.scores.readers.frames import is_frame
+
+    several = list(given) if isinstance(given, list | tuple) else [given]
+    if odd := [source for source in several if not isinstance(source, str | Path) and not is_frame(source)]:
+        raise CascadeError(f"Expected `data` to be Data, a data frame or a path, but got {type(odd[0]).__name__}")
+    return [Path(source) if isinstance(source, str) else source for source in several]
 
 
 @dataclass(frozen=True)

@@ -102,7 +102,7 @@ def build(lab: Lab) -> Drawn:
         axis.axvline(1, color=MUTED, linewidth=0.6)
         axis.set(title=whose, xlabel="cost, share of the largest model's FLOPs")
         axis.margins(x=0.1, y=0.1)
-        label_points(axis, [(drawn[s][1], drawn[s][0]) for s in singles], singles)
+        label_points([axis], [(drawn[s][1], drawn[s][0]) for s in singles], singles)
     figure.axes[0].set_ylabel("accuracy, %")
     handles = [
         Line2D([], [], marker="o", color=c, ls="", label=label) for label, c in zip(chains, COLORS, strict=False)

@@ -2,7 +2,7 @@
 
 Run `python -m experiments.miniature.cards` first. Writes the blocks `demo`, `recommendation`, `ood`, `chains`,
 `transfer`, `miniature` and `columns` (see `experiments.pages`). `experiments.layer_sweeps` writes `layers`, and
-`experiments.readers --readme true` writes `readers` and `gate`.
+`experiments.readers --readme true` writes `readers` and `gate`, `experiments.promises --readme true` writes `promises`.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def column_table() -> str:
 def quoted(study: Study) -> str:
     """What a study recommends, in its own words, as a quotation."""
     said = recommendation(study)
-    lines = (*said.sentences, said.non_inferiority, said.promise, *said.warnings)
+    lines = (*said.sentences, said.non_inferiority, said.outlook, *said.elsewhere, *said.warnings)
     return "\n>\n".join(f"> {line}" for line in lines if line)
 
 

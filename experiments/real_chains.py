@@ -1,8 +1,9 @@
 """What cascades of real models save, ledger by ledger: `python -m experiments.real_chains`.
 
-Run `python -m experiments.real_logs FOLDER` first. For each chain and ledger: the cheapest thresholds at most one
-point below the last model on one half of the questions, and what they do on the other; and what can be promised
-(ε = 0.01, δ = 0.1) on half of the other. These logs have no P(IK): early-exit would be full-path but for a first token.
+Run `python -m experiments.real_logs FOLDER` first. For each chain and ledger: the thresholds that all questions certify
+(ε = 0.01, δ = 0.1), and what they save on questions that did not certify them; and beside these the cheapest thresholds
+at most one point below the last model on one half of the questions, of which nothing is promised, and what they do on
+the other. These logs have no P(IK): early-exit would be full-path but for a first token.
 """
 
 from __future__ import annotations
@@ -38,30 +39,30 @@ CHAINS = {
     "Qwen-72B--mmlu,openai_gpt-4o-2024-05-13": "dollars",
 }
 LEDGERS = ("answered-only", "full-path")
-HEAD = ("models", "unit", "ledger", "thresholds", "pd_points", "saved", "promised at ε = 1 point, δ = 0.1")
+HEAD = ("models", "unit", "ledger", "promised thresholds", "pd_points", "saved", "saved and pd_points unpromised")
 
 
-def row(found: Study, promised: Study) -> list[str]:
+def row(found: Study) -> list[str]:
     """One line of the table."""
     short = short_names(found.names)
-    reported = found.chosen.reported
-
-    def points(interval: Interval, sign: int = 1) -> str:
-        ends = sorted(100 * sign * end for end in (interval.low, interval.high))
-        return f"{100 * sign * interval.estimate:+.1f} [{ends[0]:+.1f}, {ends[1]:+.1f}]"
-
-    saved = Interval(*(1 - getattr(reported.cost_ratio, name) for name in ("estimate", "low", "high")))
-    assert promised.guarantee is not None
-    made = promised.guarantee
+    promised, other = found.chosen.reported, found.unpromised.reported
+    assert found.guarantee is not None
+    saved = Interval(*(1 - getattr(promised.cost_ratio, name) for name in ("estimate", "low", "high")))
     return [
         " → ".join(short[name] for name in found.names),
         str(found.goal.unit),
         found.goal.ledger,
-        found.chosen.policy.describe([short[name] for name in found.names]),
-        points(reported.difference),
+        found.chosen.policy.describe([short[name] for name in found.names]) if found.guarantee.holds else "none",
+        points(promised.difference),
         points(saved) + " %",
-        f"{100 * (1 - made.cost):.0f} % saved" if made.holds else "none",
+        f"{100 * (1 - other.cost_ratio.estimate):+.1f} %, {points(other.difference)}",
     ]
+
+
+def points(interval: Interval) -> str:
+    """An interval of shares in points, low end first."""
+    ends = sorted(100 * end for end in (interval.low, interval.high))
+    return f"{100 * interval.estimate:+.1f} [{ends[0]:+.1f}, {ends[1]:+.1f}]"
 
 
 def markdown(folder: Path, seed: int = 0) -> str:
@@ -79,10 +80,8 @@ def markdown(folder: Path, seed: int = 0) -> str:
         scores = align(read_scores([folder / f"{file_name(name)}.parquet" for name in names]), names)
         choose_on, report_on = parts(scores, (0.5, 0.5), seed)
         for ledger in LEDGERS:
-            goal = Goal(ledger=ledger, unit=unit)
-            promise = Goal(ledger=ledger, unit=unit, epsilon=0.01)
-            found, promised = (study(choose_on, report_on, wanted, prices) for wanted in (goal, promise))
-            lines.append(f"| {' | '.join(row(found, promised))} |")
+            found = study(choose_on, report_on, Goal(ledger=ledger, unit=unit), prices, certify_on=scores)
+            lines.append(f"| {' | '.join(row(found))} |")
     return "\n".join(lines)
 
 

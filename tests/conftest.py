@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from pathlib import Path
@@ -17,6 +18,12 @@ UNTIMED = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
 settings.register_profile("default", max_examples=40, **UNTIMED)
 settings.register_profile("long", max_examples=1000, **UNTIMED)
 settings.load_profile("long" if LONG else "default")
+
+
+def pytest_collection_finish() -> None:
+    """What is imported stays, and is not looked through for garbage again and again."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_sessionfinish() -> None:
@@ -39,6 +46,15 @@ def made_once(tmp_path_factory):
 
     own = tmp_path_factory.getbasetemp()
     return MadeOnce((own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "made-once")
+
+
+@pytest.fixture(scope="module")
+def chromium():
+    """A real browser; see `tests.browser`. A module's, since no asyncio runs in its thread while it is open."""
+    from tests.browser import chromium
+
+    with chromium() as browser:
+        yield browser
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,8 @@
 """Processes forked from one that has imported everything, so that a test of a process does not pay for imports.
 
-For tests in which a process itself is tested: it is killed, signalled, or raced with others. Not for what is read
-while libraries are imported, such as the Hub's address, and not for what is imported at all: `subprocess` is.
+For tests in which a process itself is tested: it is killed, signalled, or raced with others, or it asks a Hub. Not for
+what is read while libraries are imported, other than the Hub's address and home, and not for what is imported at all:
+`subprocess` is.
 """
 
 from __future__ import annotations
@@ -16,17 +17,36 @@ import tempfile
 import time
 from pathlib import Path
 from typing import Any
+from unittest import mock
+
+from tests import hub_address
 
 _POPEN = subprocess.Popen
 FORKS = multiprocessing.get_context("forkserver")
 FORKS.set_forkserver_preload(
     [
-        *("pytest", "lightning.pytorch", "matplotlib.pyplot", "openai", "torch", "uvicorn"),
-        *(f"cascade.{name}" for name in ("run", "score", "serve", "train")),
+        *(
+            "pytest",
+            "datasets",
+            "lightning.pytorch",
+            "matplotlib.pyplot",
+            "openai",
+            "pyarrow.parquet",
+            "torch",
+            "uvicorn",
+        ),
+        *(f"cascade.{name}" for name in ("run", "score", "serve", "simulate", "train")),
         *("cascade.probing.fit", "cascade.runtime.build", "cascade.scoring.scored", "cascade.serving.server"),
-        *(f"transformers.models.{name}.modeling_{name}" for name in ("llama", "qwen3")),
+        *("experiments.attacks.endpoints", "experiments.benchmarks.serving", "sklearn.linear_model", "skops.io"),
+        *(f"transformers.models.{name}.modeling_{name}" for name in ("auto", "bert", "llama", "qwen3")),
     ]
 )
+
+
+def start_server() -> None:
+    """Starts the process that forks, if there is none: it reads the address and the home of the tests' Hub."""
+    with mock.patch.dict(os.environ, hub_address.environment(), clear=True):
+        multiprocessing.forkserver.ensure_running()
 
 
 def end_server() -> None:
@@ -34,12 +54,13 @@ def end_server() -> None:
     multiprocessing.forkserver._forkserver._stop()
 
 
-def _become(command: tuple[str, ...], environment: dict[str, str], folder: str, outputs: tuple[str, str]) -> None:
+def _become(command: tuple[str, ...], environment: dict[str, str], folder: str, ends: tuple[str, str, str]) -> None:
     """What a new interpreter would do: `python -m NAME …` or `python -c CODE …`."""
-    for number, path in enumerate(("/dev/null", *outputs)):
+    for number, path in enumerate(ends):
         opened = os.open(path, os.O_RDWR | os.O_APPEND)
         os.dup2(opened, number)
         os.close(opened)
+    sys.stdin = open(0, closefd=False)  # noqa: SIM115
     sys.stdout, sys.stderr = (open(number, "w", buffering=1, closefd=False) for number in (1, 2))  # noqa: SIM115
     os.environ.clear()
     os.environ.update(environment)
@@ -87,15 +108,29 @@ class Forked:
     Args:
         command: As after `python`.
         environment: Instead of this process's own.
-        stderr: A file to write errors to.
+        stderr: A file to write errors to, or a named pipe.
+        stdin: A file to read from.
     """
 
-    def __init__(self, *command: str, environment: dict[str, str] | None = None, stderr: str | None = None) -> None:
+    def __init__(
+        self,
+        *command: str,
+        environment: dict[str, str] | None = None,
+        stderr: str | None = None,
+        stdin: str = "/dev/null",
+    ) -> None:
         outside = dict(os.environ if environment is None else environment)
         self.stdout, self.stderr = Output(self), Output(self)
-        outputs = (self.stdout.name, stderr or self.stderr.name)
-        self._process = FORKS.Process(target=_become, args=(command, outside, str(Path.cwd()), outputs))
+        ends = (stdin, self.stdout.name, stderr or self.stderr.name)
+        start_server()
+        self._process = FORKS.Process(target=_become, args=(command, outside, str(Path.cwd()), ends))
         self._process.start()
+
+    def __enter__(self) -> Forked:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.wait()
 
     @property
     def pid(self) -> int:
@@ -128,7 +163,7 @@ class Forked:
 
 def instead_of_popen(command: list[str], **options: Any) -> Forked | subprocess.Popen:
     """For `subprocess.Popen` where the code under test starts one of our own commands by it."""
-    if command[:2] != [sys.executable, "-m"]:
+    if command[0] != sys.executable or command[1] not in ("-c", "-m"):
         return _POPEN(command, **options)
     return Forked(*command[1:], environment=options.get("env"), stderr=getattr(options.get("stderr"), "name", None))
 

@@ -208,11 +208,15 @@ def test_real_chains_are_reported_on_the_other_half_ledger_by_ledger(shared_data
         assert saved[0] > saved[1]
 
 
-def test_promises_of_real_logs_need_a_chain(capsys):
-    with pytest.raises(SystemExit) as stop:
-        promises(["--scores", "a.parquet"])
-    assert stop.value.code == 2
-    assert "Expected `scores` and `chain` together" in capsys.readouterr().err
+def test_a_cell_of_promises_that_was_drawn_is_not_drawn_again(tmp_path, capsys, monkeypatch):
+    flags = [f"--scores={tmp_path}", "--draws=5", "--sizes=[200]", "--epsilon=0.05", f"--out={tmp_path / 'o.json'}"]
+    promises(flags)
+    first = capsys.readouterr().out
+    (row,) = [line for line in first.splitlines() if line.startswith("| made up")]
+    assert [len(cell.split(" / ")) for cell in row.split(" | ")] == [1, 1, 3, 3, 3, 1]
+    monkeypatch.setattr("experiments.promises.draw", None)
+    promises(flags)
+    assert capsys.readouterr().out == first
 
 
 def test_the_runtime_benchmark_predicts_from_what_was_done(capsys):

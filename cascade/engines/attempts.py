@@ -15,7 +15,7 @@ import math
 import ssl
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -31,6 +31,9 @@ MAX_WAIT_SECONDS = 60.0
 
 DEADLINE_TIMEOUTS = 5
 """A whole attempt takes at most so many timeouts: some providers send blanks while they think, and are never silent."""
+
+WATCH_SECONDS = 0.25
+"""How often it is asked whether a reply that has not come is still wanted."""
 
 _NO_KEY = "none"
 _SHORTEST_SECRET = 8  # servers of one's own are given keys like EMPTY, which may well be an answer
@@ -77,6 +80,10 @@ class QuestionError(Exception):
         self.bad_prompt = bad_prompt
 
 
+class UnwantedError(Exception):
+    """Nobody waits for the reply any more, so that the connection was closed. It may have been billed."""
+
+
 class RefusedError(CascadeError):
     """The endpoint refuses everybody who asks like this: the key, the account or the model. Nothing is billed."""
 
@@ -105,10 +112,15 @@ for _name in (
     logging.getLogger(_name).addFilter(_KEYS_OUT)
 
 
-def open_client(base_url: str, key: str, timeout: float) -> openai.OpenAI:
-    """A client that follows no redirect, asks for plain bytes, and holds every attempt to `send`'s bounds."""
+def keep_out(key: str) -> None:
+    """Keeps a key out of what the libraries log."""
     if len(key) >= _SHORTEST_SECRET:
         _KEYS_OUT.keys.add(key)
+
+
+def open_client(base_url: str, key: str, timeout: float) -> openai.OpenAI:
+    """A client that follows no redirect, asks for plain bytes, and holds every attempt to `send`'s bounds."""
+    keep_out(key)
     http = httpx2.Client(
         follow_redirects=False,
         event_hooks={"response": [_refuse_compressed]},
@@ -133,15 +145,18 @@ class _Bounds(threading.local):
 
     deadline = most_seconds = math.inf
     left = most = math.inf
+    wanted: Callable[[], bool] | None = None
 
     @contextlib.contextmanager
-    def hold(self, seconds: float, most: int) -> Iterator[None]:
+    def hold(self, seconds: float, most: int, wanted: Callable[[], bool] | None) -> Iterator[None]:
         self.most_seconds, self.deadline = seconds, time.monotonic() + seconds
         self.left = self.most = most
+        self.wanted = wanted
         try:
             yield
         finally:
             self.deadline = self.left = math.inf
+            self.wanted = None
 
     def seconds(self, silence: float | None) -> float | None:
         """How long the next step may take."""
@@ -172,7 +187,7 @@ class _Stream(httpcore2.NetworkStream):
 
     def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
         try:
-            data = self._stream.read(max_bytes, _BOUNDS.seconds(timeout))
+            data = self._read(max_bytes, timeout)
         except httpcore2.ReadTimeout:
             _BOUNDS.seconds(timeout)  # raises another error where the whole attempt has run out of time
             raise
@@ -180,6 +195,17 @@ class _Stream(httpcore2.NetworkStream):
         if _BOUNDS.left < 0:
             raise httpcore2.ReadError(f"it is longer than {_BOUNDS.most:,} bytes, the most that was asked for")
         return data
+
+    def _read(self, max_bytes: int, timeout: float | None) -> bytes:
+        """Reads in short waits where somebody may lose interest, each of which may end without a byte."""
+        wanted, end = _BOUNDS.wanted, math.inf if timeout is None else time.monotonic() + timeout
+        while wanted is not None and (left := end - time.monotonic()) > WATCH_SECONDS:
+            if not wanted():
+                raise UnwantedError
+            with contextlib.suppress(httpcore2.ReadTimeout):
+                return self._stream.read(max_bytes, _BOUNDS.seconds(min(left, WATCH_SECONDS)))
+            _BOUNDS.seconds(timeout)
+        return self._stream.read(max_bytes, _BOUNDS.seconds(None if end == math.inf else end - time.monotonic()))
 
     def write(self, buffer: bytes, timeout: float | None = None) -> None:
         self._stream.write(buffer, _BOUNDS.seconds(timeout))
@@ -206,7 +232,13 @@ def _refuse_compressed(response: httpx2.Response) -> None:
         )
 
 
-def send(client: openai.OpenAI, kind: Kind, request: Mapping[str, Any], api_key_env: str) -> bytes:
+def send(
+    client: openai.OpenAI,
+    kind: Kind,
+    request: Mapping[str, Any],
+    api_key_env: str,
+    wanted: Callable[[], bool] | None = None,
+) -> bytes:
     """Sends a request once.
 
     Args:
@@ -214,11 +246,13 @@ def send(client: openai.OpenAI, kind: Kind, request: Mapping[str, Any], api_key_
         kind: Of `cascade.engines.openai_format`.
         request: What `build_request` made.
         api_key_env: Where the key is from, for errors; the key itself is kept out of them.
+        wanted: Asked while nothing comes: whether anybody still waits for the reply.
 
     Returns:
         The body of a response that has a good status, without the key.
 
     Raises:
+        UnwantedError: If nobody waits any more.
         AttemptError, QuestionError, RefusedError: By what may be done about it. None has the library's error for its
             cause: that holds what the endpoint said, with the key in it if it repeats that.
     """
@@ -226,7 +260,7 @@ def send(client: openai.OpenAI, kind: Kind, request: Mapping[str, Any], api_key_
     model = request["model"]
     assert isinstance(client.timeout, float)
     try:
-        with _BOUNDS.hold(DEADLINE_TIMEOUTS * client.timeout, most_bytes(request)):
+        with _BOUNDS.hold(DEADLINE_TIMEOUTS * client.timeout, most_bytes(request), wanted):
             if kind == "chat":
                 chat = client.chat.completions.with_raw_response
                 body = chat.create(model=model, messages=request["messages"], extra_body=rest).content
@@ -238,6 +272,8 @@ def send(client: openai.OpenAI, kind: Kind, request: Mapping[str, Any], api_key_
         raise _status_error(client, error, model, api_key_env) from None
     except openai.APIConnectionError as error:
         cause = error.__cause__
+        if isinstance(cause, UnwantedError):
+            raise UnwantedError from None
         reason = f"{error.message} ({type(cause).__name__}: {cause})"
         name = type(cause).__name__
         sent = name not in _NEVER_SENT

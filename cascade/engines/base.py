@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from functools import partial
 from pathlib import Path
@@ -21,6 +21,7 @@ from cascade.tasks.base import Question
 from cascade.tasks.task import Task, kind_of
 
 if TYPE_CHECKING:
+    from cascade.engines.passing import Relay
     from probes.probe import Probe
 
 
@@ -48,10 +49,14 @@ class Prompt:
             paper's format has it; else it is the probability of the first token, whatever that is.
         max_new_tokens: At the most, the first one included; of a multiple-choice question only the first is used.
         top_logprobs: How many alternatives are wanted for each token, 0 to 20.
+        messages: The same as a conversation, roles and texts, for what takes one; empty where the text is all there is.
         stop: Texts that end the continuation, and are not part of it.
         temperature: 0 takes the most probable token each time; above it the continuation is sampled, which is of no
             use where one of the letters is wanted.
-        seed: Of the sample. Draws follow it and `question_id`, and nothing else.
+        top_p: Of a sample: draws only from the most probable tokens that have this much mass together.
+        seed: Of the sample. Draws follow it and `draws`, and nothing else.
+        draws: Names the stream of random numbers; by default `question_id` does.
+        extra: Further fields of a request to an endpoint, as the client wrote them. What runs here knows none of them.
         read: From the continuation to the answer in it.
     """
 
@@ -61,9 +66,13 @@ class Prompt:
     answer_prefix: bool = True
     max_new_tokens: int = 16
     top_logprobs: int = 0
+    messages: tuple[tuple[str, str], ...] = ()
     stop: tuple[str, ...] = ()
     temperature: float = 0.0
+    top_p: float = 1.0
     seed: int = 0
+    draws: str | None = None
+    extra: Mapping[str, Any] = field(default_factory=dict, hash=False)
     read: Callable[[str], str] = field(default=str, compare=False, repr=False)
 
     @property
@@ -82,6 +91,8 @@ class Prompt:
             raise CascadeError(
                 f"Expected `temperature` of question {self.question_id!r} to be {wanted}, but got {self.temperature}"
             )
+        if not 0 <= self.top_p <= 1:
+            raise CascadeError(f"Expected `top_p` of question {self.question_id!r} in [0, 1], but got {self.top_p}")
 
 
 def prompt_of(question: Question, task: Task | None = None, max_new_tokens: int | None = None) -> Prompt:
@@ -183,10 +194,13 @@ class Gate:
     Attributes:
         p_ik: Asked inside the forward pass, at the probe's layer; ``None`` where the probe is not to be read at all.
         p_t: Asked after the first token, of those that are left, where more than that token is wanted.
+        wanted: Asked of a prompt's place while its answer is made: whether anybody still waits for it. What nobody
+            waits for is broken off, and its reply is of no use. ``None`` where all are wanted to the end.
     """
 
     p_ik: Callable[[np.ndarray, np.ndarray], Kept] | None = keep_all
     p_t: Callable[[np.ndarray, np.ndarray], Kept] = keep_all
+    wanted: Callable[[int], bool] | None = None
 
 
 OPEN = Gate()
@@ -285,6 +299,11 @@ class Engine(ABC):
 
     def count_tokens(self, texts: Sequence[str]) -> list[int] | None:
         """Tokens of each text; ``None`` where the tokenizer is a provider's own."""
+        return None
+
+    @property
+    def relay(self) -> Relay | None:
+        """Where requests go as a client wrote them; ``None`` where the model runs here."""
         return None
 
     def weights(self) -> Weights | None:

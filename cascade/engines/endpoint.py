@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -24,9 +25,11 @@ import tenacity
 
 from cascade.engines.attempts import (
     MAX_WAIT_SECONDS,
+    WATCH_SECONDS,
     AttemptError,
     QuestionError,
     RefusedError,
+    UnwantedError,
     open_client,
     scrub,
     send,
@@ -43,6 +46,7 @@ from cascade.engines.openai_format import (
     read_reply,
     usage_can_be,
 )
+from cascade.engines.relay import EndpointRelay
 from cascade.engines.request_cache import RequestCache, StoredResponse, canonical_json, request_key
 from cascade.engines.settings import EndpointConfig
 from cascade.errors import CascadeError
@@ -72,6 +76,12 @@ class _Job:
     logprobs: bool
     cache: RequestCache
     halt: threading.Event
+    wanted: Callable[[], bool] | None = None
+
+    @property
+    def over(self) -> bool:
+        """Whether nobody waits for it any more."""
+        return self.wanted is not None and not self.wanted()
 
 
 class Endpoint(Engine):
@@ -93,7 +103,9 @@ class Endpoint(Engine):
         self.base_url = (settings.base_url or OPENAI_URL).rstrip("/")
         self.price = None if settings.price is None else (settings.price.input, settings.price.output)
         self.spending_cap = settings.spending_cap
-        self.concurrency = self.batch_size = settings.concurrency
+        # A server asks each question by itself, so that a slow one holds up no other.
+        self.concurrency = self.parallel = settings.concurrency
+        self.batch_size = 1
         self.timeout, self.attempts, self.backoff = settings.timeout, settings.attempts, settings.backoff
         self.needs_confidence = needs_confidence
         shown = 20 if self.kind == "chat" else 5
@@ -154,9 +166,9 @@ class Endpoint(Engine):
 
         Args:
             prompts: Any number.
-            gate: Asked for `on_token` alone. There is no P(IK), and the whole answer comes in the one request that
-                brings P(T), so that a gate after the first token could save nothing; hold `Reply.p_t` against the
-                threshold instead.
+            gate: Asked for `on_token` alone, and whether an answer is still wanted. There is no P(IK), and the whole
+                answer comes in the one request that brings P(T), so that a gate after the first token could save
+                nothing; hold `Reply.p_t` against the threshold instead.
             on_token: Called once a prompt that the gate keeps, with the whole text, in the order in which the replies
                 come.
 
@@ -173,7 +185,8 @@ class Endpoint(Engine):
         with ThreadPoolExecutor(self.concurrency, thread_name_prefix=f"endpoint {self.name}") as pool:
             try:
                 for place, prompt in enumerate(prompts):
-                    places[pool.submit(self._answer_or_halt, prompt, cache, halt)] = place
+                    wanted = None if gate.wanted is None else partial(gate.wanted, place)
+                    places[pool.submit(self._answer_or_halt, prompt, cache, halt, wanted)] = place
                 for future in as_completed(places):
                     if future.exception() is not None:
                         break
@@ -187,6 +200,21 @@ class Endpoint(Engine):
             raise _first_error(places)
         return [replies[i] for i in range(len(prompts))]
 
+    @cached_property
+    def relay(self) -> EndpointRelay:
+        """The same endpoint, price and cap, for requests as clients write them."""
+        price, cap = self.price, self.spending_cap
+        return EndpointRelay(self.name, self.base_url, self._key, float(self.timeout), price, cap, self._open_cache)
+
+    def _key(self) -> str:
+        key = os.environ.get(self._api_key_env, "").strip()
+        if not key and not _is_loopback(self.base_url):
+            raise CascadeError(
+                f"Expected the environment variable {self._api_key_env} to hold the key for {self.base_url}, but it is "
+                f"not set"
+            )
+        return key
+
     def release(self) -> None:
         """Closes the connections and the cache file; the next call opens them again."""
         if self._client is not None:
@@ -197,33 +225,34 @@ class Endpoint(Engine):
             self._cache = None
 
     def _open_cache(self) -> RequestCache:
-        if self._cache is None:
-            self._cache = RequestCache(self._cache_path)
-        return self._cache
+        with self._client_lock:
+            if self._cache is None:
+                self._cache = RequestCache(self._cache_path)
+            return self._cache
 
     def _open_client(self) -> openai.OpenAI:
         with self._client_lock:
             if self._client is None:
-                key = os.environ.get(self._api_key_env, "").strip()
-                if not key and not _is_loopback(self.base_url):
-                    raise CascadeError(
-                        f"Expected the environment variable {self._api_key_env} to hold the key for {self.base_url}, "
-                        f"but it is not set"
-                    )
-                self._client = open_client(self.base_url, key, float(self.timeout))
+                self._client = open_client(self.base_url, self._key(), float(self.timeout))
             return self._client
 
-    def _answer_or_halt(self, prompt: Prompt, cache: RequestCache, halt: threading.Event) -> Reply | Failure:
+    def _answer_or_halt(
+        self, prompt: Prompt, cache: RequestCache, halt: threading.Event, wanted: Callable[[], bool] | None
+    ) -> Reply | Failure:
         """What a thread of the pool does; an error ends the whole call before another request leaves."""
         if halt.is_set():
             raise _HaltedError
         try:
-            return self._answer_one(prompt, cache, halt)
+            return self._answer_one(prompt, cache, halt, wanted)
+        except UnwantedError:
+            return Failure(prompt.question_id, "nobody waited for it")
         except BaseException:
             halt.set()
             raise
 
-    def _answer_one(self, prompt: Prompt, cache: RequestCache, halt: threading.Event) -> Reply | Failure:
+    def _answer_one(
+        self, prompt: Prompt, cache: RequestCache, halt: threading.Event, wanted: Callable[[], bool] | None
+    ) -> Reply | Failure:
         asked = self.top_logprobs if self.needs_confidence else min(prompt.top_logprobs, self.top_logprobs)
         request = build_request(self.kind, self.name, prompt, asked, self.limit_field, self.options)
         try:
@@ -232,7 +261,7 @@ class Endpoint(Engine):
             raise CascadeError(
                 f"Expected question {prompt.question_id!r} and `options` to be what JSON can say, but got {error}"
             ) from error
-        job = _Job(prompt, request, key, bool(asked), cache, halt)
+        job = _Job(prompt, request, key, bool(asked), cache, halt, wanted)
         with cache.claim(key):
             response = cache.get(key)
             if cached := response is not None:
@@ -264,7 +293,7 @@ class Endpoint(Engine):
             retry=tenacity.retry_if_exception_type(AttemptError),
             stop=lambda state: state.attempt_number >= self.attempts or self._shows_none(state) or self._closed(state),
             wait=lambda state: _attempt_error(state).wait + pause(state),
-            sleep=tenacity.sleep_using_event(job.halt),
+            sleep=partial(_pause, job),
             reraise=True,
         )
         try:
@@ -304,7 +333,7 @@ class Endpoint(Engine):
         try:
             start = time.perf_counter()
             try:
-                body = send(client, self.kind, job.request, self._api_key_env)
+                body = send(client, self.kind, job.request, self._api_key_env, job.wanted)
                 self._connected = True
             except (AttemptError, QuestionError, RefusedError) as error:
                 self._connected |= not (isinstance(error, AttemptError) and error.unconnected)
@@ -338,6 +367,8 @@ class Endpoint(Engine):
         """Waits for those under way where the cap leaves no room: they mostly cost less than was set aside."""
         with self._settled:
             while not job.halt.is_set():
+                if job.over:
+                    raise UnwantedError
                 reservation = None if bound is None else job.cache.reserve(bound, self.spending_cap)
                 if bound is None or reservation is not None:
                     self._under_way += 1
@@ -348,7 +379,7 @@ class Endpoint(Engine):
                         f"${job.cache.spending().total:.6f} of it is spent or reserved in {job.cache.path} and "
                         f"question {job.prompt.question_id!r} may cost ${bound:.6f}; what was answered is stored"
                     )
-                self._settled.wait()
+                self._settled.wait(None if job.wanted is None else WATCH_SECONDS)
         raise _HaltedError
 
     def _bound(self, request: Mapping[str, Any]) -> float | None:
@@ -366,6 +397,15 @@ class Endpoint(Engine):
         if not usage_can_be(completion, request):
             return self._bound(request)
         return (completion.prompt_tokens * self.price[0] + completion.completion_tokens * self.price[1]) / 1e6
+
+
+def _pause(job: _Job, seconds: float) -> None:
+    """Waits, as long as the whole call goes on and the answer is wanted."""
+    end = time.monotonic() + seconds
+    while not job.halt.is_set() and (left := end - time.monotonic()) > 0:
+        if job.over:
+            raise UnwantedError
+        job.halt.wait(left if job.wanted is None else min(left, WATCH_SECONDS))
 
 
 def _attempt_error(state: tenacity.RetryCallState) -> AttemptError:

@@ -19,7 +19,7 @@ from torch import Tensor
 from cascade.engines.base import OPEN, Failure, Gate, Prompt, Reply, TokenLogprob, Weights
 from cascade.engines.generation import Continuation, continue_greedily
 from cascade.engines.huggingface import HuggingFaceModel, Prefill
-from cascade.engines.prompts import PromptForm
+from cascade.engines.prompts import Given, PromptForm
 from cascade.engines.sampling import Sampler
 from cascade.engines.states import StatesEngine
 from cascade.errors import CascadeError
@@ -152,16 +152,33 @@ class LocalModel(StatesEngine):
         self, prompts: Sequence[Prompt], gate: Gate = OPEN, on_token: Callable[[int, str], None] | None = None
     ) -> list[Reply | Failure]:
         """One reply a prompt; rows leave the pass at the probe's layer, and after the first token."""
-        lengths = self.decoder.count_tokens([prompt.text for prompt in prompts]) if prompts else []
+        lengths, wrong_turns = self._lengths(prompts)
         replies: dict[int, Reply | Failure] = {}
         for place, (prompt, length) in enumerate(zip(prompts, lengths, strict=True)):
-            if wrong := self._refuses(prompt, length):
+            if wrong := wrong_turns.get(place) or self._refuses(prompt, length):
                 replies[place] = Failure(prompt.question_id, wrong, bad_prompt=True)
         order = sorted(set(range(len(prompts))) - set(replies), key=lambda place: (-lengths[place], place))
         for start in range(0, len(order), self.batch_size):
             places = order[start : start + self.batch_size]
             replies |= _Batch(self, [prompts[p] for p in places], np.array(places), gate, on_token).run()
         return [replies[place] for place in range(len(prompts))]
+
+    def given(self, prompt: Prompt) -> Given:
+        """A prompt as its model takes it: a conversation where there is one and a template for it, else its text."""
+        return prompt.messages if prompt.messages and self.prompts.style == "chat" else prompt.text
+
+    def _lengths(self, prompts: Sequence[Prompt]) -> tuple[list[int], dict[int, str]]:
+        """Tokens of each prompt; and, by place, what is wrong with conversations that the template does not take."""
+        wrong: dict[int, str] = {}
+        for place, prompt in enumerate(prompts):
+            if not isinstance(given := self.given(prompt), str):
+                try:
+                    self.prompts.render(given)
+                except CascadeError as error:
+                    wrong[place] = str(error)
+        good = [self.given(prompt) for place, prompt in enumerate(prompts) if place not in wrong]
+        counted = iter(self.decoder.count_tokens(good) if good else [])
+        return [0 if place in wrong else next(counted) for place in range(len(prompts))], wrong
 
     def _refuses(self, prompt: Prompt, length: int) -> str:
         """What is wrong with a prompt; empty where nothing is."""
@@ -223,7 +240,7 @@ class _Batch:
         self.started = time.perf_counter()
         probe = None if self.gate.p_ik is None else self.model.probe
         read = self.model.decoder.prefill(
-            [prompt.text for prompt in self.prompts],
+            [self.model.given(prompt) for prompt in self.prompts],
             keep_cache=any(self._wants_more(prompt) for prompt in self.prompts),
             exit_layer=None if probe is None else probe.config.layer,
             keep=None if probe is None else self._keep,
@@ -296,8 +313,15 @@ class _Batch:
             read.cache.batch_select_indices(chosen.to(read.logits.device))
         texts = [""] * len(more)
 
+        heard = self.on_token is not None or any(self.prompts[row].stop for row in more)
+        wanted = self.gate.wanted
+
         def listen(i: int, tokens: list[int]) -> bool:
             prompt = self.prompts[more[i]]
+            if wanted is not None and not wanted(int(self.places[more[i]])):
+                return True
+            if not heard:
+                return False
             text = self._text(tokens)
             cut = min((at for stop in prompt.stop if (at := text.find(stop)) >= 0), default=None)
             text = text if cut is None else text[:cut]
@@ -318,7 +342,7 @@ class _Batch:
             [self.prompts[row].max_new_tokens for row in more],
             self.model.decoder.end_tokens,
             max(self.prompts[row].top_logprobs for row in more),
-            listen if self.on_token is not None or any(self.prompts[row].stop for row in more) else None,
+            listen if heard or wanted is not None else None,
             Sampler([self.prompts[row] for row in more]),
         )
         results = {}

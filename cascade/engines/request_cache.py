@@ -235,6 +235,12 @@ class RequestCache:
         with self._transaction() as connection:
             _spend(connection, "perhaps billed", _take(connection, reservation))
 
+    def settle(self, reservation: int, dollars: float) -> None:
+        """Puts what a request did cost in the place of its reservation; its reply is not kept."""
+        with self._transaction() as connection:
+            _take(connection, reservation)
+            _spend(connection, "billed", dollars)
+
     def store(self, key: str, request: Mapping[str, Any], response: StoredResponse, reservation: int | None) -> None:
         """Keeps a reply, and puts what it did cost in the place of its reservation, both or neither."""
         with self._transaction() as connection:

@@ -18,7 +18,7 @@ from cascade.engines.base import Prompt
 class Sampler:
     """Picks a token for each of some rows: the most probable one at temperature 0, else one drawn by its probability.
 
-    Each row has a stream of random numbers of its own, from its question's id and its seed, and uses one a token.
+    Each row has a stream of random numbers of its own, by its seed and `Prompt.draws`, and uses one a token.
     Another batch changes probabilities by rounding only, and so a draw about once in a million.
 
     Args:
@@ -27,6 +27,7 @@ class Sampler:
 
     def __init__(self, prompts: Sequence[Prompt]) -> None:
         self._temperatures = [prompt.temperature for prompt in prompts]
+        self._top_p = [prompt.top_p for prompt in prompts]
         self._streams = [np.random.default_rng(_seed(prompt)) for prompt in prompts]
 
     def __call__(self, rows: Tensor, chances: Tensor) -> Tensor:
@@ -39,11 +40,29 @@ class Sampler:
         picked = chances.argmax(-1)
         for place, row in enumerate(rows.tolist()):
             if temperature := self._temperatures[row]:
-                weights = (chances[place].double() / temperature).softmax(-1).cumsum(-1)
+                weights = nucleus((chances[place].double() / temperature).softmax(-1), self._top_p[row]).cumsum(-1)
                 draw = self._streams[row].random() * float(weights[-1])
                 picked[place] = int(torch.searchsorted(weights, draw, right=True).clamp(max=len(weights) - 1))
         return picked
 
 
+def nucleus(probabilities: Tensor, top_p: float) -> Tensor:
+    """Those probabilities that belong to the fewest tokens with ``top_p`` of the mass; the others are 0.
+
+    Holtzman et al., *The Curious Case of Neural Text Degeneration* (2020). The most probable token always stays.
+
+    Args:
+        probabilities: ``[vocabulary]``.
+        top_p: In [0, 1]; 1 leaves all of them.
+    """
+    if top_p >= 1:
+        return probabilities
+    found, order = probabilities.sort(descending=True)
+    before = found.cumsum(-1) - found
+    found[1:] = found[1:].where(before[1:] < top_p * found.sum(), 0.0)
+    return torch.zeros_like(probabilities).scatter(-1, order, found)
+
+
 def _seed(prompt: Prompt) -> int:
-    return int.from_bytes(hashlib.sha256(f"sample {prompt.seed} {prompt.question_id}".encode()).digest()[:16], "big")
+    draws = prompt.question_id if prompt.draws is None else prompt.draws
+    return int.from_bytes(hashlib.sha256(f"sample {prompt.seed} {draws}".encode()).digest()[:16], "big")

@@ -21,15 +21,23 @@ from probes.store import DTYPES
 # scale of each row is lost in the rounding).
 _QUANTIZED_BYTES = {"4bit": 0.5 + 4 / 64, "8bit": 1.0}
 
+# A plan asks for the size of one decoder many times, and building it takes about as long as the rest.
+_EMPTY: dict[tuple[type, str, bool], nn.Module] = {}
+
 
 def empty_model(config: Any, trust_remote_code: bool = False) -> nn.Module:
     """The decoder of a Hugging Face configuration, its weights tied where they are, none of them in memory.
+
+    It is the same object for the same configuration.
 
     Raises:
         CascadeError: If `transformers` has no decoder for the configuration.
     """
     from transformers import AutoModelForCausalLM
 
+    key = type(config), config.to_json_string(use_diff=False), trust_remote_code
+    if key in _EMPTY:
+        return _EMPTY[key]
     try:
         with torch.device("meta"):
             model: Any = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
@@ -39,7 +47,8 @@ def empty_model(config: Any, trust_remote_code: bool = False) -> nn.Module:
             f"Expected the configuration of a decoder, but got {config.model_type!r}: {reason}"
         ) from error
     model.tie_weights()
-    return model  # type: ignore[no-any-return]
+    _EMPTY[key] = model
+    return _EMPTY[key]
 
 
 def count_parameters(config: Any, trust_remote_code: bool = False) -> int:

@@ -18,7 +18,7 @@ from cascade.errors import CascadeError
 from cascade.policies.calibration import Calibrated
 from cascade.policies.ledgers import PassCosts
 from cascade.policies.outcome import Outcome
-from cascade.policies.tuning import Goal, Option, Point
+from cascade.policies.tuning import Goal, Ladder, Option, Point
 from cascade.scores.arrays import ChainScores
 from cascade.scores.columns import CONFIDENCES, Signals
 
@@ -87,6 +87,10 @@ class Policy(ABC):
     def asks(self, offers: Offers) -> tuple[frozenset[str], ...]:
         """For each model of a chain the confidences that are asked there, and so charged; by default none."""
         return (frozenset(),) * len(offers)
+
+    def pieces(self, chain: ChainScores) -> Iterable[tuple[np.ndarray, Policy]]:
+        """Policies and the questions that they are for, so that each is charged for what it asks; itself for all."""
+        return ((np.arange(len(chain)), self),)
 
     def shown(self, outcome: np.ndarray) -> list[int]:
         """Places of the models that a table's row is of: those that some question came to, in ``outcome``."""
@@ -161,7 +165,15 @@ class LivePolicy(Policy):
 
     @classmethod
     def options(cls, tuner: Tuner) -> Iterable[Option[LivePolicy]]:
-        """As for any policy; the best of these may be recommended."""
+        """As for any policy; the best of these may be recommended where nothing is promised."""
+        return ()
+
+    @classmethod
+    def ladders(cls, tuner: Tuner) -> Iterable[Ladder[LivePolicy]]:
+        """Ladders along which policies of this kind can be certified, on other questions than the tuner's.
+
+        The tuner's chain says which confidences there are. Its labels may be looked at where `Tuner.labelled` says so.
+        """
         return ()
 
     def route(self, chain: ChainScores) -> np.ndarray:
@@ -192,11 +204,28 @@ class Tuner(Protocol):
         """Of what is done by lot."""
         ...
 
-    def point(self, policy: P) -> Point[P]:
-        """A policy with its accuracy and cost on these questions."""
+    @property
+    def part(self) -> np.ndarray:
+        """``[questions]``, int: the part of the questions that each is in, to fit on the rest and measure on it."""
         ...
 
-    def frontier(self, signals: str, fused: Mapping[int, Calibrated] | None = None) -> Option[LivePolicy]:
+    @property
+    def rests(self) -> Sequence[ChainScores]:
+        """For each part all questions that are not in it."""
+        ...
+
+    def point(self, policy: P, apart: Sequence[P] = ()) -> Point[P]:
+        """A policy with its accuracy and cost on these questions.
+
+        Args:
+            policy: As it may be chosen.
+            apart: The same as fitted on each of ``rests``, to be measured on the parts; none where nothing was fitted.
+        """
+        ...
+
+    def frontier(
+        self, signals: str, fused: Mapping[int, Calibrated] | None = None, out_of_fold: ChainScores | None = None
+    ) -> Option[LivePolicy]:
         """The thresholds worth having on some confidences; see `cascade.simulation.frontier.frontier`."""
         ...
 

@@ -11,8 +11,9 @@ import numpy as np
 from cascade.errors import CascadeError
 from cascade.policies.base import LivePolicy, Offers, Tuner
 from cascade.policies.calibration import Calibrated, calibrate_model
+from cascade.policies.ladders import Steps
 from cascade.policies.outcome import Outcome
-from cascade.policies.tuning import Option, Tried
+from cascade.policies.tuning import Ladder, Option, Tried
 from cascade.scores.arrays import ChainScores
 from cascade.scores.columns import Signals
 
@@ -114,10 +115,38 @@ class ExpectedUtilityPolicy(LivePolicy):
 
     @classmethod
     def options(cls, tuner: Tuner) -> Iterator[Option[LivePolicy]]:
-        """The goal's price, or forty of them, where every model but the last has a confidence to calibrate."""
-        chain, goal, whole = tuner.chain, tuner.goal, tuner.costs.whole
-        if not all(model.signals.known & {"p_t", "p_ik"} for model in chain.models[:-1]):
+        """The goal's price, or forty of them, where every model but the last has a confidence to calibrate.
+
+        Measured out of fold: on each part of the questions as fitted on the rest.
+        """
+        goal = tuner.goal
+        if not _fits(tuner.chain):
             return
-        fitted = cls.fit(chain, (whole.mean(axis=1) / whole[-1].mean()).tolist(), 0.0)
+        costs = mean_costs(tuner)
+        fitted, apart = cls.fit(tuner.chain, costs, 0.0), [cls.fit(rest, costs, 0.0) for rest in tuner.rests]
         prices = [goal.fixed_limit] if goal.objective == "price" else np.geomspace(1e-3, 10, 40)
-        yield Tried(NAME, [tuner.point(replace(fitted, price=float(price or 0.0))) for price in prices])
+        asked = [float(price or 0.0) for price in prices]
+        yield Tried(
+            NAME,
+            [
+                tuner.point(replace(fitted, price=price), [replace(one, price=price) for one in apart])
+                for price in asked
+            ],
+        )
+
+    @classmethod
+    def ladders(cls, tuner: Tuner) -> Iterator[Ladder[LivePolicy]]:
+        """One, of rising prices, where there are labels to fit by."""
+        if tuner.chain.labelled and _fits(tuner.chain):
+            fitted = cls.fit(tuner.chain, mean_costs(tuner), 0.0)
+            yield Steps(NAME, [replace(fitted, price=float(price)) for price in np.geomspace(1e-4, 10, 60)])
+
+
+def _fits(chain: ChainScores) -> bool:
+    return all(model.signals.known & {"p_t", "p_ik"} for model in chain.models[:-1])
+
+
+def mean_costs(tuner: Tuner) -> list[float]:
+    """``[models]``: each model's mean cost as a share of the last one's."""
+    whole = tuner.costs.whole
+    return [float(cost) for cost in whole.mean(axis=1) / whole[-1].mean()]

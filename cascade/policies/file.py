@@ -57,8 +57,13 @@ def policy_from_json(values: Mapping[str, Any], names: Sequence[str], source: st
         ) from error
 
 
-def read_policy(path: Path, names: Sequence[str]) -> tuple[LivePolicy, bool | None]:
+def read_policy(path: Path, names: Sequence[str], signal: str = "p_t") -> tuple[LivePolicy, bool | None]:
     """The policy that a simulation chose, from its report.json, or one policy by itself in a JSON file.
+
+    Args:
+        path: The file.
+        names: The models of the chain it is to run on.
+        signal: The column that stands in P(T)'s place where it runs.
 
     Returns:
         The policy; and whether its P(T) is that over the options' mass, ``None`` where the file does not say.
@@ -70,10 +75,12 @@ def read_policy(path: Path, names: Sequence[str]) -> tuple[LivePolicy, bool | No
         values = json.loads(path.read_text())
     except (OSError, ValueError) as error:
         raise CascadeError(f"Expected a policy (report.json of cascade.simulate) at {path}, but {error}") from error
-    if isinstance(values, dict) and "p_t" in values:
+    on = values.get("p_t", "p_t") if isinstance(values, dict) else "p_t"
+    if on != signal:
+        wanted = "P(T)" if signal == "p_t" else signal
         raise CascadeError(
-            f"Expected a policy on P(T) to run, but the thresholds in {path} are on {values['p_t']}, which a live "
-            f"cascade does not ask for"
+            f"Expected a policy on {wanted} to run, but the thresholds in {path} are on {on}, which a live cascade "
+            f"does not ask for there"
         )
     if isinstance(values, dict) and "study" in values:
         try:

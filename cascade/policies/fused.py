@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -11,8 +12,10 @@ import numpy as np
 from cascade.errors import CascadeError
 from cascade.policies.base import LivePolicy, Offers, Thresholds, Tuner, stages_in_words, threshold_text
 from cascade.policies.calibration import Calibrated, calibrate_model
-from cascade.policies.thresholds import ThresholdPolicy, check_count, offered
-from cascade.policies.tuning import Option
+from cascade.policies.ladders import LEVELS, Levels
+from cascade.policies.ledgers import PassCosts
+from cascade.policies.thresholds import ThresholdPolicy, check_count, offered, stopping
+from cascade.policies.tuning import Ladder, Option, Tally
 from cascade.scores.arrays import ChainScores
 from cascade.scores.columns import Signals
 
@@ -94,9 +97,43 @@ class FusedPolicy(LivePolicy):
 
     @classmethod
     def options(cls, tuner: Tuner) -> Iterator[Option[LivePolicy]]:
-        """The frontier of the fused probability, where there are both confidences to fuse."""
-        if offered(tuner.chain, ("p_ik", "p_t")):
-            yield tuner.frontier(NAME, calibrations(tuner.chain))
+        """The frontier of the fused probability, where there are both confidences to fuse.
+
+        The thresholds are found on probabilities out of fold: those of each part as fused on the rest.
+        """
+        chain = tuner.chain
+        if offered(chain, ("p_ik", "p_t")):
+            rests = [calibrations(rest) for rest in tuner.rests]
+            yield tuner.frontier(NAME, calibrations(chain), with_fused(chain, rests, tuner.part))
+
+    @classmethod
+    def ladders(cls, tuner: Tuner) -> Iterator[Ladder[LivePolicy]]:
+        """For each sub-chain one level of the fused probability, where there are labels to fuse by."""
+        if not (tuner.chain.labelled and offered(tuner.chain, ("p_ik", "p_t"))):
+            return
+        fused = calibrations(tuner.chain)
+        make = partial(cls.of, fused=fused)
+        for places in stopping(tuner.chain, ("p_ik", "p_t")):
+            yield FusedLevels(places, None, "p_t", LEVELS, LEVELS, make, NAME, fused)
+
+
+@dataclass(frozen=True)
+class FusedLevels(Levels):
+    """A ladder of thresholds on the fused probability.
+
+    Attributes:
+        fused: By place; fitted on questions that certify nothing.
+    """
+
+    fused: Mapping[int, Calibrated]
+
+    def tally(self, chain: ChainScores, costs: PassCosts, ledger: str) -> Tally:
+        """As that of P(T), with the fused probability in its place."""
+        return super().tally(with_fused(chain, [self.fused]), costs, ledger)
+
+    def asks(self, part: ChainScores) -> list[frozenset[str]]:
+        """All that was fused."""
+        return [frozenset(self.fused[place].signals) for place in self.places[:-1]]
 
 
 def calibrations(chain: ChainScores) -> dict[int, Calibrated]:
@@ -108,12 +145,25 @@ def calibrations(chain: ChainScores) -> dict[int, Calibrated]:
     }
 
 
-def with_fused(chain: ChainScores, fused: Mapping[int, Calibrated]) -> ChainScores:
-    """The chain with the fused probability in P(T)'s place, and no P(IK)."""
+def with_fused(
+    chain: ChainScores, fused: Sequence[Mapping[int, Calibrated]], part: np.ndarray | None = None
+) -> ChainScores:
+    """The chain with the fused probability in P(T)'s place, and no P(IK).
+
+    Args:
+        chain: The scores.
+        fused: From `calibrations`: one, or one for each part of the questions.
+        part: ``[questions]``, int: which of ``fused`` is for which question; by default the only one for all.
+    """
+
+    def of(place: int, signals: Signals) -> Signals:
+        values = np.stack([each[place].predict(signals) for each in fused])
+        return Signals(len(signals), p_t=values[0] if part is None else values[part, np.arange(len(signals))])
+
     return replace(
         chain,
         models=tuple(
-            replace(model, signals=_fuse(model.signals, fused[place])) if place in fused else model
+            replace(model, signals=of(place, model.signals)) if place in fused[0] else model
             for place, model in enumerate(chain.models)
         ),
     )

@@ -14,9 +14,10 @@ import numpy as np
 
 from cascade.errors import CascadeError
 from cascade.policies.base import LivePolicy, Offers, Thresholds, Tuner, stages_in_words
+from cascade.policies.ladders import GATES, LEVELS, Levels
 from cascade.policies.outcome import Outcome
-from cascade.policies.tuning import Option
-from cascade.scores.arrays import ChainScores
+from cascade.policies.tuning import Ladder, Option
+from cascade.scores.arrays import ChainScores, sub_chains
 from cascade.scores.columns import Signals
 
 SIGNALS: dict[str, tuple[str | None, str | None]] = {
@@ -127,6 +128,33 @@ class ThresholdPolicy(LivePolicy):
                 tuner.note(f"What the reader costs in {tuner.costs.unit} is not known: {name} is left out.")
                 continue
             yield tuner.frontier(name)
+
+    @classmethod
+    def ladders(cls, tuner: Tuner) -> Iterator[Ladder[LivePolicy]]:
+        """For each sub-chain and each of `SIGNALS`: one level for all, or P(T) alone behind a fixed gate.
+
+        Without labels only pairs of models: what a stage knows of the questions that an earlier one was unsure of, its
+        confidence alone does not say.
+        """
+        for name, (first, then) in SIGNALS.items():
+            wanted = tuple(signal for signal in (first, then) if signal)
+            if not offered(tuner.chain, wanted):
+                continue
+            if first == "p_ik_reader" and not np.isfinite(tuner.costs.reader).all():
+                continue
+            for places in stopping(tuner.chain, wanted):
+                if len(places) > 2 and not tuner.chain.labelled:
+                    continue
+                yield Levels(places, first, then, LEVELS, LEVELS, cls, name)
+                for gate in GATES if first and then else ():
+                    yield Levels(places, first, then, np.full(len(LEVELS), gate), LEVELS, cls, name)
+
+
+def stopping(chain: ChainScores, signals: Sequence[str]) -> list[tuple[int, ...]]:
+    """The sub-chains that end in the last model, and whose other models have one of these confidences."""
+    can_stop = [not model.signals.known.isdisjoint(signals) for model in chain.models]
+    last = len(chain.models) - 1
+    return [places for places in sub_chains(chain) if places[-1] == last and all(can_stop[i] for i in places[:-1])]
 
 
 def offered(chain: ChainScores, signals: Sequence[str | None]) -> bool:

@@ -1,7 +1,7 @@
 """What is wanted of a cascade, and how policies are compared for it.
 
 A kind of policy gives the study its `Option`s (`cascade.policies.base.Policy.options`): families of policies, of each
-of which the study takes the best for the goal.
+of which the study takes the best for the goal. It gives `Ladder`s, too, along which policies are certified.
 """
 
 from __future__ import annotations
@@ -10,10 +10,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
+import numpy as np
+
 from cascade.errors import CascadeError
-from cascade.policies.ledgers import LEDGERS
+from cascade.policies.ledgers import LEDGERS, PassCosts
+from cascade.scores.arrays import ChainScores
 
 OBJECTIVES = ("accuracy", "cost", "price")
+ALLOWED_LOSS = 0.01
 SLACK = 1e-9
 
 P_co = TypeVar("P_co", covariant=True)
@@ -25,13 +29,14 @@ class Goal:
 
     Attributes:
         objective: accuracy (the best at a budget), cost (the cheapest above a floor) or price.
-        limit: The budget (share of the last model's cost; 0.5), the accuracy floor (one point below the last
-            model, by one standard error of the difference where thresholds are found), or the accuracy that the last
-            model's whole cost is worth (0.1).
+        limit: The budget (share of the last model's cost; 0.5), an accuracy floor that nothing is promised of, or the
+            accuracy that the last model's whole cost is worth (0.1). The cheapest without a limit is the cheapest that
+            is promised to lose at most ``epsilon``.
         ledger: answered-only, full-path or early-exit.
         unit: flops, flops-context, tokens, dollars, seconds or calls; by default the first of these that the scores
             allow.
-        epsilon: Ask for thresholds promised to lose at most this share of accuracy.
+        epsilon: The largest loss of accuracy against the last model that is promised, a share; 0.01 by default. Only
+            for the cheapest policy without a limit.
         delta: Probability with which the promise may fail.
         margin: Share of accuracy of the non-inferiority tests.
     """
@@ -56,6 +61,22 @@ class Goal:
             value = getattr(self, name)
             if value is not None and not 0 < value < 1:
                 raise CascadeError(f"Expected `{name}` to be between 0 and 1, but got {value:g}")
+        if self.epsilon is not None and not self.promised:
+            asked = f"objective {self.objective}" if self.objective != "cost" else f"limit {self.limit:g}"
+            raise CascadeError(
+                f"Expected `epsilon` for the cheapest policy without a `limit`, of which alone something is promised, "
+                f"but got {asked}"
+            )
+
+    @property
+    def promised(self) -> bool:
+        """Whether what is recommended is promised: the cheapest policy, without a limit."""
+        return self.objective == "cost" and self.limit is None
+
+    @property
+    def loss(self) -> float:
+        """ε: the loss that is promised, or that the other policies are compared at."""
+        return ALLOWED_LOSS if self.epsilon is None else self.epsilon
 
     @property
     def fixed_limit(self) -> float | None:
@@ -128,3 +149,53 @@ class Tried(Generic[P_co]):
     def best(self, goal: Goal, limit: float) -> Point[P_co]:
         """The best for the goal. Where none keeps the limit, the best of those that miss it: `rank` puts them last."""
         return min(self.points, key=lambda point: rank(point, goal, limit))
+
+
+@dataclass(frozen=True)
+class Tally:
+    """What every rung of a ladder does with some questions.
+
+    Attributes:
+        questions: How many.
+        gains, losses: ``[rungs]``, float64: questions that only the policy, or only the last model, got right. Whole
+            numbers, unless they were made of probabilities.
+        cost: ``[rungs]``, float64: in all.
+        last_cost: Of the last model alone.
+    """
+
+    questions: int
+    gains: np.ndarray
+    losses: np.ndarray
+    cost: np.ndarray
+    last_cost: float
+
+    def without(self, some: Tally) -> Tally:
+        """That of the questions that are not among ``some`` of them."""
+        return Tally(
+            self.questions - some.questions,
+            self.gains - some.gains,
+            self.losses - some.losses,
+            self.cost - some.cost,
+            self.last_cost - some.last_cost,
+        )
+
+
+class Ladder(Protocol[P_co]):
+    """Policies in an order that is fixed before a label of the questions that certify them is looked at."""
+
+    @property
+    def name(self) -> str:
+        """What is asked on it."""
+        ...
+
+    def __len__(self) -> int:
+        """How many rungs."""
+        ...
+
+    def policy(self, rung: int) -> P_co:
+        """That of a rung: the first keeps almost nothing, the last everything."""
+        ...
+
+    def tally(self, chain: ChainScores, costs: PassCosts, ledger: str) -> Tally:
+        """What every rung does with some questions, and what it costs in a ledger."""
+        ...

@@ -19,6 +19,7 @@ from cascade.probing.data import ScoredTaskDataModule
 from cascade.probing.fit import TRAINER, Trained, fit, quiet_lightning
 from cascade.probing.runs import RUNS
 from cascade.probing.settings import changed
+from cascade.yaml_files import found_flags
 from probes.training import ProbeModule
 
 
@@ -107,7 +108,7 @@ def command_line(args: list[str] | None, prog: str, description: str | None) -> 
             ProbeModule,
             ScoredTaskDataModule,
             run=False,
-            args=args,
+            args=found_flags(args),
             seed_everything_default=0,
             save_config_callback=None,
             auto_configure_optimizers=False,

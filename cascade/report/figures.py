@@ -112,19 +112,27 @@ def new_figure(width: float, height: float) -> Figure:
     return figure
 
 
-def label_points(axes: Axes, at: Sequence[tuple[float, float]], names: Sequence[str], size: float = 8) -> None:
+def label_points(
+    axes: Sequence[Axes], at: Sequence[tuple[float, float]], names: Sequence[str], size: float = 8
+) -> None:
     """Writes each name beside its point, so that it covers no other name and no point; a line leads to a far one.
 
     Args:
-        axes: With everything drawn that the names must keep off.
-        at: Data coordinates.
+        axes: Of one figure, with everything drawn that the names must keep off.
+        at: Data coordinates, the same on all axes.
         names: One for each point.
         size: Of the type, points.
     """
-    figure = axes.get_figure(root=True)
+    figure = axes[0].get_figure(root=True)
     assert figure is not None
-    figure.draw_without_rendering()
-    scale = figure.dpi / 72
+    figure.draw_without_rendering()  # by far the longest of it, and names are not in the layout
+    for one in axes:
+        _label_points(one, figure.dpi / 72, at, names, size)
+
+
+def _label_points(
+    axes: Axes, scale: float, at: Sequence[tuple[float, float]], names: Sequence[str], size: float
+) -> None:
     inside = axes.get_window_extent()
     dots = [axes.transData.transform(c.get_offsets()) for c in axes.collections if np.size(c.get_offsets())]
     crowd = np.concatenate([*dots, axes.transData.transform(np.array(at))]) if at else np.zeros((0, 2))

@@ -96,8 +96,7 @@ def fixed_figure(report: Report, title: str = "") -> Plot:
     figure.legend(handles=handles, loc="outside right upper")
     if title:
         figure.suptitle(title, fontsize=11)
-    for axis in axes:
-        label_points(axis, singles, [shortened(short[row.models[0]]) for row in report.singles])
+    label_points(axes, singles, [shortened(short[row.models[0]]) for row in report.singles])
     return Plot(
         "fixed-thresholds",
         title or "Accuracy against cost at the fixed thresholds, in three ledgers",
@@ -187,7 +186,7 @@ def frontier_figure(study: Study) -> Plot:
     )
     axes.margins(x=0.08, y=0.08)
     figure.legend(loc="outside lower center", ncols=3)
-    label_points(axes, singles, [shortened(short[name]) for name, *_ in study.singles])
+    label_points([axes], singles, [shortened(short[name]) for name, *_ in study.singles])
     quality = "" if np.isnan(study.aiq) else f" Its mean height over its costs (AIQ) is {100 * study.aiq:.2f} %."
     return Plot(
         "frontier",
@@ -225,7 +224,7 @@ def layers_figure(layers: Sequence[LayerPoint]) -> Plot:
     axes.scatter([x for x, _ in at], [y for _, y in at], s=28, color=BLUE, zorder=3)
     axes.set(xlabel="early-exit cost, share of the last model alone", ylabel="accuracy, %")
     axes.margins(0.15)
-    label_points(axes, at, [f"ℓ/L = {layer.share:.2f}" for layer in layers])
+    label_points([axes], at, [f"ℓ/L = {layer.share:.2f}" for layer in layers])
     return Plot(
         "layers",
         "Accuracy against early-exit cost by probe layer",

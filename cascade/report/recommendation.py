@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from cascade.policies.ledgers import UNITS
-from cascade.simulation.evaluation import Evaluation
+from cascade.simulation.evaluation import LEVEL
+from cascade.simulation.guarantee import fewest_questions
 from cascade.simulation.study import Study
 from cascade.statistics.significance import Interval
 
@@ -15,68 +17,109 @@ class Recommendation:
     """A recommendation in plain words.
 
     Attributes:
-        sentences: How it was chosen, and what it is on other questions.
-        non_inferiority: One sentence.
-        promise: One sentence, or ``None`` where none was asked for.
-        warnings: What the scores do not allow, and one for each data on which confidences have moved.
+        sentences: What is recommended, whether it is promised, and how it does on questions that did not choose it.
+        non_inferiority: One sentence; empty beside a promise.
+        outlook: What other numbers of questions would buy; empty where nothing is promised of any policy.
+        elsewhere: For each other data whether its questions look like those that the policy rests on.
+        warnings: What the scores do not allow.
     """
 
-    sentences: tuple[str, str]
+    sentences: tuple[str, ...]
     non_inferiority: str
-    promise: str | None
+    outlook: str
+    elsewhere: tuple[str, ...]
     warnings: tuple[str, ...]
 
 
 def recommendation(study: Study) -> Recommendation:
-    """The study's answer in two sentences, and its reservations."""
-    goal, found, last = study.goal, study.chosen.reported, study.names[-1]
+    """The study's answer in a few sentences, and its reservations."""
+    reported, promise = study.evaluations[0], study.guarantee
+    inferior = "" if reported.non_inferiority is None else reported.non_inferiority.statement
+    sentences: tuple[str, ...]
+    if promise is None:
+        sentences = _unpromised(study)
+    elif promise.holds:
+        sentences = (
+            f"Recommended: {study.chosen.policy.in_words(study.names)}.",
+            promise.statement,
+            f"Certified on four fifths of them and measured on the fifth, five times over: {_measured(study, True)}",
+        )
+    else:
+        sentences = (f"Recommended: ask {study.names[-1]} alone.", promise.statement, *_unpromised(study))
+    return Recommendation(
+        sentences=sentences,
+        # A promise says more, and at a level of its own.
+        non_inferiority=f"Against {study.names[-1]} alone: {inferior}." if inferior and promise is None else "",
+        outlook="" if promise is None else promise.outlook,
+        elsewhere=tuple(_elsewhere(study)),
+        warnings=study.notes,
+    )
+
+
+def _unpromised(study: Study) -> tuple[str, str]:
+    """The policy that is best where it was chosen, which promises nothing, and how it does on other questions."""
+    goal, last = study.goal, study.names[-1]
+    floor = f"the cheapest policy that is right on at least {100 * study.limit:.1f} % of them"
     wanted = {
-        "cost": f"the cheapest policy that is right on at least {100 * study.limit:.1f} % of them{_floor(study)}",
+        "cost": floor,
         "accuracy": f"the most accurate policy that costs at most {100 * study.limit:.1f} % of {last} alone",
         "price": f"the policy of the highest accuracy − {study.limit:g} × cost",
     }[goal.objective]
-    reported = study.evaluations[0]
+    if goal.promised:
+        wanted += f", {100 * goal.loss:g} points below {last}"
+    words = study.unpromised.policy.in_words(study.names)
+    start = "Not promised, and so not recommended: chosen" if goal.promised else "Nothing is promised of this: chosen"
+    return (
+        f"{start} on {study.chosen_on:,} questions as {wanted}: {words}.",
+        f"On {study.unpromised.reported.questions:,} others {_measured(study, False)}",
+    )
+
+
+def _measured(study: Study, promised: bool) -> str:
+    found, last = (study.chosen if promised else study.unpromised).reported, study.names[-1]
     unit = UNITS[study.unit].split(" (")[0]
     level = f"{100 * found.confidence:g} % interval "
-    inferior = "" if reported.non_inferiority is None else reported.non_inferiority.statement
-    return Recommendation(
-        sentences=(
-            f"Chosen on {study.chosen_on:,} questions as {wanted}: {study.chosen.policy.in_words(study.names)}.",
-            f"On {found.questions:,} others it is right {_span(found.accuracy, level)} of the time and {last} alone "
-            f"{100 * study.singles[-1][1]:.1f} %, a difference of {100 * found.difference.estimate:+.2f} points "
-            f"({100 * found.difference.low:+.2f} to {100 * found.difference.high:+.2f}); it costs "
-            f"{_span(found.cost_ratio)} of what {last} alone costs, in the {goal.ledger} ledger, counted in {unit}.",
-        ),
-        non_inferiority=f"Against {last} alone: {inferior}." if inferior else "",
-        promise=_promise(study),
-        warnings=(*study.notes, *(line for e in study.evaluations if (line := _moved(e)))),
-    )
-
-
-def _floor(study: Study) -> str:
-    """How the floor was set, in parentheses, where it is the default; empty otherwise."""
-    if study.goal.limit is not None:
-        return ""
-    return f" (one point below {study.names[-1]}, by one standard error of the difference)"
-
-
-def _promise(study: Study) -> str | None:
-    """The promise and the policy that it holds for, which is seldom the recommended one."""
-    found = study.guarantee
-    if found is None or not found.holds:
-        return None if found is None else found.statement
-    return f"{found.statement} The promise is of: {found.point.policy.in_words(study.names)}."
-
-
-def _moved(evaluation: Evaluation) -> str | None:
-    moved = [shift for shift in evaluation.shifts if shift.warning]
-    if not moved:
-        return None
     return (
-        f"On {evaluation.name}, {len(moved)} of {len(evaluation.shifts)} confidences are distributed differently from "
-        f"where the thresholds were set (Kolmogorov-Smirnov distance up to {max(s.distance for s in moved):.2f}): what "
-        f"the thresholds keep may be of another kind."
+        f"it is right {_span(found.accuracy, level)} of the time and {last} alone "
+        f"{100 * study.singles[-1][1]:.1f} %, a difference of {100 * found.difference.estimate:+.2f} points "
+        f"({100 * found.difference.low:+.2f} to {100 * found.difference.high:+.2f}); it costs "
+        f"{_span(found.cost_ratio)} of what {last} alone costs, in the {study.goal.ledger} ledger, counted in {unit}."
     )
+
+
+def _elsewhere(study: Study) -> Iterator[str]:
+    """For each data but the reported questions whether they look like those that the policy rests on."""
+    promise = study.guarantee if study.guarantee is not None and study.guarantee.holds else None
+    rests_on = "chose the policy" if promise is None else "certify"
+    for evaluation in study.evaluations[1:]:
+        test = evaluation.difference
+        if test is None:
+            continue
+        found = (
+            f"Kolmogorov-Smirnov, {test.largest.confidence} of {test.largest.model} first: distance "
+            f"{test.largest.distance:.2f}; p {_p(test.p)} over {test.compared} confidences, at level {LEVEL:g}"
+        )
+        if not test.shown:
+            yield (
+                f"{evaluation.name}: the confidences are not shown to be distributed otherwise than on the questions "
+                f"that {rests_on} ({found}), which does not show that they are distributed alike."
+            )
+        elif promise is None:
+            yield (
+                f"{evaluation.name}: the confidences are distributed otherwise than on the questions that {rests_on} "
+                f"({found}): what the thresholds keep may be of another kind."
+            )
+        else:
+            fewest = fewest_questions(promise.epsilon, promise.delta)
+            yield (
+                f"{evaluation.name}: the confidences are distributed otherwise than on the questions that {rests_on} "
+                f"({found}). The promise does not reach there. --recertify takes labelled questions of this kind; "
+                f"{fewest:,} are the fewest that can certify, and only if the policy loses none of them."
+            )
+
+
+def _p(value: float) -> str:
+    return "< 0.001" if value < 0.001 else f"= {value:.3f}"
 
 
 def _span(value: Interval, level: str = "") -> str:

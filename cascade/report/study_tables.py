@@ -11,6 +11,7 @@ from math import isfinite
 from rich.console import Console
 from rich.text import Text
 
+from cascade.policies.base import Policy
 from cascade.policies.ledgers import LEDGERS, UNITS
 from cascade.report.names import short_names
 from cascade.report.recommendation import recommendation
@@ -26,7 +27,7 @@ from cascade.report.table import (
 )
 from cascade.report.tables import SAVED, print_table, wide_console
 from cascade.simulation.evaluation import Evaluation
-from cascade.simulation.study import LayerPoint, Study
+from cascade.simulation.study import LayerPoint, Measured, Study
 from cascade.statistics.significance import Interval
 
 
@@ -38,7 +39,8 @@ def ledgers_table(study: Study) -> Table:
         f"Share saved of {study.names[-1]} alone",
         ["unit", *SAVED],
         [[f"{unit}: {UNITS[unit]}", *(saved[unit][ledger] for ledger in LEDGERS)] for unit in saved],
-        f"On {study.reported_on:,} questions that did not choose the thresholds. Negative: it costs more.",
+        f"On {study.reported_on:,} questions that did not choose the thresholds{_folds(study)}. "
+        f"Negative: it costs more.",
     )
 
 
@@ -48,7 +50,7 @@ def policies_table(study: Study) -> Table:
     names = [short[name] for name in study.names]
     rows: list[list[object]] = [
         [
-            m.policy.name + (" (chosen)" if m is study.chosen else ""),
+            m.policy.name + _mark(study, m),
             m.reported.accuracy,
             m.reported.difference,
             m.reported.cost_ratio,
@@ -76,9 +78,26 @@ def policies_table(study: Study) -> Table:
             Column("cost where chosen", percent),
         ],
         rows,
-        f"Cost as a share of {names[-1]} alone, {study.goal.ledger}, {study.unit}; intervals of 95 % by "
-        f"resampling questions. The oracle knows beforehand who is right, and cannot be run.",
+        f"Cost as a share of {names[-1]} alone, {study.goal.ledger}, {study.unit}; intervals of 95 %, of the "
+        f"difference by Tango's score test, else by resampling questions. {_promises(study)}The oracle knows "
+        f"beforehand who is right, and cannot be run.",
     )
+
+
+def _folds(study: Study) -> str:
+    """How a promised policy is measured, which its own questions certify."""
+    return "" if study.guarantee is None else ": each fifth under the policy that the other four fifths certify"
+
+
+def _promises(study: Study) -> str:
+    """Of what nothing is promised."""
+    return "" if study.guarantee is None else "Nothing is promised of the others. "
+
+
+def _mark(study: Study, measured: Measured[Policy]) -> str:
+    if measured is not study.chosen:
+        return ""
+    return " (chosen)" if study.guarantee is None else " (promised)" if study.guarantee.holds else " (recommended)"
 
 
 def _exact(value: float) -> Interval:
@@ -148,16 +167,16 @@ def _stage(evaluation: Evaluation, model: str) -> str | None:
 
 
 def shifts_table(study: Study) -> Table:
-    """How far each confidence has moved from where the thresholds were set."""
+    """How far each confidence has moved from the questions that certified the policy, or chose it."""
     short = short_names(study.names)
     rows = [
-        [e.name, short[s.model], s.confidence, s.distance, s.p, "moved" if s.warning else ""]
+        [e.name, short[s.model], s.confidence, s.distance, s.p, "moved" if s.moved else ""]
         for e in study.evaluations
         for s in e.shifts
     ]
     return Table.of(
         "shifts",
-        "How far confidences have moved from the questions that set the thresholds",
+        "How far confidences have moved from the questions that the policy rests on",
         ["data", "model", "confidence", Column("distance", decimals), Column("p", "{:.2g}".format), "warning"],
         rows,
         "Kolmogorov-Smirnov: the largest distance of the two distribution functions, and its two-sided p.",
@@ -279,9 +298,11 @@ def print_study(study: Study, console: Console | None = None) -> None:
     console = console or wide_console()
     said = recommendation(study)
     console.print("Recommendation", style="bold")
-    for line in (*said.sentences, said.non_inferiority, said.promise):
+    for line in (*said.sentences, said.non_inferiority, said.outlook):
         if line:
             console.print(Text(line))
+    for line in said.elsewhere:
+        console.print(Text(line))
     for warning in said.warnings:
         console.print(Text(warning, style="yellow"))
     console.print()

@@ -16,8 +16,9 @@ from cascade.policies.base import LivePolicy, Thresholds
 from cascade.policies.file import read_policy, read_probe_layers
 from cascade.policies.thresholds import ThresholdPolicy
 from cascade.probing.runs import RUNS
-from cascade.runtime.config import CascadeConfig, Member, ReaderSettings
+from cascade.runtime.config import CascadeConfig, FreeTextSettings, Member, ReaderSettings
 from cascade.runtime.engine import Cascade
+from cascade.runtime.free_text import FreeText
 from cascade.scores.arrays import ChainScores, align, check_chain, check_sizes
 from cascade.scores.columns import CONFIDENCES
 from cascade.scores.reading import read_scores
@@ -85,6 +86,7 @@ def build_cascade(
         normalize,
         config.keep_loaded,
         task,
+        None if config.free_text is None else _free_text(config.free_text, names),
     )
 
 
@@ -123,6 +125,14 @@ def _check_named(config: CascadeConfig, members: Sequence[Member], models: Seque
                 f"among the runs; `python -m cascade.train --data.model {member.name}` trains one, `--p_ik null` "
                 f"leaves P(IK) out"
             )
+
+
+def _free_text(settings: FreeTextSettings, names: list[str]) -> FreeText:
+    if settings.policy is None:
+        policy: LivePolicy = ThresholdPolicy.whole([Thresholds(settings.p_t, None)] * (len(names) - 1))
+    else:
+        policy, _ = read_policy(Path(settings.policy), names, f"confidence_{settings.signal}")
+    return FreeText(settings.signal, policy, settings.max_tokens)
 
 
 def _check_probes(policy: LivePolicy, models: list[Engine], source: Path) -> None:

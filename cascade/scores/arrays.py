@@ -152,15 +152,20 @@ def parts(chain: ChainScores, shares: Sequence[float], seed: int | str = 0) -> l
     Raises:
         CascadeError: If a part is left without a question.
     """
-    digests = [hashlib.sha256(f"part {seed} {name}".encode()).digest()[:8] for name in chain.question_ids]
-    place = np.array([int.from_bytes(d, "big") / 2**64 for d in digests])
-    which = np.searchsorted(np.cumsum(shares)[:-1], place, side="right")
+    which = place_of(chain, shares, seed)
     drawn = [chain.take(which == i) for i in range(len(shares))]
     if min(map(len, drawn)) == 0:
         raise CascadeError(
             f"Expected enough questions for {len(shares)} parts that do not overlap, but there are {len(chain)}"
         )
     return drawn
+
+
+def place_of(chain: ChainScores, shares: Sequence[float], seed: int | str = 0) -> np.ndarray:
+    """In which of the `parts` each question is, ``[questions]``, int64; a part may be empty."""
+    digests = b"".join(hashlib.sha256(f"part {seed} {name}".encode()).digest()[:8] for name in chain.question_ids)
+    place = np.frombuffer(digests, dtype=">u8") / 2**64
+    return np.searchsorted(np.cumsum(shares)[:-1], place, side="right")
 
 
 def check_chain(chain: Sequence[str]) -> None:

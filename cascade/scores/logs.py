@@ -7,30 +7,31 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from cascade.errors import CascadeError
 from cascade.scores.arrays import ChainScores, align, check_chain, parts
-from cascade.scores.reading import endings, read_scores, read_table
+from cascade.scores.reading import named, read_scores, read_table
 from cascade.scores.schema import join_scores
 
 _OF_PROBES = ("p_ik", "probe_layer", "probe_parameters")
 
 
-def read_logs(paths: Sequence[Path], columns: Mapping[str, str] | None = None, probes: bool = True) -> pa.Table:
+def read_logs(sources: Sequence[Any], columns: Mapping[str, str] | None = None, probes: bool = True) -> pa.Table:
     """Labelled score tables as one.
 
     Args:
-        paths: Parquet, CSV or JSON lines.
+        sources: Files of any format, folders of them, data frames.
         columns: From the schema's names to the files', where they differ.
         probes: Whether P(IK) is asked at all; without, its columns are left out.
 
     Raises:
         CascadeError: As `cascade.scores.schema.read_scores`.
     """
-    return _asked(read_scores(paths, columns), probes)
+    return _asked(read_scores(sources, columns), probes)
 
 
 def read_other_logs(path: Path, columns: Mapping[str, str] | None = None, probes: bool = True) -> tuple[pa.Table, bool]:
@@ -39,16 +40,13 @@ def read_other_logs(path: Path, columns: Mapping[str, str] | None = None, probes
     Raises:
         CascadeError: If there is no score table, or one is not valid.
     """
-    files = sorted(p for p in path.iterdir() if p.suffix in endings()) if path.is_dir() else [path]
-    if not files:
-        raise CascadeError(f"Expected {path} to hold score tables ({', '.join(endings())}), but there is none")
-    table, labelled = _joined(files, columns, strict=False)
+    table, labelled = _joined([path], columns, strict=False)
     return _asked(table, probes), labelled
 
 
-def _joined(files: Sequence[Path], columns: Mapping[str, str] | None, strict: bool) -> tuple[pa.Table, bool]:
+def _joined(paths: Sequence[Path], columns: Mapping[str, str] | None, strict: bool) -> tuple[pa.Table, bool]:
     """Tables as one, and whether they have labels; without ``strict`` they may go by the schema's own names."""
-    read = [(str(file), read_table(file)) for file in files]
+    read = [(named(path), read_table(path)) for path in paths]
     held = set.intersection(*(set(table.column_names) for _, table in read))
     labelled = (columns or {}).get("correct", "correct") in held or (not strict and "correct" in held)
     wanted = {

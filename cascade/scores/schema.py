@@ -59,6 +59,7 @@ COLUMNS = (
     Column("completion_tokens", pa.int64(), False, "tokens generated, the first one included", 0),
     Column("seconds", pa.float64(), False, "measured time of the question, seconds", 0),
     Column("prefill_seconds", pa.float64(), False, "the part of it up to the first token, seconds", 0),
+    Column("cost_usd", pa.float64(), False, "what the question cost, US dollars, as it was logged", 0),
     Column("parameters", pa.int64(), False, "N of eq. 5: parameters of the model", 1, per_model=True),
     Column("num_layers", pa.int64(), False, "decoder blocks of the model (n_layer of eq. 2)", 1, per_model=True),
     Column("hidden_size", pa.int64(), False, "width of the residual stream (d_model of eq. 2)", 1, per_model=True),
@@ -72,6 +73,8 @@ COLUMNS = (
 # an answer that has to be there first.
 CONFIDENCES = {
     "likelihood": True,
+    "minimum": True,
+    "first_token": False,
     "entropy": False,
     "margin": False,
     "verbalized": True,

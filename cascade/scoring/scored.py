@@ -55,22 +55,27 @@ class Scored:
 
     def table(self) -> pa.Table:
         """The score table, with the measured seconds joined."""
-        try:
-            tables = []
-            for shard in range(self.store.num_shards):
-                scores, seconds = (_read(self.store, path) for path in score_paths(self.store.folder, shard))
-                tables.append(scores.append_column("seconds", seconds["seconds"]))
-            # Shards written before a column was added lack it.
-            whole = pa.concat_tables(tables, promote_options="default")
-        except (pa.ArrowException, KeyError) as error:
-            raise CascadeError(
-                f"The score rows in {self.store.folder} are corrupt; delete the folder: {error}"
-            ) from error
-        if whole.num_rows != self.store.rows:
-            raise CascadeError(
-                f"Expected {self.store.rows} score rows in {self.store.folder}, but got {whole.num_rows}"
-            )
-        return validate_scores(whole, str(self.store.folder))
+        return stored_scores(self.store)
+
+
+def stored_scores(store: HiddenStateStore) -> pa.Table:
+    """The score table beside a store's hidden states, with the measured seconds joined.
+
+    Raises:
+        CascadeError: If it is corrupt, or has another number of rows.
+    """
+    try:
+        tables = []
+        for shard in range(store.num_shards):
+            scores, seconds = (_read(store, path) for path in score_paths(store.folder, shard))
+            tables.append(scores.append_column("seconds", seconds["seconds"]))
+        # Shards written before a column was added lack it.
+        whole = pa.concat_tables(tables, promote_options="default")
+    except (pa.ArrowException, KeyError) as error:
+        raise CascadeError(f"The score rows in {store.folder} are corrupt; delete the folder: {error}") from error
+    if whole.num_rows != store.rows:
+        raise CascadeError(f"Expected {store.rows} score rows in {store.folder}, but got {whole.num_rows}")
+    return validate_scores(whole, str(store.folder))
 
 
 def score_paths(folder: Path, shard: int) -> tuple[Path, Path]:

@@ -8,7 +8,9 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
-from typing import Any, TypeVar
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, NamedTuple
 
 from fastapi import FastAPI, Request
 from prometheus_client import CONTENT_TYPE_LATEST
@@ -17,16 +19,26 @@ from starlette.exceptions import HTTPException
 from starlette.responses import HTMLResponse, PlainTextResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from cascade.serving.completions import Chat, Completions, reply_in_pieces, reply_whole
+from cascade.serving.answering import reply_in_pieces, reply_whole
+from cascade.serving.completions import Chat, Completions, Shape
 from cascade.serving.errors import ApiError
 from cascade.serving.json_body import drain, parse_object, read_body
 from cascade.serving.openapi import openapi
 from cascade.serving.origins import check_json
 from cascade.serving.overview import overview, samples
 from cascade.serving.page import read_page
-from cascade.serving.protocol import ChatRequest, CompletionRequest, parse_request
-from cascade.serving.questions import unknown_model
+from cascade.serving.passing import UNKNOWN, all_remote, beyond, pass_through
+from cascade.serving.protocol import IGNORED, UNSUPPORTED, ChatRequest, CompletionRequest, extra_of, parse_request
+from cascade.serving.questions import Asked, unknown_model
 from cascade.serving.replies import to_json
+from cascade.serving.responses import (
+    RESPONSES_IGNORED,
+    RESPONSES_UNSUPPORTED,
+    Responses,
+    ResponsesRequest,
+    of_input,
+    parse_responses,
+)
 from cascade.serving.service import Service, not_ready
 
 HEALTH_PATHS = frozenset({"/healthz", "/readyz"})
@@ -36,10 +48,18 @@ OPEN_PATHS = frozenset({"/", *HEALTH_PATHS})
 """What needs no key: the page holds nothing but itself, and asks for one where the server does."""
 
 ROUTES = frozenset(
-    {*OPEN_PATHS, "/metrics", "/openapi.json", "/v1/models", "/v1/cascade", "/v1/chat/completions", "/v1/completions"}
+    {
+        *OPEN_PATHS,
+        "/metrics",
+        "/openapi.json",
+        "/v1/models",
+        "/v1/cascade",
+        "/v1/chat/completions",
+        "/v1/completions",
+        "/v1/responses",
+    }
 )
 _GET = ["GET", "HEAD"]
-R = TypeVar("R", ChatRequest, CompletionRequest)
 
 
 def json_response(value: object, status: int = 200, headers: dict[str, str] | None = None) -> Response:
@@ -113,16 +133,33 @@ def create_app(service: Service) -> ASGIApp:
     @app.post("/v1/chat/completions")
     async def chat_completions(request: Request) -> Response:
         id = f"chatcmpl-{uuid.uuid4().hex}"
-        asked = await _read(service, request, ChatRequest)
-        said = await service.ask(asked, id)
-        return await _answer(service, request, asked, Chat(asked, said), id, said)
+        found = await _read(service, request, _CHAT)
+        if isinstance(found, Response):
+            return found
+        asked = await service.ask(found[0], id, found[1])
+        return await _answer(service, request, found[0], Chat(found[0], asked), id, asked)
 
     @app.post("/v1/completions")
     async def completions(request: Request) -> Response:
         id = f"cmpl-{uuid.uuid4().hex}"
-        asked = await _read(service, request, CompletionRequest)
-        said = await service.ask(asked, id)
-        return await _answer(service, request, asked, Completions(asked, said), id, said)
+        found = await _read(service, request, _COMPLETION)
+        if isinstance(found, Response):
+            return found
+        asked = await service.ask(found[0], id, found[1])
+        return await _answer(service, request, found[0], Completions(found[0], asked), id, asked)
+
+    @app.post("/v1/responses")
+    async def responses(request: Request) -> Response:
+        id = f"resp_{uuid.uuid4().hex}"
+        found = await _read(service, request, _RESPONSES)
+        if isinstance(found, Response):
+            return found
+        try:
+            chat = found[0].as_chat()
+            asked = await service.ask(chat, id, found[1])
+            return await _answer(service, request, chat, Responses(found[0], asked), id, asked)
+        except ApiError as error:
+            raise of_input(error) from None
 
     @app.exception_handler(ApiError)
     async def told(request: Request, error: ApiError) -> Response:
@@ -152,30 +189,57 @@ def create_app(service: Service) -> ASGIApp:
     return Front(app, service)
 
 
-async def _read(service: Service, request: Request, kind: type[R]) -> R:
-    """The request in a body; where nothing is accepted none is read."""
+async def _body(service: Service, request: Request) -> dict[str, Any]:
+    """The object in a body; where nothing is accepted none is read."""
     if not service.ready:
         raise not_ready()
     check_json(request.headers)
-    found = parse_request(kind, parse_object(await read_body(request, service.limits.body)))
-    known = found.model in (service.cascade.name, *service.cascade.names)
-    _log_of(request)["model"] = found.model if known else None  # any text may stand there
-    return found
+    body = parse_object(await read_body(request, service.limits.body))
+    known = body.get("model") in (service.cascade.name, *service.cascade.names)
+    _log_of(request)["model"] = body["model"] if known else None  # any text may stand there
+    return body
+
+
+class _Kind(NamedTuple):
+    """What one of the asking routes takes: how its bodies are read, and which of their fields are known."""
+
+    parse: Callable[[dict[str, Any], bool], Any]
+    known: frozenset[str]
+    unsupported: Mapping[str, tuple[Any, ...]]
+    ignored: frozenset[str] = IGNORED
+
+
+_CHAT = _Kind(partial(parse_request, ChatRequest), frozenset(ChatRequest.model_fields), UNSUPPORTED)
+_COMPLETION = _Kind(partial(parse_request, CompletionRequest), frozenset(CompletionRequest.model_fields), UNSUPPORTED)
+_RESPONSES = _Kind(
+    parse_responses,
+    frozenset(ResponsesRequest.model_fields),
+    RESPONSES_UNSUPPORTED,
+    IGNORED | RESPONSES_IGNORED,
+)
+
+
+async def _read(service: Service, request: Request, kind: _Kind) -> tuple[Any, dict[str, Any]] | Response:
+    """A request and what endpoints get beside; or an endpoint's reply, where the cascade could not judge one."""
+    body = await _body(service, request)
+    remote = all_remote(service, body.get("model"))
+    if reason := beyond(body, kind.known, kind.unsupported, kind.ignored):
+        path = request.url.path.removeprefix("/v1")
+        if not (reason == UNKNOWN and remote) and (
+            reply := await pass_through(service, request, body, path, reason, _log_of(request))
+        ):
+            return reply
+    found = kind.parse(body, remote)
+    return found, extra_of(body, {*kind.known, *kind.unsupported, *kind.ignored}, remote)
 
 
 async def _answer(
-    service: Service,
-    request: Request,
-    asked: ChatRequest | CompletionRequest,
-    shape: Chat | Completions,
-    id: str,
-    said: Any,
+    service: Service, request: Request, wanted: ChatRequest | CompletionRequest, shape: Shape, id: str, asked: Asked
 ) -> Response:
     log = _log_of(request)
-    if asked.stream:
-        trace = bool(asked.options.trace)
-        return await reply_in_pieces(service, shape, said, id, log, request, asked.include_usage, trace)
-    return await reply_whole(service, shape, said, id, log, request)
+    if wanted.stream:
+        return await reply_in_pieces(service, shape, asked, id, log, request, bool(wanted.options.trace))
+    return await reply_whole(service, shape, asked, id, log, request)
 
 
 def _model(service: Service, name: str) -> dict[str, Any]:

@@ -7,10 +7,11 @@ bounded, what was accepted is answered, and a stage that fails passes its questi
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Protocol
@@ -57,8 +58,8 @@ class Observer(Protocol):
     def step(self, journey: Journey, step: Step) -> None:
         """A stage is over."""
 
-    def end(self, told: Told, abandoned: bool) -> None:
-        """A question is at its end, or dropped on its way since nobody waited for it any more."""
+    def end(self, told: Told, abandoned: bool, aside: bool) -> None:
+        """A question is at its end; ``abandoned`` where nobody waited any more, ``aside`` if it is `Journey.aside`."""
 
     def broken(self, place: int, error: Exception) -> None:
         """A model could not be asked."""
@@ -73,7 +74,7 @@ class Ticket:
         listen: Told of each event, on the event loop.
         told: The end.
         queued_seconds: Time spent waiting for stages.
-        abandoned: Whether nobody waits for it any more: it is dropped before the next stage.
+        abandoned: Whether nobody waits for it any more: the stage that it is at is told so, and no other is asked.
     """
 
     journey: Journey
@@ -180,6 +181,27 @@ class Batcher:
             self._queue(ticket)
         return tickets
 
+    @contextlib.contextmanager
+    def place(self) -> Iterator[None]:
+        """The place of a question that no stage works on: it counts as under way, and the end waits for it.
+
+        Raises:
+            FullError: If there is no room for it.
+            ClosedError: If nothing is accepted.
+        """
+        if not self._open:
+            raise ClosedError
+        if self.under_way >= self.limit:
+            raise FullError(self._seconds_of_waiting())
+        self.under_way += 1
+        self._idle.clear()
+        try:
+            yield
+        finally:
+            self.under_way -= 1
+            if not self.under_way:
+                self._idle.set()
+
     def _seconds_of_waiting(self) -> int:
         """Until what is under way is answered, at the rate of the last answers; at least one, at most a minute."""
         if len(self._ended) < 2 or self._ended[-1] == self._ended[0]:
@@ -238,7 +260,9 @@ class Batcher:
         on_token = tell if any(ticket.listen is not None for ticket in batch) else None
         started = time.perf_counter()
         try:
-            await loop.run_in_executor(self._pools[place], self.cascade.step, place, journeys, on_token)
+            await loop.run_in_executor(
+                self._pools[place], self.cascade.step, place, journeys, on_token, lambda i: not batch[i].abandoned
+            )
         except Exception as error:
             # Whatever a model does wrong is its stage's failure, and no other's.
             self.observer.broken(place, error)
@@ -252,7 +276,8 @@ class Batcher:
         for ticket in batch:
             steps = ticket.journey.steps
             for i, step in enumerate(steps[ticket._told :], ticket._told):
-                self.observer.step(ticket.journey, step)
+                if not (ticket.abandoned and step.failure):  # what was broken off is no failure of a stage
+                    self.observer.step(ticket.journey, step)
                 if step.failure:  # from here on it is on its way to a client
                     steps[i] = replace(step, failure=told_failure(step.model, step.failure))
                 ticket.hear(steps[i])
@@ -275,7 +300,7 @@ class Batcher:
         for ticket, told in zip(tickets, Told.many(self.cascade, answers, queued), strict=True):
             self.under_way -= 1
             self._ended.append(time.perf_counter())
-            self.observer.end(told, not ticket.journey.done)
+            self.observer.end(told, ticket.abandoned, ticket.journey.aside)
             if not ticket.told.done():  # its waiter may have gone
                 ticket.told.set_result(told)
             ticket.hear(told)

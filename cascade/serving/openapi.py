@@ -7,6 +7,7 @@ from typing import Any
 from pydantic.json_schema import models_json_schema
 
 from cascade.serving.protocol import IGNORED, UNSUPPORTED, ChatRequest, CompletionRequest
+from cascade.serving.responses import RESPONSES_UNSUPPORTED, ResponsesRequest
 from cascade.serving.service import Service
 
 Json = dict[str, Any]
@@ -67,21 +68,43 @@ _USAGE: Json = {
 }
 
 
+_RESPONSE: Json = {
+    "type": "object",
+    "required": ["id", "object", "created_at", "status", "model", "output", "usage", "cascade"],
+    "properties": {
+        "id": {"type": "string"},
+        "object": {"const": "response"},
+        "created_at": {"type": "integer"},
+        "status": {"enum": ["completed", "incomplete"]},
+        "model": {"type": "string"},
+        "output": {"type": "array", "minItems": 1, "items": {"type": "object"}},
+        "usage": {"type": "object", "required": ["input_tokens", "output_tokens", "total_tokens"]},
+        "cascade": {"type": "object"},
+    },
+}
+
+
 def openapi(service: Service) -> Json:
     """The document of one server: its models' names are in it, and its wish for a key where it has one."""
     names = list(dict.fromkeys((service.cascade.name, *service.cascade.names)))
     _, found = models_json_schema(
-        [(ChatRequest, "validation"), (CompletionRequest, "validation")], ref_template="#/components/schemas/{model}"
+        [(ChatRequest, "validation"), (CompletionRequest, "validation"), (ResponsesRequest, "validation")],
+        ref_template="#/components/schemas/{model}",
     )
     schemas: Json = found["$defs"]
-    for request in ("ChatRequest", "CompletionRequest"):
+    for request, unsupported in (
+        ("ChatRequest", UNSUPPORTED),
+        ("CompletionRequest", UNSUPPORTED),
+        ("ResponsesRequest", RESPONSES_UNSUPPORTED),
+    ):
         fields = schemas[request]["properties"]
         fields["model"] |= {"enum": names}
         for name in sorted(IGNORED - fields.keys()):
             fields[name] = {"description": "Changes nothing here"}
-        for name, allowed in UNSUPPORTED.items():
+        for name, allowed in unsupported.items():
             fields.setdefault(name, {"enum": [None, *allowed], "description": "Nothing else is supported"})
     schemas |= {"Error": _ERROR, "Model": _MODEL, "Models": _MODELS}
+    schemas["ResponsesReply"] = _RESPONSE
     schemas |= {"ChatReply": _reply("chat.completion"), "CompletionReply": _reply("text_completion")}
     document: Json = {
         "openapi": "3.1.0",
@@ -102,6 +125,7 @@ def openapi(service: Service) -> Json:
             | {"parameters": [{"name": "name", "in": "path", "required": True, "schema": {"enum": names}}]},
             "/v1/chat/completions": _post("ChatRequest", "ChatReply"),
             "/v1/completions": _post("CompletionRequest", "CompletionReply"),
+            "/v1/responses": _post("ResponsesRequest", "ResponsesReply"),
         },
         "components": {"schemas": schemas},
     }

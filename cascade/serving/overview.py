@@ -47,6 +47,7 @@ def overview(service: Service, samples: list[dict[str, Any]]) -> dict[str, Any]:
             "since": service.created,
             "questions": sum(metrics.answered_by.values()),
             "answered_by": {name: metrics.answered_by[name] for name in cascade.names},
+            "passed_through": dict(metrics.passed_through),
             "cost": metrics.costs,
             "last_model_alone": None if alone is None else {"flops": metrics.alone},
         },

@@ -6,7 +6,7 @@ the answer and are not supported, which are refused by name. What is asked by a 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError
@@ -19,10 +19,10 @@ MOST_STOPS = 4
 MOST_TOKENS = 2**31 - 1
 MOST_STAGES = 100
 
-IGNORED = frozenset(
-    """user metadata store service_tier parallel_tool_calls safety_identifier prompt_cache_key prompt_cache_retention
-    prediction""".split()
-)
+HINTS = frozenset("user metadata store service_tier safety_identifier prompt_cache_key prompt_cache_retention".split())
+"""Fields that change no answer. Models behind endpoints get them as they are."""
+
+IGNORED = HINTS | {"parallel_tool_calls", "prediction"}
 """Fields that change nothing here."""
 
 UNSUPPORTED: dict[str, tuple[Any, ...]] = {
@@ -47,9 +47,9 @@ UNSUPPORTED: dict[str, tuple[Any, ...]] = {
 }
 """Fields that would change the answer, and the values beside null that do not."""
 
-_ONE, _SEVERAL = "<one>", "<several>"
+ONE, SEVERAL = "<one>", "<several>"
 _T = TypeVar("_T")
-_List = Annotated[list[_T], Field(fail_fast=True)]
+MANY = Annotated[list[_T], Field(fail_fast=True)]
 """A list of which the first mistake is told. To collect those of a long one would hold the event loop for seconds."""
 
 
@@ -57,8 +57,9 @@ class _Strict(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
 
 
-def _tag(value: object) -> str:
-    return _SEVERAL if isinstance(value, list | tuple) else _ONE
+def one_or_several(value: object) -> str:
+    """The tag of a field that may be one thing or a list."""
+    return SEVERAL if isinstance(value, list | tuple) else ONE
 
 
 class StageThresholds(_Strict):
@@ -84,15 +85,15 @@ class CascadeOptions(_Strict):
         trace: Whether a stream tells of each stage when it is over.
     """
 
-    choices: _List[Annotated[str, Field(min_length=1)]] | None = Field(
+    choices: MANY[Annotated[str, Field(min_length=1)]] | None = Field(
         default=None, min_length=2, max_length=len(LETTERS)
     )
     subject: str | None = Field(default=None, min_length=1)
     thresholds: (
         Annotated[
-            Annotated[StageThresholds, Tag(_ONE)]
-            | Annotated[_List[StageThresholds], Field(max_length=MOST_STAGES), Tag(_SEVERAL)],
-            Discriminator(_tag),
+            Annotated[StageThresholds, Tag(ONE)]
+            | Annotated[MANY[StageThresholds], Field(max_length=MOST_STAGES), Tag(SEVERAL)],
+            Discriminator(one_or_several),
         ]
         | None
     ) = None
@@ -116,8 +117,8 @@ class TextPart(_Strict):
 
 
 _Content = Annotated[
-    Annotated[str, Tag(_ONE)] | Annotated[_List[TextPart], Tag(_SEVERAL)],
-    Discriminator(_tag),
+    Annotated[str, Tag(ONE)] | Annotated[MANY[TextPart], Tag(SEVERAL)],
+    Discriminator(one_or_several),
 ]
 
 
@@ -149,9 +150,9 @@ class _Request(_Strict):
     stream_options: StreamOptions | None = None
     stop: (
         Annotated[
-            Annotated[str, Field(min_length=1), Tag(_ONE)]
-            | Annotated[_List[Annotated[str, Field(min_length=1)]], Field(max_length=MOST_STOPS), Tag(_SEVERAL)],
-            Discriminator(_tag),
+            Annotated[str, Field(min_length=1), Tag(ONE)]
+            | Annotated[MANY[Annotated[str, Field(min_length=1)]], Field(max_length=MOST_STOPS), Tag(SEVERAL)],
+            Discriminator(one_or_several),
         ]
         | None
     ) = None
@@ -176,7 +177,7 @@ class _Request(_Strict):
 class ChatRequest(_Request):
     """POST /v1/chat/completions."""
 
-    messages: _List[Message] = Field(min_length=1)
+    messages: MANY[Message] = Field(min_length=1)
     max_completion_tokens: int | None = Field(default=None, ge=1, le=MOST_TOKENS)
     logprobs: bool | None = None
     top_logprobs: int | None = Field(default=None, ge=0, le=MOST_LOGPROBS)
@@ -196,8 +197,8 @@ class CompletionRequest(_Request):
     """POST /v1/completions."""
 
     prompt: Annotated[
-        Annotated[str, Tag(_ONE)] | Annotated[_List[str], Field(min_length=1), Tag(_SEVERAL)],
-        Discriminator(_tag),
+        Annotated[str, Tag(ONE)] | Annotated[MANY[str], Field(min_length=1), Tag(SEVERAL)],
+        Discriminator(one_or_several),
     ]
     logprobs: int | None = Field(default=None, ge=0, le=MOST_LOGPROBS)
 
@@ -220,28 +221,74 @@ class CompletionRequest(_Request):
 R = TypeVar("R", ChatRequest, CompletionRequest)
 
 
-def parse_request(kind: type[R], body: dict[str, Any]) -> R:
+def is_neutral(value: object, allowed: Sequence[object]) -> bool:
+    """Whether a field that is not supported says nothing: it is null, or one of the values that change nothing."""
+    return value is None or any(_same(value, one) for one in allowed)
+
+
+def parse_request(kind: type[R], body: dict[str, Any], unknown_too: bool = False) -> R:
     """A request that can be answered as it is meant.
+
+    Args:
+        kind: Of the request.
+        body: What it says.
+        unknown_too: Whether fields that nobody here knows are passed on, and not refused.
 
     Raises:
         ApiError: 400, naming the field that is at fault.
     """
     known = set(kind.model_fields)
-    for name, value in body.items():
-        if name in known or name in IGNORED:
-            continue
-        if name not in UNSUPPORTED:
-            raise wrong(f"Unrecognized request argument supplied: {name[:60]}", name[:60])
-        allowed = UNSUPPORTED[name]
-        if value is not None and not any(_same(value, one) for one in allowed):
-            instead = f"absent or {_shown(allowed[0])}" if allowed else "absent"
-            raise wrong(f"Expected `{name}` to be {instead}, since nothing else is supported here", name)
+    check_fields(body, known, UNSUPPORTED, unknown_too)
     try:
         request = kind.model_validate({name: value for name, value in body.items() if name in known})
     except ValidationError as error:
-        raise _told(error) from None
+        raise told(error) from None
     _check(request)
     return request
+
+
+def check_fields(
+    body: Mapping[str, Any],
+    known: Collection[str],
+    unsupported: Mapping[str, tuple[Any, ...]],
+    unknown_too: bool,
+    ignored: Collection[str] = (),
+) -> None:
+    """Raises `ApiError` where a request has a field that would change the answer and that nobody here knows.
+
+    Args:
+        body: Of the request.
+        known: Its fields that are kept to.
+        unsupported: Those that would change the answer, and their values that do not.
+        unknown_too: Whether fields that nobody here knows are passed on, and not refused.
+        ignored: Those that change nothing, beside `IGNORED`.
+    """
+    for name, value in body.items():
+        if name in known or name in IGNORED or name in ignored:
+            continue
+        if name not in unsupported:
+            if unknown_too:
+                continue
+            raise wrong(f"Unrecognized request argument supplied: {name[:60]}", name[:60])
+        allowed = unsupported[name]
+        if not is_neutral(value, allowed):
+            instead = f"absent or {_shown(allowed[0])}" if allowed else "absent"
+            raise wrong(f"Expected `{name}` to be {instead}, since nothing else is supported here", name)
+
+
+def extra_of(body: Mapping[str, Any], ours: Collection[str], unknown_too: bool) -> dict[str, Any]:
+    """Fields for the models behind endpoints: hints and, where all models are there, what only they may know.
+
+    Args:
+        body: Of the request.
+        ours: Fields that are known here, whatever is made of them.
+        unknown_too: Whether all models are behind endpoints.
+    """
+    return {
+        name: value
+        for name, value in body.items()
+        if value is not None and (name in HINTS or (unknown_too and name not in ours and name not in IGNORED))
+    }
 
 
 def _check(request: _Request) -> None:
@@ -268,12 +315,12 @@ def _shown(value: object) -> str:
     return "false" if value is False else repr(value).replace("'", '"')
 
 
-def _told(error: ValidationError) -> ApiError:
+def told(error: ValidationError) -> ApiError:
     """The first thing that pydantic finds, in OpenAI's words."""
     first = error.errors(include_url=False, include_context=False)[0]
     path = ""
     for part in first["loc"]:
-        if part not in (_ONE, _SEVERAL):
+        if part not in (ONE, SEVERAL):
             path += f"[{part}]" if isinstance(part, int) else f".{part}" if path else str(part)
     if first["type"] == "missing":
         return wrong(f"Missing required parameter: '{path}'.", path, "missing_required_parameter")

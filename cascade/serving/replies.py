@@ -125,6 +125,7 @@ def cascade_field(cascade: Cascade, told: Told, notes: Sequence[str] = ()) -> di
         "name": cascade.name,
         "answered_by": answer.model,
         "stages": stages,
+        "usage": usage_of_all([told]),
         "cost": told.total,
         "last_model_alone": None if alone is None else {"flops": alone},
         "seconds": measured_seconds(answer),
@@ -141,6 +142,7 @@ def cascade_fields(cascade: Cascade, told: Sequence[Told], notes: Sequence[str] 
     alone = last_model_alone(cascade)
     return {
         "name": cascade.name,
+        "usage": usage_of_all(told),
         "cost": total_costs(told),
         "last_model_alone": None if alone is None else {"flops": alone * len(told)},
         "seconds": sum(one["seconds"] for one in each),
@@ -161,16 +163,30 @@ def headers(told: Sequence[Told]) -> dict[str, str]:
     answered = dict.fromkeys(t.answer.model for t in told if t.answer.model is not None)
     tried = dict.fromkeys(step.model for t in told for step in t.answer.steps)
     found = {
-        "x-cascade-model": ", ".join(quote(name, safe=_SAFE_IN_HEADERS) for name in answered),
-        "x-cascade-stages": ", ".join(quote(name, safe=_SAFE_IN_HEADERS) for name in tried),
+        "x-cascade-model": ", ".join(map(header_text, answered)),
+        "x-cascade-stages": ", ".join(map(header_text, tried)),
     }
     flops = total_costs(told).get("flops", {})
     return found | {f"x-cascade-cost-flops-{ledger}": f"{value:.0f}" for ledger, value in flops.items()}
 
 
+def header_text(name: str) -> str:
+    """A model's name as a header can hold it."""
+    return quote(name, safe=_SAFE_IN_HEADERS)
+
+
 def usage(told: Sequence[Told]) -> dict[str, int]:
+    """Tokens of the models that answered, as the standard counts them."""
+    replies = [one.answer.reply for one in told]
+    return _usage(sum(r.prompt_tokens for r in replies), sum(r.completion_tokens for r in replies))
+
+
+def usage_of_all(told: Sequence[Told]) -> dict[str, int]:
     """Tokens of every model that was tried."""
-    read, written = (sum(t.tokens[i] for t in told) for i in (0, 1))
+    return _usage(*(sum(t.tokens[i] for t in told) for i in (0, 1)))
+
+
+def _usage(read: int, written: int) -> dict[str, int]:
     return {"prompt_tokens": read, "completion_tokens": written, "total_tokens": read + written}
 
 

@@ -63,6 +63,16 @@ class Row:
             del values["hallucination"]
         return values
 
+    def to_flat(self) -> dict[str, str | float]:
+        """One value a name, for a row of a data frame."""
+        shares = {
+            f"saved {unit}, {ledger}": value
+            for unit, ledgers in self.saved.items()
+            for ledger, value in ledgers.items()
+        }
+        drop = {"pd_points": self.pd_points, "pd_relative": self.pd_relative}
+        return {"chain": " → ".join(self.models), "accuracy": self.accuracy, **drop, **shares}
+
 
 @dataclass(frozen=True)
 class Played:
@@ -96,10 +106,14 @@ def spent(chain: ChainScores, policy: Policy, outcome: np.ndarray, costs: PassCo
         costs: From `pass_costs`, of the same questions.
         ledger: One of `LEDGERS`.
     """
-    asks = policy.asks(chain.offers)
-    readers = [place for place, asked in enumerate(asks) if "p_ik_reader" in asked]
-    cost: np.ndarray = question_costs(outcome, charges(costs, ledger, asks)) + costs.reading(readers)
-    return cost
+    found = np.empty(len(chain))
+    for rows, piece in policy.pieces(chain):
+        asks = piece.asks(chain.offers)
+        readers = [place for place, asked in enumerate(asks) if "p_ik_reader" in asked]
+        own = costs if len(rows) == len(chain) else costs.take(rows)
+        there = outcome if len(rows) == len(chain) else outcome[:, rows]
+        found[rows] = question_costs(there, charges(own, ledger, asks)) + own.reading(readers)
+    return found
 
 
 def all_costs(chain: ChainScores, prices: Prices | None = None) -> dict[str, PassCosts]:

@@ -18,18 +18,20 @@ from cascade.policies.file import policy_json
 from cascade.policies.ledgers import PassCosts, Prices, available_units, pass_costs
 from cascade.policies.registry import POLICIES, REFERENCES
 from cascade.policies.tuning import Goal, Option, OutOfReach, Point, rank
-from cascade.scores.arrays import ChainScores, parts
+from cascade.scores.arrays import ChainScores
 from cascade.simulation.evaluation import Curve, Evaluation, Recalibrated, curves, evaluate, recalibrate
 from cascade.simulation.frontier import Frontier, choose, frontier
-from cascade.simulation.guarantee import Guarantee, guarantee
+from cascade.simulation.guarantee import Guarantee, certification, guarantee
 from cascade.simulation.simulator import play, spent
 from cascade.simulation.tuning import StudyTuner, limit_for
 from cascade.statistics.curves import aiq, ibc_lift
 from cascade.statistics.metrics import auroc
-from cascade.statistics.significance import PairedBootstrap, paired_bootstrap
+from cascade.statistics.significance import Interval, PairedBootstrap, paired_bootstrap
 
 # Replicates for the points of the frontier, of which there are many; the chosen policies get the full number.
 REPLICATES = 500
+# The first of the evaluations.
+REPORTED = "reported questions"
 # Fewer questions than this say nothing about a threshold.
 FEWEST = 10
 
@@ -97,11 +99,13 @@ class Study:
         main: The signals whose frontier is measured on the others.
         measured: The main frontier's vertices, on both.
         policies: The best of each kind for the goal, then random mixing and the oracle.
-        chosen: The best of those that can be run, judged by the questions that choose.
+        unpromised: The best of those that can be run, judged by the questions that choose.
+        chosen: What is recommended: the promised policy where that is what was asked for, measured out of fold, and
+            else the unpromised one.
         singles: Accuracy and cost of each model alone, on the reported questions.
         aiq: RouterBench's figure of the main frontier on the reported questions, in accuracy.
         curves, recalibrated: See there.
-        guarantee: Where an ε was given.
+        guarantee: Of the chosen policy; ``None`` where a limit or another objective was given.
         evaluations: The chosen policy on the reported questions, and on any other data.
     """
 
@@ -116,6 +120,7 @@ class Study:
     main: str
     measured: tuple[Measured[LivePolicy], ...]
     policies: tuple[Measured[Policy], ...]
+    unpromised: Measured[LivePolicy]
     chosen: Measured[LivePolicy]
     singles: tuple[tuple[str, float, float], ...]
     aiq: float
@@ -144,6 +149,7 @@ class Study:
             "reported_on": self.reported_on,
             "notes": list(self.notes),
             "chosen": self.chosen.to_json(*how),
+            "unpromised": self.unpromised.to_json(*how),
             "policies": [m.to_json(*how) for m in self.policies],
             "frontier": {"signals": self.main, "points": [m.to_json(*how) for m in self.measured]},
             "singles": [{"model": m, "accuracy": a, "cost": c} for m, a, c in self.singles],
@@ -155,11 +161,21 @@ class Study:
         }
 
 
-def measure(chain: ChainScores, point: Point[P], costs: PassCosts, ledger: str, replicates: int = 2000) -> Measured[P]:
-    """A chosen point on questions that did not choose it."""
-    played, last = play(chain, point.policy), chain.models[-1].correct
-    cost = spent(chain, point.policy, played.outcome, costs, ledger)
+def measure(
+    chain: ChainScores,
+    point: Point[P],
+    costs: PassCosts,
+    ledger: str,
+    replicates: int = 2000,
+    out_of_fold: Policy | None = None,
+) -> Measured[P]:
+    """A chosen point on questions that did not choose it; where these did, ``out_of_fold`` stands in for it."""
+    policy = out_of_fold or point.policy
+    played, last = play(chain, policy), chain.models[-1].correct
+    cost = spent(chain, policy, played.outcome, costs, ledger)
     found = paired_bootstrap(played.correct, last, cost, costs.whole[-1], replicates)
+    if (played.who == len(chain.models) - 1).all():
+        found = replace(found, difference=Interval(0.0, 0.0, 0.0))  # one model beside itself
     first = float(chain.models[0].correct.mean()), float(costs.whole[0].sum() / costs.whole[-1].sum())
     lift = ibc_lift(found.accuracy.estimate, found.cost_ratio.estimate, *first, float(last.mean()), 1.0)
     return Measured(point.policy, (point.accuracy, point.cost), found, lift)
@@ -172,16 +188,19 @@ def study(
     prices: Prices | None = None,
     others: Mapping[str, ChainScores] | None = None,
     seed: int = 0,
+    certify_on: ChainScores | None = None,
 ) -> Study:
-    """Tunes every policy on some questions and reports them on others.
+    """Tunes every policy on some questions and reports them on others, and certifies the one that it recommends.
 
     Args:
         choose_on: The questions that choose.
-        report_on: Others of the same kind; for a promise, half of them certify and the other half reports.
+        report_on: Others of the same kind.
         goal: What is wanted.
         prices: For dollars.
         others: More data, by name, to evaluate the chosen policy on; may lack labels.
-        seed: Of the division of ``report_on`` for a promise, and of random mixing.
+        seed: Of random mixing.
+        certify_on: The questions that certify a promised policy, those that report among them. By default just these;
+            the others then may be learnt from. With more, no label is looked at but to certify.
 
     Raises:
         CascadeError: If the scores do not allow the goal's unit, or nothing reaches its limit.
@@ -198,10 +217,6 @@ def study(
         raise CascadeError(
             f"Expected {choose_on.names[-1]!r}, the last model, to cost something in {unit}, but it is 0"
         )
-    certify_on = None
-    if goal.epsilon is not None:
-        # Of the questions that report: nothing was fitted on them, and no probe was calibrated on them.
-        certify_on, report_on = parts(report_on, (0.5, 0.5), f"certify {seed}")
     there = pass_costs(report_on, unit, prices)
     tuner = StudyTuner(choose_on, costs, goal, seed)
     if unit == "calls":
@@ -215,22 +230,29 @@ def study(
         raise CascadeError("Expected some model but the last to have a confidence whose cost is known, but none has")
     main = next(iter(frontiers))
 
-    def choices(limit: float) -> tuple[Point[LivePolicy], dict[str, Point[Policy]]]:
-        """The best at a limit, and the best of each kind."""
-        points = _choose_each(options, goal, limit)
-        return min(points.values(), key=lambda p: rank(p, goal, limit)), {**points}
-
-    limit = limit_for(goal, choose_on, lambda limit: choices(limit)[0])
-    best, points = choices(limit)
+    limit = limit_for(goal, choose_on)
+    points: dict[str, Point[Policy]] = {}
+    live = _choose_each(options, goal, limit)
+    best = min(live.values(), key=lambda p: rank(p, goal, limit))
+    points |= live
     points |= {option.name: option.best(goal, limit) for kind in REFERENCES for option in kind.options(tuner)}
 
-    chosen = measure(report_on, best, there, goal.ledger)
-    policies = [
-        chosen if point.policy is best.policy else measure(report_on, point, there, goal.ledger)
+    unpromised = measure(report_on, best, there, goal.ledger)
+    policies: list[Measured[Policy]] = [
+        unpromised if point.policy is best.policy else measure(report_on, point, there, goal.ledger)
         for point in points.values()
     ]
+    chosen, played_as, promise, whole = unpromised, None, None, None
+    if goal.promised:
+        whole = report_on if certify_on is None else certify_on
+        apart = (choose_on, costs) if certify_on is None else (None, None)
+        made = certification(whole, pass_costs(whole, unit, prices), goal, *apart)
+        promise = guarantee(made)
+        played_as = made.out_of_fold() if promise.holds else None
+        chosen = measure(report_on, promise.point, there, goal.ledger, out_of_fold=played_as)
+        policies.insert(0, chosen)
     measured = tuple(measure(report_on, p, there, goal.ledger, REPLICATES) for p in frontiers[main].vertices)
-    data = {"reported questions": report_on} | dict(others or {})
+    data = {REPORTED: report_on} | dict(others or {})
     share = there.whole.sum(axis=1) / there.whole[-1].sum()
     return Study(
         names=choose_on.names,
@@ -244,6 +266,7 @@ def study(
         main=main,
         measured=measured,
         policies=tuple(policies),
+        unpromised=unpromised,
         chosen=chosen,
         singles=tuple(
             (m.name, float(m.correct.mean()), float(cost)) for m, cost in zip(report_on.models, share, strict=True)
@@ -251,20 +274,20 @@ def study(
         aiq=_aiq(measured),
         curves=curves(report_on),
         recalibrated=recalibrate(choose_on, report_on),
-        guarantee=(
-            None
-            if goal.epsilon is None or certify_on is None
-            else guarantee(
-                choose_on,
-                certify_on,
-                frontiers[main],
-                pass_costs(certify_on, unit, prices),
-                goal.epsilon,
-                goal.delta,
-            )
-        ),
+        guarantee=promise,
         evaluations=tuple(
-            evaluate(name, chain, best.policy, choose_on, goal.ledger, unit, goal.margin, prices)
+            evaluate(
+                name,
+                chain,
+                chosen.policy,
+                choose_on,
+                goal.ledger,
+                unit,
+                goal.margin,
+                prices,
+                played_as if chain is report_on else None,
+                whole,
+            )
             for name, chain in data.items()
         ),
     )
@@ -288,15 +311,6 @@ def _choose_each(options: Sequence[Option[LivePolicy]], goal: Goal, limit: float
     return points
 
 
-def choose_for(goal: Goal, chain: ChainScores, found: Frontier) -> Point[LivePolicy]:
-    """The point of a frontier that is best for a goal on the questions that choose."""
-
-    def best(limit: float) -> Point[LivePolicy]:
-        return choose(found, goal.objective, limit)
-
-    return best(limit_for(goal, chain, best))
-
-
 def layer_point(
     choose_on: ChainScores,
     report_on: ChainScores,
@@ -309,7 +323,7 @@ def layer_point(
     unit = goal.unit or available_units(choose_on, prices)[0]
     costs, there = pass_costs(choose_on, unit, prices), pass_costs(report_on, unit, prices)
     found = frontier(choose_on, costs, "early-exit", "P(IK) + P(T)")
-    point = choose_for(goal, choose_on, found)
+    point = choose(found, goal.objective, limit_for(goal, choose_on))
     right = tuple(auroc(p_ik, m.correct) for m in report_on.models[:-1] if (p_ik := m.signals.p_ik) is not None)
     return LayerPoint(share, tuple(layers), right, measure(report_on, point, there, "early-exit"))
 

@@ -6,20 +6,23 @@ questions is `cascade.simulation.study`'s to find out.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from functools import cached_property
+from typing import TypeVar
+
+import numpy as np
 
 from cascade.policies.base import Policy
 from cascade.policies.calibration import Calibrated
 from cascade.policies.ledgers import PassCosts
 from cascade.policies.tuning import Goal, Point
-from cascade.scores.arrays import ChainScores
+from cascade.scores.arrays import ChainScores, place_of
 from cascade.simulation.frontier import Frontier, frontier
 from cascade.simulation.simulator import play, spent
 
-ALLOWED_DROP = 0.01
+# Parts of the questions that choose: what is fitted is fitted on all but one, and measured on that one.
+PARTS = 5
 
 P = TypeVar("P", bound=Policy)
 
@@ -44,15 +47,37 @@ class StudyTuner:
     notes: list[str] = field(default_factory=list)
     frontiers: dict[str, Frontier] = field(default_factory=dict)
 
-    def point(self, policy: P) -> Point[P]:
-        """A policy with its accuracy and cost on these questions."""
-        played = play(self.chain, policy)
-        cost = spent(self.chain, policy, played.outcome, self.costs, self.goal.ledger).sum()
-        return Point(policy, float(played.correct.mean()), float(cost / self.costs.whole[-1].sum()))
+    @cached_property
+    def part(self) -> np.ndarray:
+        """By each question's id, as `cascade.scores.arrays.parts` draws them."""
+        return place_of(self.chain, [1 / PARTS] * PARTS, "fit")
 
-    def frontier(self, signals: str, fused: Mapping[int, Calibrated] | None = None) -> Frontier:
+    @cached_property
+    def rests(self) -> Sequence[ChainScores]:
+        """For each part all questions that are not in it."""
+        return [self.chain.take(self.part != i) for i in range(PARTS)]
+
+    def point(self, policy: P, apart: Sequence[P] = ()) -> Point[P]:
+        """A policy with its accuracy and cost on these questions, out of fold where something was fitted."""
+        if apart:
+            pieces = [(one, np.flatnonzero(self.part == i)) for i, one in enumerate(apart)]
+            played = [self._played(one, self.chain.take(rows), self.costs.take(rows)) for one, rows in pieces]
+        else:
+            played = [self._played(policy, self.chain, self.costs)]
+        right, cost = np.sum(played, axis=0)
+        return Point(policy, float(right / len(self.chain)), float(cost / self.costs.whole[-1].sum()))
+
+    def _played(self, policy: Policy, chain: ChainScores, costs: PassCosts) -> tuple[float, float]:
+        """Questions answered rightly, and what all of them cost."""
+        played = play(chain, policy)
+        cost = spent(chain, policy, played.outcome, costs, self.goal.ledger).sum()
+        return float(played.correct.sum()), float(cost)
+
+    def frontier(
+        self, signals: str, fused: Mapping[int, Calibrated] | None = None, out_of_fold: ChainScores | None = None
+    ) -> Frontier:
         """See `cascade.simulation.frontier.frontier`."""
-        found = frontier(self.chain, self.costs, self.goal.ledger, signals, fused=fused)
+        found = frontier(self.chain, self.costs, self.goal.ledger, signals, fused=fused, out_of_fold=out_of_fold)
         self.frontiers[signals] = found
         return found
 
@@ -61,22 +86,8 @@ class StudyTuner:
         self.notes.append(line)
 
 
-def limit_for(goal: Goal, chain: ChainScores, best: Callable[[float], Point[Any]]) -> float:
-    """The limit, or its default on the questions that choose.
-
-    The default floor is one point below the last model, and above that by one standard error of the difference between
-    the two (the rule of Breiman et al., 1984). The cheapest of many policies owes some of its accuracy to the questions
-    that chose it: held to the point itself, it loses more than that on others about every second time.
-
-    Args:
-        goal: What is wanted.
-        chain: The questions that choose.
-        best: The policy chosen at a limit; the error is of its difference.
-    """
+def limit_for(goal: Goal, chain: ChainScores) -> float:
+    """The limit, or its default on the questions that choose: the promised loss below the last model."""
     if goal.fixed_limit is not None:
         return goal.fixed_limit
-    last = chain.models[-1].correct.astype(float)
-    floor = max(float(last.mean()) - ALLOWED_DROP, 0.0)
-    difference = play(chain, best(floor).policy).correct - last
-    error = float(difference.std(ddof=1)) / math.sqrt(len(difference))
-    return min(floor + error, float(last.mean()))
+    return max(float(chain.models[-1].correct.mean()) - goal.loss, 0.0)

@@ -9,7 +9,6 @@ import csv
 import hashlib
 import io
 import json
-import os
 import re
 import subprocess
 import sys
@@ -22,17 +21,19 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cascade.miniature.families import ASSETS
+from tests import hub_address
+from tests.processes import Forked
 
 Files = Mapping[str, bytes]
 LARGE = (".parquet", ".safetensors")
-NOWHERE = "http://127.0.0.1:9"
+NOWHERE = hub_address.URL  # while no Hub is open
 EXPIRED = "hf_expired"
 _API = re.compile(r"/api/(?P<kind>models|datasets)/(?P<repo>[^/]+/[^/]+)(?P<rest>/.*)?")
 _FILE = re.compile(r"/(?P<kind>datasets/)?(?P<repo>[^/]+/[^/]+)/resolve/(?P<revision>[^/]+)/(?P<file>.+)")
 
 
 class FakeHub:
-    """Serves repositories until it is closed.
+    """Serves repositories until it is closed; one at a time, as all are at one address.
 
     Args:
         repos: Of data sets, by ``owner/name``: the one commit, and the files by their paths.
@@ -78,7 +79,7 @@ class FakeHub:
             def log_message(self, *args):
                 pass
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server = ThreadingHTTPServer(("127.0.0.1", hub_address.PORT), Handler)
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
         self.url = f"http://127.0.0.1:{self._server.server_port}"
 
@@ -207,7 +208,16 @@ def card(config: str, split: str, path: str) -> bytes:
 
 
 def ask(hub_url: str, home, *command: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """A process of its own, since the Hub's address is read when its library is imported."""
-    kept = {k: v for k, v in os.environ.items() if not k.startswith("HF_")}
-    environment = kept | {"HF_ENDPOINT": hub_url, "HF_HOME": str(home)} | environment
-    return subprocess.run([sys.executable, *command], env=environment, capture_output=True, text=True, timeout=300)
+    """`python COMMAND` as a process that has this Hub and this home."""
+    if hub_url != hub_address.URL or environment:
+        return ask_anew(hub_url, home, *command, **environment)
+    hub_address.settle(home)
+    process = Forked(*command, environment=hub_address.environment())
+    out, err = process.communicate(timeout=300)
+    return subprocess.CompletedProcess(command, process.returncode, out, err)
+
+
+def ask_anew(hub_url: str, home, *command: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Likewise, and it imports everything itself; ``environment`` is what else is read by imports."""
+    outside = hub_address.environment(home, hub_url) | environment
+    return subprocess.run([sys.executable, *command], env=outside, capture_output=True, text=True, timeout=300)

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
+import subprocess
 
 import pytest
 
 from cascade.engines.attempts import without_key
 from cascade.engines.openai_format import most_bytes, parse_response, usage_can_be
 from experiments.attacks.endpoints import ATTACKS, completion
+from tests.processes import instead_of_popen
 
 
 @pytest.mark.parametrize("attack", ATTACKS, ids=lambda attack: attack.__name__)
 def test_the_client_holds_against(tmp_path, monkeypatch, attack):
     monkeypatch.setenv("CASCADE_ATTACK_KEY", "none yet")  # put back afterwards
+    monkeypatch.setattr(subprocess, "Popen", instead_of_popen)
     assert attack(tmp_path) == []
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -18,7 +17,9 @@ from cascade.scoring.scored import Scored
 from cascade.tasks.load import load_task
 from probes import HiddenStateStore, ProbeError, StoreWriter
 from probes.files import locked
+from tests import hub_address
 from tests.probes.test_store import KEY
+from tests.processes import Forked
 
 BEFORE = Path(__file__).parents[1] / "fixtures" / "written_before" / "store"
 LOAD = """
@@ -51,21 +52,18 @@ def folder(tmp_path) -> Path:
 
 @pytest.mark.parametrize("trusted", [False, True])
 def test_a_models_own_python_is_run_only_where_that_is_asked_for(folder, tmp_path, trusted):
-    done = subprocess.run(
-        [sys.executable, "-c", LOAD, str(folder), str(trusted).lower()],
-        input="y\n",
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=240,
-        env=os.environ | {"HF_MODULES_CACHE": str(tmp_path / "modules")},
-    )
-    assert (tmp_path / "marker").exists() == trusted, done.stdout + done.stderr
+    (tmp_path / "yes").write_text("y\n")
+    hub_address.settle(tmp_path / "home")  # where such Python is copied to
+    command = ("-c", LOAD, str(folder), str(trusted).lower())
+    process = Forked(*command, environment=hub_address.environment(), stdin=str(tmp_path / "yes"))
+    said, warned = process.communicate(timeout=240)
+    assert (tmp_path / "marker").exists() == trusted, said + warned
+    assert (tmp_path / "home" / "modules").exists() == trusted
     if not trusted:
-        (line,) = done.stdout.splitlines()
+        (line,) = said.splitlines()
         assert line.startswith(f"Expected '{folder}' to need no Python of its own") and "trust_remote_code" in line
     else:
-        assert f"The Python that {folder} brings with it is run" in done.stderr
+        assert f"The Python that {folder} brings with it is run" in warned
 
 
 def test_trust_is_a_setting_of_a_cascades_decoder_and_part_of_a_stores_key_where_it_is_given():
@@ -88,15 +86,20 @@ def with_checksums(root: Path) -> HiddenStateStore:
 
 def test_every_flip_in_score_rows_is_found(tmp_path):
     store = with_checksums(tmp_path)
-    assert Scored(store, load_task("mini-mmlu"), True).table().num_rows == 3
-    path = store.folder / "scores-00001.parquet"
-    whole = path.read_bytes()
-    for place in range(len(whole)):
-        data = bytearray(whole)
-        data[place] ^= 1 << place % 8
-        path.write_bytes(data)
-        with pytest.raises(CascadeError, match="scores-00001.parquet is corrupt"):
-            Scored(store, load_task("mini-mmlu"), True).table()
+    scored = Scored(store, load_task("mini-mmlu"), True)
+    assert scored.table().num_rows == 3
+    # Those of the second shard are read after the first, which takes time: a few are enough there.
+    for name, step in (("scores-00000.parquet", 1), ("scores-00001.parquet", 25)):
+        path = store.folder / name
+        whole = path.read_bytes()
+        for place in range(0, len(whole), step):
+            data = bytearray(whole)
+            data[place] ^= 1 << place % 8
+            path.write_bytes(data)
+            with pytest.raises(CascadeError, match=f"{name} is corrupt"):
+                scored.table()
+        path.write_bytes(whole)
+    assert scored.table().num_rows == 3
 
 
 HOLD = """

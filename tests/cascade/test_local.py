@@ -97,6 +97,42 @@ def test_rows_stop_where_a_confidence_is_too_low(model):
     assert {reply.rejected_by for reply in replies} == {None, "p_ik", "p_t"}
 
 
+def test_an_answer_that_nobody_waits_for_any_more_is_broken_off(model):
+    prompts = [replace(p, max_new_tokens=40, answer_prefix=False) for p in questions("mini-popqa", 4)]
+    whole = model.answer(prompts)
+    asked = [0] * 4
+
+    def wanted(place: int) -> bool:
+        asked[place] += 1
+        return place != 2 or asked[place] < 3
+
+    found = model.answer(prompts, Gate(wanted=wanted))
+    assert whole[2].completion_tokens > 3 and found[2].completion_tokens == 3
+    assert [found[i].text for i in (0, 1, 3)] == [whole[i].text for i in (0, 1, 3)]
+
+
+def test_samples_follow_their_seed_and_stay_within_top_p(model, plain):
+    decoder, tokenizer = plain
+    prompt = replace(questions("mini-popqa", 1)[0], answer_prefix=False, max_new_tokens=1, temperature=1.5)
+    many = [replace(prompt, question_id=f"q{i}", top_p=0.6, seed=i, draws="0") for i in range(200)]
+    drawn = [reply.text for reply in model.answer(many)]
+    again = model.answer([replace(p, question_id="another") for p in many])
+    assert [reply.text for reply in again] == drawn and len(set(drawn)) > 1
+    with torch.no_grad():
+        logits = decoder(**tokenizer(prompt.text, return_tensors="pt")).logits[0, -1]
+    chances = sorted(((logits / 1.5).softmax(-1)).tolist(), reverse=True)
+    kept, mass = 0, 0.0
+    while mass < 0.6:
+        mass += chances[kept]
+        kept += 1
+    best = {tokenizer.decode([i], skip_special_tokens=True) for i in (logits / 1.5).topk(kept).indices.tolist()}
+    assert set(drawn) <= best and kept < len(chances)
+    greedy = [replace(p, top_p=0.0) for p in many[:20]]
+    assert {reply.text for reply in model.answer(greedy)} == {
+        tokenizer.decode([int(logits.argmax())], skip_special_tokens=True)
+    }
+
+
 def test_a_probe_that_nobody_asks_is_not_read(model):
     assert [reply.p_ik for reply in model.answer(questions("mini-mmlu", 3), Gate(p_ik=None))] == [None] * 3
 

@@ -29,6 +29,7 @@ from cascade.report.table import Column, Table, percent, percent_interval
 from cascade.report.tables import print_report, report_tables
 from cascade.scores.arrays import ChainScores
 from cascade.simulation.evaluation import evaluate
+from cascade.simulation.guarantee import fewest_questions
 from cascade.simulation.simulator import play, report
 from cascade.simulation.study import LayerPoint, Study, study
 from cascade.simulation.tuning import Goal
@@ -171,31 +172,54 @@ def test_names_are_escaped_wherever_they_stand(full):
 def test_every_number_of_the_recommendation_is_the_studys(full):
     found = full[2]
     said = recommendation(found)
-    assert len(said.sentences) == 2
-    first, second = (text.replace("$mid$", "") for text in said.sentences)
-    assert numbers(first)[:2] == [f"{found.chosen_on}", f"{100 * found.limit:.1f}"]
+    first, promise, measured = (text.replace("$mid$", "") for text in said.sentences)
     assert isinstance(found.chosen.policy, ThresholdPolicy | ExpectedUtilityPolicy)
     if isinstance(found.chosen.policy, ThresholdPolicy):
         limits = [v for t in found.chosen.policy.thresholds for v in (t.p_ik, t.p_t) if v is not None]
     else:
         limits = [found.chosen.policy.price]
-    assert [float(n) for n in numbers(first)[2:]] == pytest.approx(limits, rel=1e-2)
+    assert [float(n) for n in numbers(first)] == pytest.approx(limits, rel=1e-2)
+    made = found.guarantee
+    assert numbers(promise) == [
+        *("20", "0.9", f"{made.certified_on}"),
+        *(f"{100 * made.loss:.2f}", f"{100 * made.point.cost:.1f}"),
+    ]
     r, last = found.chosen.reported, found.singles[-1]
-    assert numbers(second.split(", in the")[0]) == [
-        f"{r.questions}",
-        *(f"{100 * x:.1f}" for x in (r.accuracy.estimate,)),
+    assert numbers(measured.split(", in the")[0]) == [
+        f"{100 * r.accuracy.estimate:.1f}",
         "95",
         *(f"{100 * x:.1f}" for x in (r.accuracy.low, r.accuracy.high, last[1])),
         *(f"{100 * x:+.2f}" for x in (r.difference.estimate, r.difference.low, r.difference.high)),
         *(f"{100 * x:.1f}" for x in (r.cost_ratio.estimate, r.cost_ratio.low, r.cost_ratio.high)),
     ]
-    assert found.goal.ledger in second
-    assert found.evaluations[0].non_inferiority.statement in said.non_inferiority
-    assert said.promise.startswith(found.guarantee.statement)
-    assert len(said.warnings) == sum(bool(e.warnings) for e in found.evaluations) > 0
+    assert found.goal.ledger in measured
+    assert not said.non_inferiority  # a promise says more
+    assert numbers(said.outlook) == [n for f in made.foreseen for n in (f"{f.questions:,}", f"{100 * f.saved:.1f}")]
+    assert len(said.elsewhere) == len(found.evaluations) - 1 > 0
     shown = " ".join(" ".join(parsed(full[1]).text).replace("\u00a0", " ").split())
-    for line in (*said.sentences, said.non_inferiority, said.promise, *said.warnings):
+    for line in (*said.sentences, said.non_inferiority, said.outlook, *said.elsewhere, *said.warnings):
         assert line in shown
+
+
+def test_without_a_promise_the_sentences_say_so():
+    halves = made(600, 0), made(500, 1)
+    unpromised = recommendation(study(*halves, Goal(limit=0.5)))
+    assert unpromised.sentences[0].startswith("Nothing is promised of this: chosen on 600 questions as the cheapest")
+    assert unpromised.non_inferiority and not unpromised.outlook
+    few = tuple(half.take(np.arange(60)) for half in halves)
+    others = {"like": made(300, 4), "unlike": made(300, 5, harder=2)}
+    said = recommendation(study(*halves, Goal(epsilon=0.2), others=others)).elsewhere
+    assert said[0].startswith(
+        "like: the confidences are not shown to be distributed otherwise than on the questions that"
+    )
+    assert said[1].startswith("unlike: the confidences are distributed otherwise than on the questions that certify")
+    assert "The promise does not reach there" in said[1] and "--recertify" in said[1]
+    assert f"{fewest_questions(0.2, 0.1)} are the fewest" in said[1]
+    assert "what the thresholds keep" in recommendation(study(*halves, Goal(limit=0.5), others=others)).elsewhere[1]
+    alone = recommendation(study(*few, Goal()))
+    assert alone.sentences[0] == "Recommended: ask m-large alone."
+    assert alone.sentences[1].startswith("Nothing cheaper can be promised to lie at most 1 point")
+    assert alone.sentences[2].startswith("Not promised, and so not recommended: chosen on 60 questions as the cheapest")
 
 
 def test_json_is_strict_and_holds_thresholds_unrounded(full):
@@ -207,7 +231,7 @@ def test_json_is_strict_and_holds_thresholds_unrounded(full):
     content = json.loads((folder / "report.json").read_text(), parse_constant=refuse)
     assert content["questions"] == tried.questions
     assert content["layers"][0]["auroc"] == [0.7, None]
-    assert content["study"]["reported_on"] == found.reported_on < 500
+    assert content["study"]["reported_on"] == found.reported_on == 500
     policy = content["recommendation"]["policy"]
     if isinstance(found.chosen.policy, ThresholdPolicy):
         assert [t["p_t"] for t in policy["thresholds"]] == [t.p_t for t in found.chosen.policy.thresholds]
@@ -270,7 +294,7 @@ def test_the_terminal_says_what_the_page_says(full):
     print_report(tried, console)
     printed = console.file.getvalue()
     said = recommendation(found)
-    for line in (*said.sentences, said.non_inferiority, said.promise, *said.warnings):
+    for line in (*said.sentences, said.non_inferiority, said.outlook, *said.elsewhere, *said.warnings):
         assert line.replace("\n", " ")[:300] in printed
     for word in ("answered-only", "oracle", "<u>else&where</u>", "<b>&x → large", "Table 9"):
         assert word in printed
@@ -404,7 +428,7 @@ def test_labels_beside_points_do_not_cover_each_other():
     axes = figure.subplots()
     at = [(0.5 + 0.01 * i, 50 + 0.1 * i) for i in range(6)] + [(0, 0), (1, 100)]
     axes.scatter(*np.array(at).T)
-    label_points(axes, at, [f"a-long-name-{i}" for i in range(8)])
+    label_points([axes], at, [f"a-long-name-{i}" for i in range(8)])
     figure.draw_without_rendering()
     boxes = [t.get_window_extent() for t in axes.texts if t.get_text()]
     assert len(boxes) == 8

@@ -65,16 +65,23 @@ def test_what_is_written_agrees_with_the_task_itself(config, tmp_path, capsys):
     assert f"accuracy {sum(right) / 120:.2%}" in said and "early-exit" in said
 
 
-def test_the_policy_that_a_simulation_chose_is_the_one_that_answers(tmp_path):
+def test_what_a_simulation_promises_is_what_answers(tmp_path):
     from cascade.miniature.families import ASSETS
     from cascade.simulate import main as simulate
 
     tables = [str(ASSETS / f"mini-llama-{size}" / "validation.parquet") for size in ("small", "medium", "large")]
-    simulate(["--scores", *tables, "--out", str(tmp_path / "sim")])
-    chosen = json.loads((tmp_path / "sim" / "report.json").read_text())["study"]["chosen"]["to_run"]
+    simulate(["--scores", *tables, "--epsilon", "0.03", "--out", str(tmp_path / "sim")])
+    study = json.loads((tmp_path / "sim" / "report.json").read_text())["study"]
+    chosen, promise = study["chosen"]["to_run"], study["guarantee"]
+    assert promise["holds"] and promise["policy"] == chosen
     policy = ["--policy", str(tmp_path / "sim" / "report.json")]
-    main([*policy, "--limit", "30", "--out", str(tmp_path / "run")])
-    assert json.loads((tmp_path / "run" / "summary.json").read_text())["policy"] == chosen
+    main([*policy, "--split=validation", "--out", str(tmp_path / "run")])
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert summary["policy"] == chosen
+    # Live, on the questions that certified it, it does what was certified.
+    assert summary["accuracy"] == pytest.approx(promise["accuracy"])
+    large = read_scores([Path(tables[-1])])["correct"].to_numpy().mean()
+    assert large - summary["accuracy"] == pytest.approx(promise["loss"]) and promise["loss"] < 0.03
 
 
 def test_a_policy_on_normalised_p_t_is_run_on_it(tmp_path, capsys):

@@ -6,6 +6,7 @@ import os
 import random
 import signal
 import time
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,7 @@ from cascade.scoring.unfinished import UnfinishedShard
 from cascade.tasks.load import load_task
 from cascade.tasks.task import MultipleChoice, Task
 from probes import ProbeError
-from tests.processes import FORKS
+from tests.processes import FORKS, start_server
 
 MODEL = "mini-llama-small"
 TOLERANCE = {"rtol": 0, "atol": 1e-4}
@@ -132,35 +133,52 @@ def test_another_dtype_task_or_layer_is_another_key(model):
     assert len(keys) == 5
 
 
-QUESTIONS, SHARD = 1200, 16
+QUESTIONS, SHARD = 800, 8
 
 
-def _score(root: str) -> None:
+def _score(model: StatesEngine | str, root: Path) -> Path:
     torch.set_num_threads(1)
-    score(MODEL, some("mini-mmlu", QUESTIONS), root, batch_size=4, shard_rows=SHARD)
+    return score(model, some("mini-mmlu", QUESTIONS), root, batch_size=4, shard_rows=SHARD).store.folder
+
+
+def _forks(root: Path, orders: Connection) -> None:
+    """Forks a run whenever it is told to, the model loaded already; says its process id, and later how it ended."""
+    model = DecoderConfig(MODEL).build()
+    model.decoder.run(["warm-up"])
+    some("mini-mmlu", QUESTIONS)  # what its questions are made from stays in memory
+    while orders.recv():
+        if (pid := os.fork()) == 0:
+            _score(model, root)
+            os._exit(0)
+        orders.send(pid)
+        orders.send(os.waitpid(pid, 0)[1])
 
 
 def test_a_run_killed_twenty_times_resumes_to_the_same_bytes(tmp_path):
-    torch.set_num_threads(1)
-    whole = score(MODEL, some("mini-mmlu", QUESTIONS), tmp_path / "whole", batch_size=4, shard_rows=SHARD)
-    folder = tmp_path / "killed" / whole.store.folder.name
+    whole = _score(MODEL, tmp_path / "whole")
+    folder = tmp_path / "killed" / whole.name
+    orders, theirs = FORKS.Pipe()
+    start_server()
+    forks = FORKS.Process(target=_forks, args=(tmp_path / "killed", theirs))
+    forks.start()
     clock, progress = random.Random(5), []
     for _ in range(20):
         there = len(list(folder.glob("scores-*")))
-        process = FORKS.Process(target=_score, args=(str(tmp_path / "killed"),))
-        process.start()
-        while process.is_alive() and len(list(folder.glob("scores-*"))) == there:
+        orders.send(True)
+        run = orders.recv()
+        while not orders.poll() and len(list(folder.glob("scores-*"))) == there:
             time.sleep(0.001)
-        time.sleep(clock.uniform(0, 0.02))  # a shard takes about that long: the kill lands anywhere in it
-        assert process.is_alive(), "the run was faster than twenty kills; it needs more questions"
-        os.kill(process.pid, signal.SIGKILL)
-        process.join()
+        time.sleep(clock.uniform(0, 0.01))  # a shard takes about that long: the kill lands anywhere in it
+        assert not orders.poll(), "the run was faster than twenty kills; it needs more questions"
+        os.kill(run, signal.SIGKILL)
+        assert os.WTERMSIG(orders.recv()) == signal.SIGKILL
         progress.append(len(list(folder.glob("shard-*"))))
+    orders.send(False)
+    forks.join()
     assert progress == sorted(progress)
     assert progress[-1] > progress[0]
     assert progress[-1] < QUESTIONS / SHARD
-    resumed = score(MODEL, some("mini-mmlu", QUESTIONS), tmp_path / "killed", batch_size=4, shard_rows=SHARD)
-    assert contents(resumed.store.folder) == contents(whole.store.folder)
+    assert contents(_score(MODEL, tmp_path / "killed")) == contents(whole)
 
 
 def test_what_was_asked_of_a_shard_is_kept_when_it_is_stopped_and_is_not_asked_again(tmp_path, monkeypatch, capsys):

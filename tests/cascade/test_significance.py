@@ -149,12 +149,32 @@ def test_the_intervals_are_quantiles_of_all_possible_resamples():
         lost = 100 * (reference - correct) / 6
         every.append((correct / 6, (correct - reference) / 6, cost / whole, lost / (1 - cost / whole)))
     found = paired_bootstrap(*FIVE, replicates=20000, confidence=0.9)
-    for column, interval in zip(
-        np.array(every).T, (found.accuracy, found.difference, found.cost_ratio, found.trade), strict=True
-    ):
+    accuracy, _, ratio, trade = np.array(every).T
+    for column, interval in ((accuracy, found.accuracy), (ratio, found.cost_ratio), (trade, found.trade)):
         for end, share in ((interval.low, 0.05), (interval.high, 0.95)):
             assert (column < end - 1e-9).mean() <= share + 0.007  # over four standard errors of 20,000 replicates
             assert (column <= end + 1e-9).mean() >= share - 0.007
+
+
+def test_the_interval_of_a_rare_disagreement_covers_the_truth():
+    """Of 100 answers 1 in 200 differs: resampling sees no difference in most draws, and says that there is none."""
+    rng, draws, covered, resampled = np.random.default_rng(0), 1000, 0, 0
+    for kind in rng.choice([-1, 0, 1], p=[0.004, 0.995, 0.001], size=(draws, 100)):
+        correct, reference = kind > -1, kind < 1
+        found = paired_bootstrap(correct, reference, np.ones(100), np.ones(100), replicates=20).difference
+        covered += found.low <= -0.003 <= found.high
+        means = np.mean(rng.choice(kind, size=(200, 100)), axis=1)
+        resampled += np.quantile(means, 0.025) <= -0.003 <= np.quantile(means, 0.975)
+    assert covered / draws >= 0.95 - 0.02
+    assert resampled / draws < 0.6
+
+
+def test_the_difference_of_qualities_between_0_and_1_is_resampled():
+    """Tango's interval is of right and wrong; what is half right has none."""
+    half = np.tile([0.5, 1.0], 50)
+    found = paired_bootstrap(half, np.ones(100), np.ones(100), np.ones(100), replicates=500).difference
+    assert found.estimate == -0.25
+    assert found.low == pytest.approx(-0.25 - 1.96 * 0.025, abs=0.01)
 
 
 def test_the_intervals_are_near_those_of_scipy():
@@ -179,7 +199,9 @@ def test_a_question_is_drawn_with_both_models():
     rng = np.random.default_rng(0)
     right, cost = rng.random(200) < 0.6, rng.gamma(2.0, 1.0, 200)
     found = paired_bootstrap(right, right, cost / 3, cost, replicates=100)
-    assert (found.difference.low, found.difference.high) == (0, 0)
+    # On other questions they may differ.
+    assert found.difference.low == pytest.approx(-found.difference.high)
+    assert found.difference.low < found.difference.estimate == 0
     assert (found.cost_ratio.low, found.cost_ratio.high) == pytest.approx((1 / 3, 1 / 3))
     assert (found.trade.low, found.trade.high) == (0, 0)
     assert found.accuracy.low < found.accuracy.high
@@ -206,7 +228,7 @@ def test_a_trade_for_nothing_saved_is_nan():
     assert np.isnan([sometimes.trade.low, sometimes.trade.high]).all()
     free = paired_bootstrap(right, right, np.ones(4), np.zeros(4), replicates=20)
     assert np.isnan([free.cost_ratio.estimate, free.cost_ratio.low, free.trade.estimate]).all()
-    assert free.difference.low == 0
+    assert free.difference.estimate == 0
 
 
 def test_the_same_seed_gives_the_same_intervals():

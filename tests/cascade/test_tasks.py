@@ -72,9 +72,12 @@ def test_repeated_ids_and_single_choices_are_refused():
         (["mini-llama-small", "mini-llama-large"], ["small", "large"]),
         (["Qwen-7B", "Qwen-72B"], ["7B", "72B"]),
         (["org/a", "other/b"], ["org/a", "other/b"]),
+        (["org/Q-4B-it", "org/Q-8B-it", "org/Q-32B-it"], ["4B", "8B", "32B"]),
+        (["q-8B-it", "q--it"], ["8B-it", "-it"]),
+        (["q-b-it", "q-it"], ["b-it", "it"]),
         (["same", "same-more"], ["same", "same-more"]),
         (["one"], ["one"]),
     ],
 )
-def test_short_names_drop_what_all_begin_with(models, short):
+def test_short_names_drop_what_all_begin_and_end_with(models, short):
     assert list(short_names(models).values()) == short

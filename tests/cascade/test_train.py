@@ -27,7 +27,7 @@ from cascade.train import main, train
 from probes import Probe, stratified_split
 from probes.files import locked
 
-MODEL = "mini-llama-small"
+MODEL, EPOCHS = "mini-llama-small", 5
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +38,7 @@ def runs(made_once, tmp_path_factory) -> Path:
 
 
 def flags(runs: Path, *more: str) -> list[str]:
-    return [f"--data.stores={runs / 'stores'}", f"--out={runs / 'probes'}", "--trainer.max_epochs=15", *more]
+    return [f"--data.stores={runs / 'stores'}", f"--out={runs / 'probes'}", f"--trainer.max_epochs={EPOCHS}", *more]
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +56,7 @@ def test_a_run_leaves_probe_metrics_config_and_plot(trained):
     assert metrics["after"]["auroc"] > 0.65
     config = yaml.safe_load((folder / "config.yaml").read_text())
     assert config["data"]["model"] == MODEL
-    assert config["trainer"]["max_epochs"] == 15
+    assert config["trainer"]["max_epochs"] == EPOCHS
 
 
 @pytest.fixture(scope="module")

@@ -7,8 +7,6 @@ import io
 import json
 import os
 import re
-import subprocess
-import sys
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -23,6 +21,7 @@ from skops import io as skops
 from probes import Probe, ProbeError, probe_from_file, probe_from_sklearn
 from tests.probes.test_foreign import ORIGIN, data
 from tests.probes.test_probe import probe
+from tests.processes import Forked
 
 # What is over the limit fails there and then, with MemoryError or worse: nothing has to be measured.
 LOADED = """
@@ -44,12 +43,11 @@ except ProbeError as error:
 
 def said_of(path: Path, kind: str) -> str:
     """The refusal, by a process that has 3 GiB and 20 seconds of a core."""
-    done = subprocess.run(
-        [sys.executable, "-c", LOADED, str(path), kind], capture_output=True, text=True, check=False, timeout=120
-    )
-    assert done.returncode == 0, (done.returncode, done.stderr[-500:])
-    assert done.stdout.count("\n") == 1, "it was loaded"
-    return done.stdout
+    process = Forked("-c", LOADED, str(path), kind)
+    said, errors = process.communicate(timeout=120)
+    assert process.returncode == 0, (process.returncode, errors[-500:])
+    assert said.count("\n") == 1, "it was loaded"
+    return said
 
 
 def with_config(folder: Path, **values: Any) -> Path:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import math
-import subprocess
 import sys
 from dataclasses import replace
 from functools import partial
@@ -23,6 +22,7 @@ from probes.heads import StackedHeads, build_head
 from probes.layers import layer_table
 from probes.states import LayerStates, StoredStates, open_states
 from probes.training import ProbeModule
+from tests.processes import Forked
 
 ROWS, HIDDEN, LAYERS = 900, 10, (1, 2, 5)
 
@@ -313,11 +313,10 @@ def test_a_store_four_times_the_memory_trains_where_reading_it_whole_cannot(tmp_
     limit = 40 * 2**20
     store = store_of(tmp_path, torch.randn(3, 4 * limit // (3 * 2048 * 4) + 1, 2048), shard_rows=1000)
     assert sum(p.stat().st_size for p in store.folder.glob("*.safetensors")) >= 4 * limit
-    command = [sys.executable, "-c", LIMITED, str(store.folder), str(limit)]
-    root = Path(__file__).parents[2]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=200, cwd=root)
-    assert done.returncode == 0, done.stderr[-2000:]
-    whole, streamed = done.stdout.splitlines()
+    process = Forked("-c", LIMITED, str(store.folder), str(limit))
+    said, errors = process.communicate(timeout=200)
+    assert process.returncode == 0, errors[-2000:]
+    whole, streamed = said.splitlines()
     assert "can't allocate memory" in whole
     assert streamed == "3 heads"
 

@@ -21,6 +21,7 @@ from cascade.serving.logs import Log
 from cascade.serving.origins import Origins
 from cascade.serving.server import Server
 from cascade.serving.service import Limits, Service
+from cascade.serving.shadow import Journal
 
 
 @dataclass
@@ -91,9 +92,10 @@ def running(
     keys=(),
     log_text: bool = False,
     origins: Origins | None = None,
+    journal: Journal | None = None,
 ) -> Iterator[Running]:
     log = io.StringIO()
-    service = Service(cascade, limits, keys, Log(log, log_text), origins)
+    service = Service(cascade, limits, keys, Log(log, log_text), origins, journal)
     server = Server(service, bind("127.0.0.1", 0))
     ready = threading.Event()
     thread = threading.Thread(

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import hmac
+import subprocess
 
 from experiments.attacks.http import ATTACKS, main
+from tests.processes import instead_of_popen
 from tests.serving.running import Plain, plain_cascade, running
 
 
-def test_no_attack_gets_through(capsys):
+def test_no_attack_gets_through(capsys, monkeypatch):
+    monkeypatch.setattr(subprocess, "Popen", instead_of_popen)
     main(["--share", "0.03"])
     told = capsys.readouterr().out.splitlines()
     assert [line.split(":")[0] for line in told] == [attack.__name__ for attack in ATTACKS]

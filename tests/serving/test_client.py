@@ -62,12 +62,16 @@ def test_a_reply_says_which_stages_were_tried_and_what_they_cost(server, miniatu
     assert told["stages"][-1]["thresholds"] is None
 
 
-def test_usage_counts_every_model_that_was_tried(server, miniatures):
+def test_usage_is_that_of_the_answer_and_the_cascades_field_counts_every_model_that_was_tried(server, miniatures):
     question = next(q for q in OPEN[:50] if len(miniatures.answer(q).steps) == 3)
     reply = server.ask(question.text)
     replies = [step.reply for step in miniatures.answer(question).steps]
-    assert reply.usage.prompt_tokens == sum(r.prompt_tokens for r in replies)
-    assert reply.usage.completion_tokens == sum(r.completion_tokens for r in replies)
+    assert reply.usage.prompt_tokens == replies[-1].prompt_tokens
+    assert reply.usage.completion_tokens == replies[-1].completion_tokens
+    read, written = (sum(getattr(r, f"{kind}_tokens") for r in replies) for kind in ("prompt", "completion"))
+    assert reply.cascade["usage"] == {
+        "prompt_tokens": read, "completion_tokens": written, "total_tokens": read + written,
+    }  # fmt: skip
 
 
 def test_a_member_answers_alone(server, miniatures):
@@ -173,9 +177,24 @@ def test_a_stop_text_and_the_limit_end_an_answer(server):
     assert short.choices[0].finish_reason == "length" and short.usage.completion_tokens == 1
 
 
-def test_greedy_answers_are_told_where_a_temperature_was_asked_for(server):
-    assert server.ask(temperature=0, top_p=1, seed=3).cascade["notes"] == []
-    assert "greedy" in server.ask(temperature=0.7).cascade["notes"][0]
+def test_a_letter_is_not_sampled_and_that_is_told(server):
+    text = table_7(CHOICE[0])
+    assert server.ask(text, temperature=0, top_p=1, seed=3).cascade["notes"] == []
+    assert "not sampled" in server.ask(text, temperature=0.7).cascade["notes"][0]
+    assert server.ask(temperature=0.7).cascade["notes"] == []
+
+
+def test_a_temperature_and_a_seed_reach_the_model_that_answers(server, miniatures):
+    def drawn(**more) -> list[str]:
+        return [server.ask("Who?", model="mini-llama-large", temperature=1.9, **more).choices[0].message.content
+                for _ in range(6)]  # fmt: skip
+
+    assert len(set(drawn(seed=7))) == 1 and len(set(drawn())) > 1
+    prompt = Prompt("any", open_ended_prompt(OPEN[0]), temperature=1.9, top_p=0.8, seed=7, draws="0")
+    (offline,) = miniatures.models[2].answer([prompt])
+    asked = {"temperature": 1.9, "top_p": 0.8, "seed": 7}
+    reply = server.client().completions.create(model="mini-llama-large", prompt=prompt.text, **asked)
+    assert reply.choices[0].text == offline.text
 
 
 def test_thresholds_and_budgets_of_a_request_change_who_answers(server, miniatures):

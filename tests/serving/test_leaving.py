@@ -16,9 +16,10 @@ from tests.serving.running import Plain, plain_cascade, running
 REQUESTS = 60
 
 
-def send(url: str, text: str, stream: bool) -> socket.socket:
+def send(url: str, text: str, stream: bool, **more) -> socket.socket:
     """A connection on which a question has been asked, and nothing read."""
-    body = json.dumps({"model": "cascade", "messages": [{"role": "user", "content": text}], "stream": stream}).encode()
+    asked = {"model": "cascade", "messages": [{"role": "user", "content": text}], "stream": stream, **more}
+    body = json.dumps(asked).encode()
     host, port = url.removeprefix("http://").split(":")
     connection = socket.create_connection((host, int(port)))
     head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\n"

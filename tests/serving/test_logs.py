@@ -5,22 +5,21 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
 import threading
 
 import httpx
 
 from cascade.serving import logs
 from cascade.serving.logs import Log
+from tests.processes import Forked
 
 REQUESTS = 1500
 """Lines of some 150 bytes: several times what a pipe holds."""
 
 
-def test_a_log_that_nobody_reads_stops_nobody():
-    command = [sys.executable, "-m", "cascade.serve", "--port", "0"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+def test_a_log_that_nobody_reads_stops_nobody(tmp_path):
+    os.mkfifo(tmp_path / "log")
+    process = Forked("-m", "cascade.serve", "--port", "0", stderr=str(tmp_path / "log"))
     try:
         url = process.stdout.readline().split(" on ")[1].split("/v1")[0]
         with httpx.Client(base_url=url, timeout=20) as client:
@@ -33,7 +32,6 @@ def test_a_log_that_nobody_reads_stops_nobody():
     finally:
         process.kill()
         process.stdout.close()
-        process.stderr.close()
 
 
 def test_lines_come_in_their_order_from_many_threads_and_whole():

@@ -21,52 +21,17 @@ from urllib.parse import urlsplit
 
 import pytest
 
-# An interpreter that has PySide6 with Qt WebEngine: this one where the extra `browser` is installed, or another.
-BROWSER_PYTHON = os.environ.get("CASCADE_BROWSER_PYTHON", sys.executable)
+from tests.browser import Tab, tab
+
 PAGE = Path(__file__).parents[2] / "cascade" / "serving" / "page.html"
 MARKUP = '<img src=x onerror="window.hit = 1"><b>What</b> is </textarea><script>window.hit = 1</script> 20 minus 9?'
 
 
-class Browser:
-    """What the tests say to `browser.py`."""
-
-    def __init__(self) -> None:
-        self.process = subprocess.Popen(
-            [BROWSER_PYTHON, Path(__file__).with_name("browser.py")],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        Thread(target=self._listen, daemon=True).start()
-        self.errors: list[str] = []
-        assert self._reply() == "ready"
-
-    def _listen(self) -> None:
-        assert self.process.stderr is not None
-        self.errors = self.process.stderr.readlines()
-
-    def _reply(self):
-        line = self.process.stdout.readline()
-        assert line, f"the browser ended: {self.errors[-5:]}"
-        return json.loads(line)["value"]
-
-    def do(self, name: str, value=None):
-        self.process.stdin.write(json.dumps({name: value}) + "\n")
-        self.process.stdin.flush()
-        return self._reply()
-
-    def js(self, text: str):
-        return self.do("js", text)
-
-    def wait(self, condition: str, seconds: float = 30.0) -> None:
-        end = time.monotonic() + seconds
-        while not self.js(f"return Boolean({condition})"):
-            assert time.monotonic() < end, f"never came: {condition}; console: {self.do('seen')['console']}"
-            time.sleep(0.05)
+class CascadePage(Tab):
+    """The page at `/`, and what a person does on it."""
 
     def open(self, url: str) -> None:
-        assert self.do("open", url + "/")
+        assert self.page.goto(f"{url}/").ok
         self.wait("document.querySelectorAll('.stage').length")
 
     def type(self, text: str, subject: str = "") -> None:
@@ -169,25 +134,14 @@ def parsed(value: str) -> str:
     return value.split(" ")[0] if value[:1].isdigit() else ""
 
 
-@pytest.fixture(scope="module")
-def browser():
-    probe = subprocess.run(
-        [BROWSER_PYTHON, "-c", "import PySide6.QtWebEngineWidgets"], capture_output=True, text=True, check=False
-    )
-    if probe.returncode:
-        why = (probe.stderr.strip().splitlines() or ["it ends"])[-1]
-        pytest.skip(
-            f"no browser in {BROWSER_PYTHON} ({why}): pip install 'confidence-cascade[browser]', or name another "
-            f"interpreter in CASCADE_BROWSER_PYTHON"
-        )
-    browser = Browser()
-    yield browser
-    browser.process.stdin.close()
-    browser.process.wait(timeout=30)
+@pytest.fixture
+def browser(chromium):
+    with tab(chromium) as opened:
+        yield CascadePage(opened.page)
 
 
 @pytest.fixture(scope="module")
-def url(browser):
+def url(chromium):
     with serving() as url:
         yield url
 
@@ -195,15 +149,10 @@ def url(browser):
 @pytest.fixture
 def page(browser, url):
     """The page, newly opened; whatever a test does on it, nothing is said on the console or fetched from elsewhere."""
-    browser.do("resize", [1280, 900])
-    before = browser.do("seen")
     browser.open(url)
     yield browser
-    seen = browser.do("seen")
-    assert seen["console"][len(before["console"]) :] == []
-    fetched = seen["requests"][len(before["requests"]) :]
-    assert fetched
-    assert {urlsplit(address).netloc for address in fetched} == {urlsplit(url).netloc}
+    assert browser.console == []
+    assert {urlsplit(address).netloc for address in browser.requests} == {urlsplit(url).netloc}
 
 
 def test_path_answer_and_cost_of_samples_are_what_the_api_says(page, url):
@@ -263,7 +212,7 @@ def test_a_threshold_of_1_sends_the_question_to_the_last_model_and_reset_brings_
 
 def test_a_slider_that_is_held_foretells_from_what_was_seen_and_asks_nobody(page):
     page.ask()
-    requests = len(page.do("seen")["requests"])
+    requests = len(page.requests)
     page.slide("p_ik", 0, "input")
     page.slide("p_t", 0, "input")
     assert page.cards()[0]["would"] in (
@@ -273,7 +222,7 @@ def test_a_slider_that_is_held_foretells_from_what_was_seen_and_asks_nobody(page
     page.slide("p_ik", 1, "input")
     assert page.cards()[0]["would"] == "would pass it on by P(IK) with these thresholds."
     assert "foretold" in page.text("#would")
-    assert len(page.do("seen")["requests"]) == requests
+    assert len(page.requests) == requests
     with page.asking_again():
         page.slide("p_ik", 1, "change")
     assert page.cards()[0]["outcome"].startswith("Not sure it knows")
@@ -345,17 +294,33 @@ def test_totals_count_this_page_and_the_server(page, url):
     assert all(row[1].endswith("%") and row[2].endswith("%") for row in rows if row[0].startswith("Cost"))
 
 
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1280, 390])
+def test_all_text_can_be_read_in_light_and_dark(chromium, url, width, scheme):
+    with tab(chromium, width, scheme) as opened:
+        page = CascadePage(opened.page)
+        page.open(url)
+        page.slide("p_t", 1, "input")
+        page.ask()
+        page.slide("p_t", 0.3, "input")  # what it would have done is said, too
+        page.js("document.querySelector('details').open = true")
+        page.shoot(f"page-{width}-{scheme}")
+        assert page.js("return getComputedStyle(document.body).backgroundColor") == (
+            "rgb(255, 255, 255)" if scheme == "light" else "rgb(20, 24, 29)"
+        )
+        assert page.faint() == []
+        assert page.overflow() == 0
+
+
 @pytest.mark.parametrize("width", [320, 360, 768, 1920])
 def test_nothing_is_wider_than_the_screen(page, width):
-    page.do("resize", [width, 800])
-    page.wait(f"innerWidth === {width}")
+    page.resize(width, 800)
     page.js("document.querySelector('details').open = true")
-    overflow = "return document.documentElement.scrollWidth - document.documentElement.clientWidth"
-    assert page.js(overflow) == 0
+    assert page.overflow() == 0
     page.type("W" * 300 + "?\nA. " + "x" * 200 + "\nB. y")
     page.click("#alike")
     page.ask()
-    assert page.js(overflow) == 0
+    assert page.overflow() == 0
 
 
 def test_every_control_has_a_name_and_can_be_reached(page):
@@ -433,12 +398,13 @@ def test_a_stream_that_breaks_off_is_said_and_what_came_stays(browser, url, end,
 
 def test_a_key_is_asked_for_once_and_is_not_in_the_code(browser):
     with serving(CASCADE_API_KEYS="sk-right") as url:
-        assert browser.do("open", url + "/")
+        assert browser.page.goto(f"{url}/").ok
         browser.wait("!document.getElementById('key').hidden")
         for key, right in (("sk-wrong", False), ("sk-right", True)):
             browser.js(f"document.getElementById('secret').value = '{key}'")
-            browser.click("#key button")
-            browser.wait("document.getElementById('key').hidden")
+            with browser.page.expect_response("**/v1/cascade") as reply:
+                browser.click("#key button")
+            assert reply.value.status == (200 if right else 401)
             browser.wait("cards.length" if right else "!document.getElementById('key').hidden")
         assert browser.js("return document.getElementById('error').hidden")
         browser.ask()

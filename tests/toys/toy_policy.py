@@ -9,8 +9,9 @@ from typing import Any, ClassVar, Self
 import numpy as np
 
 from cascade.policies.base import LivePolicy, Offers, Tuner
+from cascade.policies.ladders import Steps
 from cascade.policies.outcome import Outcome
-from cascade.policies.tuning import Option, Tried
+from cascade.policies.tuning import Ladder, Option, Tried
 from cascade.scores.columns import Signals
 
 USED = {"p_t", "p_ik"}
@@ -51,3 +52,8 @@ class MeanPolicy(LivePolicy):
     def options(cls, tuner: Tuner) -> Iterator[Option[LivePolicy]]:
         places = tuple(range(len(tuner.chain.models)))
         yield Tried(cls.name, [tuner.point(cls(places, float(limit))) for limit in np.linspace(0, 1, 101)])
+
+    @classmethod
+    def ladders(cls, tuner: Tuner) -> Iterator[Ladder[LivePolicy]]:
+        places = tuple(range(len(tuner.chain.models)))
+        yield Steps(cls.name, [cls(places, float(limit)) for limit in np.linspace(1, 0, 201)])
