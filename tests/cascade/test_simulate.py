@@ -175,7 +175,7 @@ def test_somebody_elses_logs_need_no_torch(tmp_path):
         (["--ledger", "creative"], "Expected `ledger` to be one of answered-only, full-path, early-exit"),
         (["--unit", "bananas"], "Expected `unit` to be one of flops"),
         (["--unit", "seconds"], "'small' to have seconds in every row"),
-        (["--unit", "dollars"], "prompt_tokens"),
+        (["--unit", "dollars"], "Expected `prices` to hold 'small', or its scores cost_usd in every row"),
         (["--objective", "luck"], "Expected `objective` to be one of accuracy, cost, price"),
         (["--objective", "accuracy", "--limit", "0.001"], "budget of at least"),
         (["--limit", "1.5"], "accuracy floor of at most"),
