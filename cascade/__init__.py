@@ -1,7 +1,7 @@
 """Confidence-driven model cascades: a question goes to the smallest model that knows the answer.
 
 Names are loaded when they are first used. What the verbs do (`cascade.train`, `.score`, `.simulate`, `.run`, `.serve`,
-`.judge`, `.plan`) stands in modules of these names.
+`.judge`, `.export`, `.plan`) stands in modules of these names.
 """
 
 import importlib
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from cascade.tasks.base import Question
     from cascade.tasks.load import load_task
     from cascade.tasks.task import MultipleChoice, OpenEnded, Task
+
+__version__ = "0.1.0"
 
 _ROOMS = {
     "errors": ("CascadeError",),
@@ -65,7 +67,14 @@ __all__ = [
 
 def __getattr__(name: str) -> object:
     if name in _ROOM_OF:
-        return getattr(importlib.import_module(f"cascade.{_ROOM_OF[name]}"), name)
+        try:
+            return getattr(importlib.import_module(f"cascade.{_ROOM_OF[name]}"), name)
+        except ModuleNotFoundError as error:
+            from cascade.errors import missing_extra
+
+            if (missing := missing_extra(error)) is None:
+                raise
+            raise ModuleNotFoundError(missing, name=error.name) from error
     raise AttributeError(f"module 'cascade' has no attribute {name!r}")
 
 

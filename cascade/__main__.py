@@ -8,7 +8,8 @@ from __future__ import annotations
 import argparse
 import importlib
 import sys
-from importlib.metadata import version
+
+from cascade import __version__
 
 VERBS = {
     "train": "train P(IK) heads on a model's hidden states",
@@ -17,6 +18,7 @@ VERBS = {
     "run": "answer questions with a live cascade",
     "serve": "put a live cascade behind an OpenAI-compatible server",
     "judge": "judge open-ended answers by a language model or by exact match",
+    "export": "write scores or answers as CSV, Parquet, JSON lines, or for lm-evaluation-harness",
     "plan": "say what a verb would cost, before anything is loaded",
 }
 
@@ -31,7 +33,7 @@ def build_parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("--version", action="version", version=f"confidence-cascade {version('confidence-cascade')}")
+    parser.add_argument("--version", action="version", version=f"confidence-cascade {__version__}")
     shells = ("bash", "zsh", "tcsh")
     parser.add_argument(
         "--completion", choices=shells, metavar="SHELL", help=f"print completion for {', '.join(shells)}"

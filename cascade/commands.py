@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import sys
+from argparse import ArgumentError
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 from jsonargparse import ArgumentParser
+
+from cascade.flags import in_words
 
 # What `--help` says of verbs whose flags come from Lightning, which takes seconds to load. A test holds each against
 # its parser, and `python -m experiments.help` writes them.
@@ -21,6 +25,20 @@ def prog(verb: str) -> str:
     return f"cascade {verb}" if above else f"python -m cascade.{verb}"
 
 
+class VerbParser(ArgumentParser):
+    """Reads flags by their whole names, and says in words what is wrong with one."""
+
+    def __init__(self, *args: Any, **settings: Any) -> None:
+        super().__init__(*args, **{"exit_on_error": False, "allow_abbrev": False} | settings)
+
+    def parse_args(self, *args: Any, **settings: Any) -> Any:
+        """As jsonargparse's."""
+        try:
+            return super().parse_args(*args, **settings)
+        except ArgumentError as error:
+            raise in_words(error, self) from error
+
+
 def verb_parser(verb: str, description: str | None) -> ArgumentParser:
     """An empty command line of a verb, to which its flags are added; what is wrong with flags is raised.
 
@@ -29,7 +47,7 @@ def verb_parser(verb: str, description: str | None) -> ArgumentParser:
         description: What the help says above the flags.
     """
     name = prog(verb)
-    return ArgumentParser(prog=name, usage=f"{name} [flags]", description=description, exit_on_error=False)
+    return VerbParser(prog=name, usage=f"{name} [flags]", description=description)
 
 
 def help_versions() -> str:

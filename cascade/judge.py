@@ -8,45 +8,41 @@ how far the verdicts agree with the former `correct`.
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from pathlib import Path
 
 import numpy as np
 from jsonargparse import ArgumentParser
-from rich.table import Table
 
 from cascade.commands import verb_parser
 from cascade.errors import one_line_errors
 from cascade.judging.agreement import Agreement
 from cascade.judging.tables import Judged, judge
-from cascade.report.tables import wide_console
+from cascade.report.table import Column, Table, count, decimals
+from cascade.report.tables import print_table, wide_console
 from cascade.statistics.metrics import hallucination_rate
 from cascade.tasks.judging import Verdict
+from cascade.yaml_files import found_flags
 
 
 def print_judged(judged: Judged) -> None:
     """Verdicts by model, and how far they agree with what `correct` said before."""
-    console = wide_console()
-    shown = Table(title="Verdicts, and how far they agree with the former `correct`")
-    shown.add_column("model")
-    for heading in (*Verdict, "halluc.", "both right", "only before", "only now", "both wrong", "agree", "Cohen's κ"):
-        shown.add_column(heading, justify="right")
     names = np.array(judged.table["model"].to_pylist(), dtype=object)
     before, now = (t["correct"].to_numpy().astype(bool) for t in (judged.before, judged.table))
     attempted = judged.table["attempted"].to_numpy().astype(bool)
+    rows = []
     for name in sorted(set(names)):
         mine = names == name
         counts = Counter(np.array(judged.verdicts, dtype=object)[mine])
         found = Agreement.of(before[mine], now[mine])
         cells = [found.both, found.only_first, found.only_second, found.neither]
-        kappa = "–" if math.isnan(found.kappa) else f"{found.kappa:.3f}"
         hallucination = f"{hallucination_rate(now[mine], attempted[mine]):.1%}"
-        shares = (f"{found.share:.1%}", kappa)
-        shown.add_row(
-            name, *(f"{counts[v]:,}" for v in Verdict), hallucination, *(f"{count:,}" for count in cells), *shares
-        )
-    console.print(shown)
+        rows.append([name, *(counts[v] for v in Verdict), hallucination, *cells, f"{found.share:.1%}", found.kappa])
+    counted = ("both right", "only before", "only now", "both wrong")
+    heads = [*(Column(str(v), count) for v in Verdict), Column("halluc."), *(Column(name, count) for name in counted)]
+    title = "Verdicts, and how far they agree with the former `correct`"
+    shown = Table.of("verdicts", title, ["model", *heads, Column("agree"), Column("Cohen's κ", decimals)], rows)
+    print_table(shown, wide_console())
 
 
 _JUDGE_HELP = "YAML of an LLM judge, such as configs/judges/*.yaml, or exact for normalised exact match"
@@ -65,7 +61,7 @@ def build_parser() -> ArgumentParser:
 @one_line_errors()
 def main(args: list[str] | None = None) -> None:
     """The entry point."""
-    values = build_parser().parse_args(args).as_dict()
+    values = build_parser().parse_args(found_flags(args)).as_dict()
     values.pop("config", None)
     judged = judge(**values)
     print_judged(judged)

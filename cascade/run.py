@@ -15,6 +15,7 @@ from jsonargparse import ArgumentParser
 from cascade.commands import PLAN_HELP, verb_parser
 from cascade.errors import CascadeError, one_line_errors
 from cascade.runtime.config import CascadeConfig
+from cascade.yaml_files import found_flags
 from probes.errors import ProbeError
 
 
@@ -43,7 +44,7 @@ def build_parser() -> ArgumentParser:
 def main(args: list[str] | None = None) -> None:
     """The entry point."""
     parser = build_parser()
-    values = parser.instantiate(parser.parse_args(args)).as_dict()
+    values = parser.instantiate(parser.parse_args(found_flags(args))).as_dict()
     values.pop("config", None)
     own = {name: values.pop(name) for name in ("questions", "split", "limit", "runs", "out", "verdicts")}
     if values.pop("plan"):

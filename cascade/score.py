@@ -19,7 +19,9 @@ from jsonargparse import ArgumentParser
 
 from cascade.commands import PLAN_HELP, show_kept_help, verb_parser
 from cascade.errors import CascadeError, one_line_errors
+from cascade.yaml_files import found_flags
 from probes.errors import ProbeError
+from probes.files import make_writable
 
 
 def build_parser() -> ArgumentParser:
@@ -47,12 +49,13 @@ def main(args: list[str] | None = None) -> None:
     from cascade.planning.costs import plan_training
     from cascade.planning.table import print_plan
     from cascade.probing.apart import score_apart
+    from cascade.report.base_models import of_table, print_base
     from cascade.report.confidence_table import print_confidences
     from cascade.runtime.tables import write_scores
     from cascade.scoring.confidence.asking import Asking
 
     parser = build_parser()
-    values = parser.instantiate(parser.parse_args(args))
+    values = parser.instantiate(parser.parse_args(found_flags(args)))
     if values.plan:
         print_plan(plan_training(values.data))
         return
@@ -62,11 +65,14 @@ def main(args: list[str] | None = None) -> None:
             raise CascadeError(f"Expected `out`, a file for the score table, where there is `{given[0]}`, but got none")
         scored = score_apart(values.data, values.devices, values.num_nodes)
         if scored is not None:
+            rank_zero_only(print_base)([of_table(scored.table())])
             rank_zero_only(print)(f"{scored.store.rows:,} rows in {scored.store.folder}")
         return
+    make_writable(values.out.parent)  # before anything is asked
     asking = Asking((), *(values[name] for name in ("samples", "temperature", "seed", "unreadable", "max_new_tokens")))
     table = write_scores(values.data, values.out, asking, **own, devices=values.devices, num_nodes=values.num_nodes)
     if table is not None:
+        print_base([of_table(table)])
         print_confidences(table)
         print(f"Wrote {values.out}")
 

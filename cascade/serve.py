@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 from pathlib import Path
+from typing import Literal
 
 from jsonargparse import ArgumentParser
 
@@ -33,6 +34,8 @@ def serve(
     bytes_per_token: int = 32,
     state: Path | None = None,
     log_text: bool = False,
+    mode: Literal["answer", "shadow"] = "answer",
+    journal: Path = Path("runs/journal"),
 ) -> None:
     """Serves until SIGTERM or SIGINT, and then finishes what it has accepted.
 
@@ -52,7 +55,10 @@ def serve(
             before it is tokenised. Tokens of English text have 4 to 5 bytes.
         state: File that the watch over promise and signals is kept in, so that it goes on after a restart; by default
             it begins anew.
-        log_text: Write questions and answers to the log.
+        log_text: Write questions and answers to the log, and to the journal.
+        mode: In shadow the last model answers every question, and all others are asked beside it; a journal says what
+            they said and what the cascade would have done.
+        journal: Folder of the journal, from which `cascade.simulate --scores` chooses thresholds.
     """
     for name, value, least in (
         ("queue", queue, 1),
@@ -73,16 +79,22 @@ def serve(
     from cascade.serving.logs import Log
     from cascade.serving.server import Server
     from cascade.serving.service import Limits, Service
+    from cascade.serving.shadow import Journal
 
     logging.set_verbosity_error()  # stderr is for lines of JSON
     cascade = build_cascade(config)
     if not cascade.keep_loaded:
         raise CascadeError("Expected `keep_loaded` to be true for a server, which holds every model, but got false")
+    kept = Journal(journal, log_text) if mode == "shadow" else None
     limits = Limits(queue, batch_milliseconds / 1000, body_limit, bytes_per_token)
-    server = Server(Service(cascade, limits, keys, Log(text=log_text), origins, state), listener)
+    server = Server(Service(cascade, limits, keys, Log(text=log_text), origins, kept, state), listener)
     chain = " → ".join(cascade.names)
 
     def say(url: str) -> None:
+        if kept is not None:
+            print(
+                f"Shadow mode: {cascade.names[cascade.policy.places[-1]]} answers; the journal is {journal}", flush=True
+            )
         print(f"Serving {chain} as {cascade.name!r} on {url}/v1 (page: {url})", flush=True)
 
     asyncio.run(server.run_until_finished(say))

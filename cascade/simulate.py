@@ -1,14 +1,14 @@
 """Simulates cascades: `python -m cascade.simulate`.
 
 Without `--scores`: the miniature chain, scored and probed where that is missing. With `--scores FILE...`:
-anybody's score tables (Parquet, CSV, JSON lines), and nothing of torch is loaded. Prints the paper's tables at
-fixed thresholds, then thresholds found on some questions and reported on others. `--report DIR` writes it all
-as a page. `python -m cascade.simulate validate FILE...` says whether score tables can be read, and what they allow.
+anybody's logs (score tables as Parquet, CSV or JSON lines, logs of other tools), and nothing of torch is loaded. Prints
+the paper's tables at fixed thresholds, then thresholds found on some questions and reported on others. `--report DIR`
+writes it all as a page. `python -m cascade.simulate validate FILE...` says whether score tables can be read, and what
+they allow.
 """
 
 from __future__ import annotations
 
-import sys
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -23,7 +23,9 @@ from cascade.probing.choice import ProbeChoice
 from cascade.runtime.config import CascadeConfig
 from cascade.simulation.data import Data, is_task
 from cascade.studies import names_of, simulate
+from cascade.yaml_files import found_flags
 from probes.errors import ProbeError
+from probes.files import make_writable
 
 T = TypeVar("T")
 
@@ -37,8 +39,11 @@ def validate(files: list[Path], columns: dict[str, str] | None = None) -> None:
     """
     from cascade.report.logs import print_logs
     from cascade.scores.logs import check_logs
+    from cascade.scores.reading import remarks
 
     print_logs(files, *check_logs(files, columns))
+    for remark in remarks(files):
+        print(remark)
 
 
 def _print_plan(data: Data, probed: bool, runs: Path, cascade: CascadeConfig, probes: ProbeChoice) -> None:
@@ -68,6 +73,8 @@ def build_parser() -> ArgumentParser:
     parser.add_argument("--each", type=dict, default={}, help="settings of each of CHAIN, as --each.dtype=bfloat16")
     shots = "examples in each prompt, from the dev split of the task that is asked"
     parser.add_argument("--shots", type=int, default=0, help=shots)
+    order = "take the chain as it is, where its models do not become larger or dearer"
+    parser.add_argument("--any_order", type=bool, default=False, help=order)
     parser.add_class_arguments(Data, skip={"scores", "evaluate_on"})
     parser.add_class_arguments(Thresholds, skip={"p_ik_reader"})
     parser.add_class_arguments(Goal)
@@ -101,7 +108,7 @@ def _cascade(path: Path | None, chain: str | None, each: dict[str, Any], shots: 
 @one_line_errors(ProbeError)
 def main(args: list[str] | None = None) -> None:
     """The entry point."""
-    args = sys.argv[1:] if args is None else args
+    args = found_flags(args)
     if args[:1] == ["validate"]:
         checker = verb_parser("simulate validate", validate.__doc__)
         checker.add_argument("files", nargs="+", type=Path, help="score tables: Parquet, CSV or JSON lines")
@@ -111,33 +118,44 @@ def main(args: list[str] | None = None) -> None:
     values = build_parser().parse_args(args).as_dict()
     settings = dict(values)
     folder, logger, planned = values.pop("report"), values.pop("logger"), values.pop("plan")
+    if logger == "wandb" and not planned:
+        import wandb  # noqa: F401 - that it is missing is said before anything is computed
     data, thresholds, goal = _taken(Data, values), _taken(Thresholds, values), _taken(Goal, values)
     probes = ProbeChoice(**values["probes"])
     cascade = _cascade(values["cascade"], values["chain"], values["each"], values["shots"])
+    cascade = replace(cascade, any_order=cascade.any_order or values["any_order"])
     if values["cascade"] is not None and thresholds == Thresholds():
         thresholds = Thresholds(cascade.p_t, cascade.p_ik)  # the file's own, where no other are asked for
     data = replace(data, normalize=data.normalize or bool(cascade.normalize))
     if planned:
         _print_plan(data, thresholds.p_ik is not None, values["runs"], cascade, probes)
         return
+    from cascade.report.base_models import of_chain, print_base
     from cascade.report.html import write_report
     from cascade.report.study_tables import print_study
     from cascade.report.tables import print_report
     from cascade.report.tracking import log_simulation, sweep_folder
+    from cascade.scores.reading import remarks
     from cascade.scores.schema import other_confidence
 
     base, out = values["out"] or values["runs"] / "simulations", values["out"]
     if (own := sweep_folder(base)) != base:
         out = own
+    if folder is not None:
+        make_writable(folder)  # before anything is computed
     asked = (values["prices"], values["layers"], values["runs"], out)
+    for remark in remarks(data.scores or ()):
+        print(remark)
     result = simulate(data, thresholds, goal, cascade, probes, *asked)
     if stands_in := other_confidence(data.columns or {}):
         print(f"{stands_in} stands in P(T)'s place, and what it took is charged")
+    print_base(of_chain(result.reported_on))
     print_report(result.report)
     print_study(result.study)
     if folder is not None:
         page = write_report(folder, result.title, result.report, result.study, result.reported_on, result.layers)
         print(f"Wrote {page}")
+    print(f"Wrote report.json, plot.png and score tables to {result.folder}")
     if logger == "wandb":
         log_simulation(result.report, result.study, settings, folder or result.folder)
 

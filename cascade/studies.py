@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from cascade.errors import CascadeError
 from cascade.policies.base import Thresholds
@@ -17,10 +17,12 @@ from cascade.probing.choice import ProbeChoice
 from cascade.runtime.config import CascadeConfig
 from cascade.simulation.data import Data, is_task
 from cascade.tasks.load import TASKS, load_task
-from probes.files import file_name, write_atomically
+from probes.files import file_name, make_writable, write_atomically
 
 if TYPE_CHECKING:
     import pyarrow as pa
+    from matplotlib.figure import Figure
+    from pandas import DataFrame
 
     from cascade.engines.base import EngineConfig
     from cascade.policies.ledgers import Prices
@@ -60,25 +62,54 @@ class Simulation:
     layers: tuple[LayerPoint, ...]
     folder: Path
 
+    @property
+    def figures(self) -> dict[str, Figure]:
+        """The report's figures, of matplotlib, by their names, such as ``frontier``."""
+        from cascade.report.figures import Plot
+        from cascade.report.html import sections
+
+        parts = sections(self.report, self.study, self.reported_on, self.layers)
+        return {part.name: part.figure for section in parts for part in section.parts if isinstance(part, Plot)}
+
+    def to_frame(self) -> DataFrame:
+        """The report as a data frame of pandas: a row for each model and each chain, at the fixed thresholds.
+
+        Raises:
+            CascadeError: If pandas is not installed.
+        """
+        try:
+            from pandas import DataFrame
+        except ImportError as error:
+            raise CascadeError("Expected pandas to be installed to make a data frame: pip install pandas") from error
+        return DataFrame([row.to_flat() for row in (*self.report.singles, *self.report.chains)])
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the recommendation, the ledgers, and the tables at fixed thresholds."""
+        from cascade.report.html import overview
+
+        return overview(self.title, self.report, self.study)
+
 
 def simulate(
-    data: Data = Data(),  # noqa: B008 - frozen, as all of these
+    data: Data | Any = Data(),  # noqa: B008 - frozen, as all of these
     thresholds: Thresholds = Thresholds(),  # noqa: B008
     goal: Goal = Goal(),  # noqa: B008
-    cascade: CascadeConfig = CascadeConfig(),  # noqa: B008
+    cascade: CascadeConfig | str = CascadeConfig(),  # noqa: B008
     probes: ProbeChoice = ProbeChoice(),  # noqa: B008
-    prices: Path | None = None,
+    prices: Path | str | None = None,
     layers: bool = False,
-    runs: Path = Path("runs"),
-    out: Path | None = None,
+    runs: Path | str = Path("runs"),
+    out: Path | str | None = None,
 ) -> Simulation:
     """Simulates every single model and every sub-chain of a chain, and finds the thresholds worth having.
 
     Args:
-        data: Which questions, and whose scores of them.
+        data: Which questions, and whose scores of them; or the scores themselves: a data frame of pandas, polars or
+            pyarrow, a relation of DuckDB, the path of a log or of a folder of logs, or several of these.
         thresholds: Of the fixed tables. Where that of P(IK) is ``None``, no probe is trained or asked.
         goal: What is wanted of the thresholds that are found.
         cascade: The chain, where its models are run here; with score tables the order of their models, if it is given.
+            A text names the models, smallest first, separated by commas.
         probes: Which probes read models that are run here and name none.
         prices: YAML of prices for dollars, such as configs/prices/table-12.yaml; by default those of ``cascade``.
         layers: Sweep the probes' layer (models that are run here only).
@@ -90,12 +121,16 @@ def simulate(
     """
     from cascade.policies.ledgers import read_prices
     from cascade.report.frontier_figures import plot_frontier
-    from cascade.scores.logs import chain_of, divide, read_logs
+    from cascade.scores.arrays import check_sizes
+    from cascade.scores.logs import chain_of, divide, read_logs, sizes_of
     from cascade.scores.schema import other_confidence, write_scores
     from cascade.simulation import simulator
     from cascade.simulation import study as studies
     from cascade.strict_json import strict_json
 
+    data = data if isinstance(data, Data) else Data(scores=_sources(data))
+    cascade = CascadeConfig(chain=cascade) if isinstance(cascade, str) else cascade
+    runs, prices = Path(runs), None if prices is None else Path(prices)
     known, probed = cascade.prices if prices is None else read_prices(prices), thresholds.p_ik is not None
     if layers and data.scores:
         raise CascadeError("Expected `layers` for models that are run here, but got `scores`, which name one layer")
@@ -109,8 +144,10 @@ def simulate(
     own = Own(cascade, probes, runs, probed)
     marks = (*(() if data.scores else own.marks), *(() if probed else ("without-p_ik",)))
     marks += () if data.recertify is None else (f"recertified-on-{file_name(Path(data.recertify).name)}",)
-    out = out or runs / "simulations" / "--".join(["+".join(map(file_name, names)), data.label, *marks])
-    out.mkdir(parents=True, exist_ok=True)
+    out = Path(out) if out else runs / "simulations" / "--".join(["+".join(map(file_name, names)), data.label, *marks])
+    make_writable(out)
+    if not cascade.any_order:
+        check_sizes(own.sizes() if table is None else sizes_of(table, names), known.models if known else None)
     if table is None:
         table = own.scores(data.task)
         if not probed and data.split is None and "split" in table.column_names:
@@ -134,9 +171,21 @@ def simulate(
     what += f", {stands_in} in P(T)'s place" if stands_in else ""
     result = Simulation(f"{' → '.join(names)} on {what}", fixed, found, found.reported, tuple(swept), out)
     values = fixed.to_json() | {"study": found.to_json()} | ({"p_t": stands_in} if stands_in else {})
+    if not data.scores and probed:
+        values["probe_layers"] = _probe_layers(table)
     write_atomically(out / "report.json", strict_json(values).encode())
     plot_frontier(out / "plot.png", fixed, result.title)
     return result
+
+
+def _sources(given: Any) -> list[Any]:
+    """Paths and data frames, of which there may be one."""
+    from cascade.scores.readers.frames import is_frame
+
+    several = list(given) if isinstance(given, list | tuple) else [given]
+    if odd := [source for source in several if not isinstance(source, str | Path) and not is_frame(source)]:
+        raise CascadeError(f"Expected `data` to be Data, a data frame or a path, but got {type(odd[0]).__name__}")
+    return [Path(source) if isinstance(source, str) else source for source in several]
 
 
 @dataclass(frozen=True)
@@ -182,11 +231,25 @@ class Own:
         named = named_probes(self.cascade.members) if self.probed and depth is None else {}
         return own_scores(self.chain, task, self.runs, depth, self.probes, self.probed, named, self.cascade.shots)
 
+    def sizes(self) -> list[tuple[str, int | None]]:
+        """Each model's name and parameters, none of them loaded."""
+        from cascade.probing.chain import own_models
+
+        return [(model.name, model.parameters) for model in own_models(self.chain)]
+
     def depths(self) -> list[int]:
         """Decoder blocks of all the models but the last."""
         from cascade.probing.chain import own_models
 
         return [model.num_layers for model in own_models(self.chain)[:-1]]
+
+
+def _probe_layers(table: pa.Table) -> dict[str, int]:
+    """The layer that each model's probe reads, of the models that have one: a live run takes the same."""
+    if "probe_layer" not in table.column_names:
+        return {}
+    pairs = zip(table["model"].to_pylist(), table["probe_layer"].to_pylist(), strict=True)
+    return {model: layer for model, layer in pairs if layer is not None}
 
 
 def _other(name: str, names: Sequence[str], data: Data, own: Own) -> ChainScores:

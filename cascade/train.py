@@ -45,8 +45,9 @@ def main(args: list[str] | None = None) -> None:
     from cascade.planning.costs import plan_training
     from cascade.planning.table import print_plan
     from cascade.probing.cli import command_line, fit_from
+    from cascade.report.base_models import of_table, print_base
     from cascade.report.probe_tables import layers_table, metrics_table
-    from cascade.report.tables import wide_console
+    from cascade.report.tables import print_table, wide_console
     from cascade.report.tracking import sweep_folder
 
     cli = command_line(args, prog("train"), __doc__)
@@ -54,9 +55,12 @@ def main(args: list[str] | None = None) -> None:
         print_plan(plan_training(cli.datamodule))
         return
     trained = fit_from(cli, sweep_folder(cli.config.out))
+    console = wide_console()
+    if cli.datamodule.scored is not None:
+        print_base([of_table(cli.datamodule.scored.table())])
     if len(trained.layers) > 1:
-        wide_console().print(layers_table(trained.probe.config, trained.layers).to_rich())
-    wide_console().print(metrics_table(trained.probe.config, trained.metrics).to_rich())
+        print_table(layers_table(trained.probe.config, trained.layers), console)
+    print_table(metrics_table(trained.probe.config, trained.metrics), console)
     print(f"Run folder: {trained.run.folder}")
 
 

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import os
+from unittest.mock import patch
 
 from cascade import score, train
 from cascade.commands import HELP, help_versions
@@ -14,7 +15,11 @@ from probes.files import write_atomically
 
 def parsers_help() -> dict[str, str]:
     """What the parsers say, by verb, after a line with the versions that it is of."""
-    os.environ["COLUMNS"] = "80"
+    with patch.dict(os.environ, COLUMNS="80"):
+        return _helps()
+
+
+def _helps() -> dict[str, str]:
     parsers = {"score": score.build_parser(), "train": train.build_parser()}
     for verb, parser in parsers.items():
         parser.prog = f"python -m cascade.{verb}"

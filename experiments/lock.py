@@ -55,7 +55,7 @@ def main() -> None:
     written = "# Written by `python -m experiments.lock` from pyproject.toml and constraints.txt.\n"
     dev = resolve(["dev", "docs"])
     parts = {
-        RUN: [entry for entry in resolve([]) if not _APART.match(entry)],
+        RUN: [entry for entry in resolve(["all"]) if not _APART.match(entry)],
         DEV: [entry for entry in dev if not _APART.match(entry)],
         TORCH: [with_cpu_build(entry) for entry in dev if entry.startswith("torch==")],
         CUDA: [entry for entry in dev if _CUDA.match(entry)],

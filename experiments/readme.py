@@ -64,7 +64,7 @@ def column_table() -> str:
 def quoted(study: Study) -> str:
     """What a study recommends, in its own words, as a quotation."""
     said = recommendation(study)
-    lines = (*said.sentences, said.non_inferiority, said.outlook, *said.warnings)
+    lines = (*said.sentences, said.non_inferiority, said.outlook, *said.elsewhere, *said.warnings)
     return "\n>\n".join(f"> {line}" for line in lines if line)
 
 

@@ -49,7 +49,7 @@ def row(found: Study) -> list[str]:
     assert found.guarantee is not None
     saved = Interval(*(1 - getattr(promised.cost_ratio, name) for name in ("estimate", "low", "high")))
     return [
-        " → ".join(short[name] for name in found.names),
+        " → ".join(found.names),
         str(found.goal.unit),
         found.goal.ledger,
         found.chosen.policy.describe([short[name] for name in found.names]) if found.guarantee.holds else "none",

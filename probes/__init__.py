@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from probes.split import Split, stratified_split
     from probes.store import HiddenStateStore, StoreKey, StoreWriter
 
+__version__ = "0.1.0"
+
 _ROOMS = {
     "attachment": ("AttachedProbe", "attach"),
     "calibration": (

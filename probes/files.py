@@ -8,7 +8,9 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import socket
+import tempfile
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,6 +25,7 @@ _AS_IT_IS = re.compile(rf"{_PIECE}|{_PIECE}/{_PIECE}|(?:/{_PIECE}){{3,}}")
 _LONGEST = 100
 _DIGEST = 12
 _HOLDER = ".lock.json"
+REPLACED = ".replaced"
 
 
 def file_name(text: str) -> str:
@@ -80,6 +83,20 @@ def write_atomically(path: Path, data: bytes) -> None:
         partial.unlink(missing_ok=True)
 
 
+def make_writable(folder: Path) -> Path:
+    """The folder, made where it is missing, once a file could be written in it: asked before long work.
+
+    Raises:
+        OSError: Naming the folder, if none could.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(folder)) from error
+    return folder
+
+
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
     """Holds a folder for one process of this machine at a time; the lock ends with the process, however that ends.
@@ -109,6 +126,32 @@ def locked(folder: Path) -> Iterator[None]:
             path.unlink(missing_ok=True)
     finally:
         os.close(descriptor)
+
+
+def replace_folder(new: Path, old: Path) -> None:
+    """Puts a finished folder in another's place, which is whole at every moment but one.
+
+    In that one, between two renamings, the old one is called ``NAME.replaced``; `restore_folder` gives it its name
+    back.
+    """
+    restore_folder(old)
+    aside = old.with_name(f"{old.name}{REPLACED}")
+    (new / _HOLDER).unlink(missing_ok=True)
+    if old.exists():
+        old.rename(aside)
+    new.rename(old)
+    _sync_folder(old.parent)
+    if aside.exists():
+        shutil.rmtree(aside)
+
+
+def restore_folder(folder: Path) -> None:
+    """Ends what a `replace_folder` began that was killed."""
+    aside = folder.with_name(f"{folder.name}{REPLACED}")
+    if aside.exists() and folder.exists():
+        shutil.rmtree(aside)
+    elif aside.exists():
+        aside.rename(folder)
 
 
 def _holder(folder: Path) -> str:

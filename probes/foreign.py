@@ -44,7 +44,8 @@ def probe_from_file(path: str | Path, mapping: str | Path | None = None, **origi
     """A probe from a file of another project.
 
     Args:
-        path: ``.safetensors``, ``.pt`` or ``.pth`` (a plain state dict), or ``.skops`` (a scikit-learn estimator).
+        path: ``.safetensors``, ``.pt`` or ``.pth`` (a plain state dict), ``.ckpt`` (a Lightning module's checkpoint, of
+            which the state dict is read), or ``.skops`` (a scikit-learn estimator).
         mapping: JSON file with the arguments below, if they are not given here.
         origin: Fields of `ProbeConfig`, ``layer`` and ``base_model`` at least; for a state dict also those of
             `probe_from_tensors`.
@@ -100,6 +101,10 @@ def _read_tensors(path: Path) -> Mapping[str, Tensor]:
         raise ProbeError(
             f"Expected {path} to hold a plain state dict of tensors, but it cannot be read: {_first_line(error)}"
         ) from error
+    if path.suffix == ".ckpt":
+        if not isinstance(tensors, Mapping) or "state_dict" not in tensors:
+            raise ProbeError(f"Expected {path} to be a Lightning checkpoint, with a `state_dict`, but it has none")
+        tensors = tensors["state_dict"]
     if not isinstance(tensors, Mapping) or not all(
         isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in tensors.items()
     ):
@@ -129,6 +134,7 @@ def probe_from_tensors(
     mean: str | None = None,
     scale: str | None = None,
     activation: str = "relu",
+    prefix: str = "",
     source: str = "the state dict",
     **origin: Any,
 ) -> Probe:
@@ -141,12 +147,20 @@ def probe_from_tensors(
         mean: Name of the tensor that is taken from the states first, ``[hidden]``, where there is one.
         scale: Name of the tensor that they are then divided by, ``[hidden]``, where there is one.
         activation: Between the layers.
+        prefix: How the names of the head's tensors begin, such as ``head.``. The others are left out, and the names
+            above are without it.
         source: Names the tensors in errors.
         origin: Fields of `ProbeConfig`.
 
     Raises:
         ProbeError: If a tensor is missing, left over, or does not fit the one before it.
     """
+    if not isinstance(prefix, str) or (prefix and not any(name.startswith(prefix) for name in tensors)):
+        raise ProbeError(
+            f"Expected `prefix` to begin names of tensors in {source}, which holds {', '.join(tensors)}, but got "
+            f"{prefix!r}"
+        )
+    tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
     given = [name for name in (mean, scale) if name is not None] + list(
         weights if isinstance(weights, list | tuple) else []
     )
@@ -159,7 +173,8 @@ def probe_from_tensors(
     biases = [name.removesuffix("weight") + "bias" for name in names]
     if unused := set(tensors) - {*names, *biases, mean, scale}:
         raise ProbeError(
-            f"Expected every tensor in {source} to be of the head, but nothing uses {', '.join(sorted(unused))}"
+            f"Expected every tensor in {source} to be of the head, but nothing uses {', '.join(sorted(unused))}; "
+            f"`weights`, `mean`, `scale` and `prefix` say which are"
         )
     pairs: list[tuple[Tensor, Tensor]] = []
     for name, bias in zip(names, biases, strict=True):

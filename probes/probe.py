@@ -66,6 +66,11 @@ class Probe(nn.Module, ModelHubMixin):
         self.others = nn.ModuleList(Probe(replace(config, members=1)) for _ in range(config.members - 1))
         self._hub_id: str | None = None
 
+    def extra_repr(self) -> str:
+        """What it reads, for its ``repr``: the layer and the base model."""
+        deep = f" of {self.config.num_layers}" if self.config.num_layers else ""
+        return f"layer {self.config.layer}{deep} of {self.config.base_model}, hidden size {self.config.hidden_size}"
+
     def raw_logits(self, states: Tensor) -> Tensor:
         """Uncalibrated logits, ``[...]`` from states ``[..., hidden]``; of the first member alone."""
         if states.shape[-1:] != (self.config.hidden_size,):

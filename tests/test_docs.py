@@ -14,6 +14,7 @@ import io
 import re
 import shlex
 import shutil
+import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,6 +27,7 @@ import yaml
 import cascade.__main__ as cascade_command
 from cascade.judging.llm import JudgeConfig
 from cascade.runtime import CascadeConfig, build_cascade
+from cascade.scores.reading import GROUP
 from cascade.tasks.load import load_task
 from experiments.pages import ROOT, pages
 from tests.cascade.faulty_server import FaultyServer
@@ -35,7 +37,7 @@ from tests.serving.running import running
 
 TUTORIALS = {"tutorial.md", "own-model.md", "own-logs.md", "probe-elsewhere.md"}
 EMBEDDED = re.compile(r'^--8<-- "(.*)"$', re.MULTILINE)
-OTHER_PROGRAMS = {"pip", "wandb"}
+OTHER_PROGRAMS = {"pip", "wandb", "lm_eval", "inspect", "vllm", "ls", "head"}
 
 
 @dataclass(frozen=True)
@@ -165,8 +167,13 @@ def test_a_command_with_a_flag_that_is_none_would_be_found(line, monkeypatch, ca
 
 def test_every_block_is_of_a_language_that_a_test_looks_at():
     plain = {f"{block.page}" for block in BLOCKS if not block.language}
-    assert {block.language for block in BLOCKS} <= {"sh", "python", "yaml", ""}
+    assert {block.language for block in BLOCKS} <= {"sh", "python", "yaml", "toml", ""}
     assert plain <= {"README.md", "rooms.md", "score-table.md"}  # drawings
+
+
+@pytest.mark.parametrize("block", [block for block in BLOCKS if block.language == "toml"], ids=str)
+def test_every_toml_is_an_entry_point_that_is_asked_for(block):
+    assert set(tomllib.loads(block.text)["project"]["entry-points"]) == {GROUP}
 
 
 @pytest.mark.parametrize("block", [block for block in BLOCKS if block.language == "python"], ids=str)

@@ -12,7 +12,7 @@ import pytest
 
 import cascade
 from cascade.errors import CascadeError
-from experiments import layer_sweeps, readers, readme
+from experiments import layer_sweeps, promises, readers, readme
 from experiments.pages import pages, write_blocks
 
 README = Path(__file__).parents[1] / "README.md"
@@ -36,7 +36,7 @@ def test_its_map_shows_every_room():
 def test_every_block_between_markers_is_written_by_a_script():
     markers = re.findall(r"<!-- begin (\w+) -->", "".join(page.read_text() for page in pages()))
     written = set()
-    for script in (readme, layer_sweeps, readers):
+    for script in (readme, layer_sweeps, readers, promises):
         source = Path(script.__file__).read_text()
         assert "write_blocks(" in source
         written |= set(re.findall(r'"(\w+)": ', source))

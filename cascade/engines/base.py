@@ -49,6 +49,7 @@ class Prompt:
             paper's format has it; else it is the probability of the first token, whatever that is.
         max_new_tokens: At the most, the first one included; of a multiple-choice question only the first is used.
         top_logprobs: How many alternatives are wanted for each token, 0 to 20.
+        messages: The same as a conversation, roles and texts, for what takes one; empty where the text is all there is.
         stop: Texts that end the continuation, and are not part of it.
         temperature: 0 takes the most probable token each time; above it the continuation is sampled, which is of no
             use where one of the letters is wanted.
@@ -65,6 +66,7 @@ class Prompt:
     answer_prefix: bool = True
     max_new_tokens: int = 16
     top_logprobs: int = 0
+    messages: tuple[tuple[str, str], ...] = ()
     stop: tuple[str, ...] = ()
     temperature: float = 0.0
     top_p: float = 1.0

@@ -23,7 +23,7 @@ from torch import Tensor
 from cascade.engines.base import Weights
 from cascade.engines.files import find_model, hash_folder, resolve_model
 from cascade.engines.generation import continue_greedily
-from cascade.engines.prompts import PromptForm
+from cascade.engines.prompts import Given, PromptForm
 from cascade.engines.settings import QUANTIZATIONS, DecoderConfig
 from cascade.engines.weights import count_parameters, packing, weight_bytes, weight_files
 from cascade.errors import CascadeError
@@ -219,7 +219,7 @@ class HuggingFaceModel:
         context: int | None = getattr(self.config.get_text_config(), "max_position_embeddings", None)
         return context
 
-    def count_tokens(self, prompts: Sequence[str]) -> list[int]:
+    def count_tokens(self, prompts: Sequence[Given]) -> list[int]:
         """Tokens of each prompt."""
         return [len(ids) for ids in self.prompts.encode(prompts, verbose=False).input_ids]
 
@@ -267,7 +267,7 @@ class HuggingFaceModel:
     @torch.inference_mode()
     def prefill(
         self,
-        prompts: Sequence[str],
+        prompts: Sequence[Given],
         padding_side: Literal["left", "right"] = "left",
         keep_cache: bool = False,
         arm: Callable[[Tensor], None] | None = None,

@@ -19,7 +19,7 @@ from torch import Tensor
 from cascade.engines.base import OPEN, Failure, Gate, Prompt, Reply, TokenLogprob, Weights
 from cascade.engines.generation import Continuation, continue_greedily
 from cascade.engines.huggingface import HuggingFaceModel, Prefill
-from cascade.engines.prompts import PromptForm
+from cascade.engines.prompts import Given, PromptForm
 from cascade.engines.sampling import Sampler
 from cascade.engines.states import StatesEngine
 from cascade.errors import CascadeError
@@ -152,16 +152,33 @@ class LocalModel(StatesEngine):
         self, prompts: Sequence[Prompt], gate: Gate = OPEN, on_token: Callable[[int, str], None] | None = None
     ) -> list[Reply | Failure]:
         """One reply a prompt; rows leave the pass at the probe's layer, and after the first token."""
-        lengths = self.decoder.count_tokens([prompt.text for prompt in prompts]) if prompts else []
+        lengths, wrong_turns = self._lengths(prompts)
         replies: dict[int, Reply | Failure] = {}
         for place, (prompt, length) in enumerate(zip(prompts, lengths, strict=True)):
-            if wrong := self._refuses(prompt, length):
+            if wrong := wrong_turns.get(place) or self._refuses(prompt, length):
                 replies[place] = Failure(prompt.question_id, wrong, bad_prompt=True)
         order = sorted(set(range(len(prompts))) - set(replies), key=lambda place: (-lengths[place], place))
         for start in range(0, len(order), self.batch_size):
             places = order[start : start + self.batch_size]
             replies |= _Batch(self, [prompts[p] for p in places], np.array(places), gate, on_token).run()
         return [replies[place] for place in range(len(prompts))]
+
+    def given(self, prompt: Prompt) -> Given:
+        """A prompt as its model takes it: a conversation where there is one and a template for it, else its text."""
+        return prompt.messages if prompt.messages and self.prompts.style == "chat" else prompt.text
+
+    def _lengths(self, prompts: Sequence[Prompt]) -> tuple[list[int], dict[int, str]]:
+        """Tokens of each prompt; and, by place, what is wrong with conversations that the template does not take."""
+        wrong: dict[int, str] = {}
+        for place, prompt in enumerate(prompts):
+            if not isinstance(given := self.given(prompt), str):
+                try:
+                    self.prompts.render(given)
+                except CascadeError as error:
+                    wrong[place] = str(error)
+        good = [self.given(prompt) for place, prompt in enumerate(prompts) if place not in wrong]
+        counted = iter(self.decoder.count_tokens(good) if good else [])
+        return [0 if place in wrong else next(counted) for place in range(len(prompts))], wrong
 
     def _refuses(self, prompt: Prompt, length: int) -> str:
         """What is wrong with a prompt; empty where nothing is."""
@@ -223,7 +240,7 @@ class _Batch:
         self.started = time.perf_counter()
         probe = None if self.gate.p_ik is None else self.model.probe
         read = self.model.decoder.prefill(
-            [prompt.text for prompt in self.prompts],
+            [self.model.given(prompt) for prompt in self.prompts],
             keep_cache=any(self._wants_more(prompt) for prompt in self.prompts),
             exit_layer=None if probe is None else probe.config.layer,
             keep=None if probe is None else self._keep,

@@ -78,7 +78,8 @@ def build_request(
     """What is sent for a prompt.
 
     Args:
-        kind: ``chat`` sends the prompt as one user message, ``completions`` as it is.
+        kind: ``chat`` sends the prompt's conversation or, without one, its text as one user message. ``completions``
+            sends the text.
         model: As the provider calls it.
         prompt: The prompt.
         top_logprobs: Alternatives to show for each token; 0 asks for no log-probabilities.
@@ -90,7 +91,8 @@ def build_request(
     if prompt.temperature and prompt.top_p < 1:
         request["top_p"] = prompt.top_p
     if kind == "chat":
-        request["messages"] = [{"role": "user", "content": prompt.text}]
+        turns = prompt.messages or (("user", prompt.text),)
+        request["messages"] = [{"role": role, "content": text} for role, text in turns]
         if top_logprobs:
             request |= {"logprobs": True, "top_logprobs": top_logprobs}
     else:

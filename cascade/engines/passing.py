@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -36,17 +36,19 @@ class CapError(RelayError):
 
 @dataclass
 class Passed:
-    """A reply on its way.
+    """A reply on its way, to be closed by whoever got it.
 
     Attributes:
         media_type: Of the body.
-        parts: The body, to be closed by whoever does not read it to its end.
+        parts: The body.
+        close: Closes the connection and writes down what was spent, however much was read.
         prompt_tokens, completion_tokens: By the endpoint's ``usage``; ``None`` until it has come.
         dollars: What is counted for it, when all has come; ``None`` where there is no price.
     """
 
     media_type: str
     parts: AsyncGenerator[bytes, None] = field(repr=False)
+    close: Callable[[], Awaitable[None]] = field(repr=False)
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
     dollars: float | None = None

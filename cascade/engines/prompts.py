@@ -17,6 +17,12 @@ from cascade.tasks.task import MULTIPLE_CHOICE, Task, wordings
 
 LetterForm = Literal["auto", "bare"]
 
+Conversation = tuple[tuple[str, str], ...]
+"""Roles and texts, in turn."""
+
+Given = str | Conversation
+"""What a model is given: a text, or where it has a chat template a conversation."""
+
 # Llama 3.2's template writes today's date into every prompt unless it is given one. This is what it falls back on, and
 # what Llama 3.1 and 3.3 have: with it a prompt is the same tomorrow.
 TEMPLATE_DATE = "26 Jul 2024"
@@ -66,8 +72,10 @@ class PromptForm:
         template: str = self.tokenizer.get_chat_template()
         return template
 
-    def render(self, prompt: str) -> str:
+    def render(self, prompt: Given) -> str:
         """The text that is tokenised."""
+        if not isinstance(prompt, str):
+            return self._conversation(prompt)
         text = self._rendered(prompt)
         return text + self._gap if prompt.endswith(ANSWER_PREFIX) else text
 
@@ -88,6 +96,24 @@ class PromptForm:
         except jinja2.TemplateError as error:
             raise CascadeError(f"Expected the chat template of {self.name!r} to take a prompt, but {error}") from error
 
+    def _conversation(self, turns: Conversation) -> str:
+        """A conversation in the chat template; where that knows no system turn, the first user says both."""
+        import jinja2
+
+        messages = [{"role": "system" if role == "developer" else role, "content": text} for role, text in turns]
+        try:
+            try:
+                return self._apply(messages)
+            except jinja2.TemplateError:
+                said = [message["content"] for message in messages if message["role"] == "system"]
+                others = [message for message in messages if message["role"] != "system"]
+                if not said or not others:
+                    raise
+                others[0] = {**others[0], "content": "\n".join([*said, others[0]["content"]])}
+                return self._apply(others)
+        except jinja2.TemplateError as error:
+            raise CascadeError(f"Expected the chat template of {self.name!r} to take turns, but {error}") from error
+
     def _apply(self, messages: list[dict[str, str]]) -> str:
         text: str = self.tokenizer.apply_chat_template(
             messages, tokenize=False, add_generation_prompt=True, enable_thinking=False, date_string=TEMPLATE_DATE
@@ -99,7 +125,7 @@ class PromptForm:
             )
         return text
 
-    def encode(self, prompts: Sequence[str], **options: Any) -> Any:
+    def encode(self, prompts: Sequence[Given], **options: Any) -> Any:
         """What the tokenizer makes of prompts; ``options`` are its own."""
         return self._tokenize([self.render(prompt) for prompt in prompts], **options)
 

@@ -26,6 +26,9 @@ MOST_BYTES = 2**26
 
 LIMIT_FIELDS = ("max_completion_tokens", "max_tokens", "max_output_tokens")
 _TEMPLATE_TOKENS = 256
+_MOST_TOKENS = 10**9
+# No token of a prompt has more bytes, and none of an answer comes in more, its alternatives and its event included.
+_LONGEST_TOKEN, _LONGEST_CHUNK = 128, 8192
 _TOLD = frozenset({400, 409, 413, 422})
 _NEVER_BILLED = frozenset(range(300, 500)) - {408}
 _PARTS_OF_TEXT = frozenset({"text", "input_text", "output_text", "refusal"})
@@ -84,15 +87,22 @@ class EndpointRelay:
         key = self._key()
         keep_out(key)
         reservation = await asyncio.to_thread(self._reserve, bound)
-        bill = _Bill(self, bound, reservation)
+        bill = _Bill(self, bound, reservation, size=len(_encoded(sent)))
         try:
             response = await self._begin(path, sent, key, bill)
         except BaseException:
             bill.settle()
             raise
         kind = response.headers.get("content-type", "application/json").split(";")[0].strip()
-        passed = Passed(kind, iter_nothing())
+        passed = Passed(kind, _nothing(), response.aclose)
         passed.parts = self._parts(response, passed, bill, key, kind == "text/event-stream")
+
+        async def close() -> None:
+            passed.dollars = bill.dollars(passed)
+            bill.settle(passed)
+            await response.aclose()
+
+        passed.close = close
         return passed
 
     def _open_client(self) -> httpx2.AsyncClient:
@@ -105,7 +115,7 @@ class EndpointRelay:
         request = client.build_request(
             "POST",
             self.base_url + path,
-            content=json.dumps(sent, ensure_ascii=False, allow_nan=False).encode(),
+            content=_encoded(sent),
             headers={
                 "content-type": "application/json",
                 "accept-encoding": "identity",
@@ -150,33 +160,27 @@ class EndpointRelay:
     ) -> AsyncGenerator[bytes, None]:
         """The body: events line by line, anything else as a whole, so that a key in it can be seen."""
         raw, end = response.aiter_raw(), time.monotonic() + DEADLINE_TIMEOUTS * self._timeout
-        held, size = b"", 0
-        try:
-            while True:
-                try:
-                    async with asyncio.timeout(end - time.monotonic()):
-                        part = await anext(raw, None)
-                except (httpx2.HTTPError, TimeoutError) as error:
-                    raise RelayError(f"the reply of {self.model} broke off ({type(error).__name__})") from None
-                if part is None:
-                    break
-                size += len(part)
-                if size > MOST_BYTES:
-                    raise RelayError(f"expected a reply of {self.model} of at most {MOST_BYTES:,} bytes")
-                held += part
-                if events and (cut := held.rfind(b"\n") + 1):
-                    whole, held = held[:cut], held[cut:]
-                    yield b"".join(_clean(line, key, passed) for line in whole.splitlines(keepends=True))
-            if events:
-                yield _clean(held, key, passed)
-            else:
-                _count(held, passed)
-                yield without_key(held, key)
-        finally:
-            bill.received = size
-            passed.dollars = bill.dollars(passed)
-            bill.settle(passed)
-            await response.aclose()
+        held = b""
+        while True:
+            try:
+                async with asyncio.timeout(end - time.monotonic()):
+                    part = await anext(raw, None)
+            except (httpx2.HTTPError, TimeoutError) as error:
+                raise RelayError(f"the reply of {self.model} broke off ({type(error).__name__})") from None
+            if part is None:
+                break
+            bill.received += len(part)
+            if bill.received > MOST_BYTES:
+                raise RelayError(f"expected a reply of {self.model} of at most {MOST_BYTES:,} bytes")
+            held += part
+            if events and (cut := held.rfind(b"\n") + 1):
+                whole, held = held[:cut], held[cut:]
+                yield b"".join(_clean(line, key, passed) for line in whole.splitlines(keepends=True))
+        if events:
+            yield _clean(held, key, passed)
+        else:
+            _count(held, passed)
+            yield without_key(held, key)
 
     def _bound(self, request: Mapping[str, Any]) -> float | None:
         """The most US dollars that a request can cost; ``None`` where nobody holds it against a cap."""
@@ -197,7 +201,7 @@ class EndpointRelay:
             raise RelayError(f"Expected `{LIMIT_FIELDS[0]}`, {reason}, but got none", param=LIMIT_FIELDS[0])
         several = request.get("n")
         written = max(0, *limits) * (max(1, several) if isinstance(several, int) else 1)
-        return self._cost(len(json.dumps(request, ensure_ascii=False).encode()) + _TEMPLATE_TOKENS, written)
+        return self._cost(len(_encoded(request)) + _TEMPLATE_TOKENS, min(written, _MOST_TOKENS))
 
     def _cost(self, read: int, written: int) -> float:
         assert self._price is not None
@@ -219,16 +223,20 @@ class _Bill:
     relay: EndpointRelay
     bound: float | None
     reservation: int | None
+    size: int = 0
     billed: bool = True
     received: int = 0
 
     def dollars(self, passed: Passed) -> float | None:
-        """By the usage; without one the bound, or a token a byte of what came."""
+        """By the usage; without one that can be, the bound, or a token a byte of what was sent and came."""
         if self.relay._price is None:
             return None
-        if passed.prompt_tokens is not None and passed.completion_tokens is not None:
-            return self.relay._cost(passed.prompt_tokens, passed.completion_tokens)
-        return self.relay._cost(0, self.received) if self.bound is None else self.bound
+        read, written = passed.prompt_tokens, passed.completion_tokens
+        if read is not None and written is not None:
+            can_be = read >= self.size // _LONGEST_TOKEN and written >= self.received // _LONGEST_CHUNK
+            if can_be or self.bound is None:
+                return self.relay._cost(read, written)
+        return self.relay._cost(self.size, self.received) if self.bound is None else self.bound
 
     def settle(self, passed: Passed | None = None) -> None:
         """Writes it down in a thread: whoever is cancelled does not wait for it."""
@@ -248,8 +256,11 @@ class _Bill:
         done.add_done_callback(self.relay._settling.discard)
 
 
-async def iter_nothing() -> AsyncGenerator[bytes, None]:
-    """No part."""
+def _encoded(request: Mapping[str, Any]) -> bytes:
+    return json.dumps(request, ensure_ascii=False, allow_nan=False).encode()
+
+
+async def _nothing() -> AsyncGenerator[bytes, None]:
     return
     yield b""
 
@@ -294,5 +305,5 @@ def _count(body: bytes, passed: Passed) -> None:
             continue
         read = usage.get("prompt_tokens", usage.get("input_tokens"))
         written = usage.get("completion_tokens", usage.get("output_tokens"))
-        if all(isinstance(n, int) and not isinstance(n, bool) and n >= 0 for n in (read, written)):
+        if all(isinstance(n, int) and not isinstance(n, bool) and 0 <= n <= _MOST_TOKENS for n in (read, written)):
             passed.prompt_tokens, passed.completion_tokens = read, written

@@ -22,6 +22,7 @@ from cascade.engines.prompts import LetterForm
 from cascade.errors import CascadeError
 from cascade.tasks.base import PromptStyle
 from cascade.tasks.task import Task
+from cascade.yaml_files import find_yaml
 
 if TYPE_CHECKING:
     from cascade.engines.base import Engine
@@ -233,11 +234,10 @@ def _from_file(values: Mapping[str, Any] | str) -> dict[str, Any]:
     name = given.get("engine")
     if not isinstance(name, str) or Path(name).suffix not in (".yaml", ".yml"):
         return given
-    # A command line that reads a YAML file has gone to its folder: the one it was called in is that or above. What this
-    # project ships, `configs/…`, is found from anywhere.
-    folders = (Path(), *Path.cwd().parents, Path(__file__).parents[2])
-    path = next((path for folder in folders if (path := folder / name).is_file()), None)
-    if path is None:
+    # A command line that reads a YAML file has gone to its folder: the one it was called in is that or above.
+    folders = (Path(), *Path.cwd().parents)
+    path = next((path for folder in folders if (path := folder / name).is_file()), find_yaml(name))
+    if not path.is_file():
         raise CascadeError(f"Expected settings of an engine at {name}, but there is no such file")
     try:
         read = yaml.safe_load(path.read_text())

@@ -19,6 +19,7 @@ from cascade.judging.base import Case
 from cascade.judging.evidence import Evidence, EvidenceFile
 from cascade.judging.prompt import Template, UnreadableVerdictError, read_verdict
 from cascade.tasks.judging import Verdict
+from cascade.yaml_files import find_yaml
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,8 @@ class JudgeConfig(EndpointConfig):
         Raises:
             CascadeError: If there is no such file, or it is not a judge's configuration.
         """
-        if not Path(path).is_file():
+        path = find_yaml(path)
+        if not path.is_file():
             raise CascadeError(f"Expected a judge's configuration at {path}, but there is no such file")
         parser = ArgumentParser(exit_on_error=False)
         parser.add_class_arguments(cls)

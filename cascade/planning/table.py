@@ -2,40 +2,61 @@
 
 from __future__ import annotations
 
-from rich.table import Table
-
 from cascade.planning.costs import CHARACTERS_A_TOKEN, GPU, PEAK_FLOPS, UTILISATION, Plan
-from cascade.report.tables import wide_console
+from cascade.report.table import Column, Table
+from cascade.report.tables import print_table, wide_console
+
+
+def weights_table(plan: Plan) -> Table:
+    """The models, and what their weights take."""
+    return Table.of(
+        "models",
+        "models",
+        ["model", *map(Column, ("parameters", "blocks × width", "precision", "weights in memory", "weights on disk"))],
+        [
+            [
+                one.model,
+                f"{one.parameters:,}",
+                one.shape,
+                one.precision,
+                size(one.memory),
+                size(one.disk) + (", there" if one.there else ", to fetch"),
+            ]
+            for one in plan.weights
+        ],
+    )
+
+
+def work_table(plan: Plan) -> Table:
+    """The passes over questions."""
+    counts = ("questions", "there", "prompt tokens", "FLOPs (eq. 5)", "FLOPs (eq. 2)", "GPU hours")
+    return Table.of(
+        "passes",
+        "passes",
+        ["model", "task", *map(Column, (*counts, "states", "dollars"))],
+        [
+            [
+                work.model,
+                work.task,
+                f"{work.questions:,}",
+                f"{work.rows_there:,}",
+                f"{'' if work.counted else '≈ '}{work.prompt_tokens:,}",
+                *(None if flops is None else f"{flops:.3g}" for flops in (work.flops, work.flops_context)),
+                hours(work.gpu_hours) if work.flops_context else None,
+                size(work.store_bytes) if work.store_bytes else None,
+                None if work.dollars is None else f"{work.dollars:.2f}",
+            ]
+            for work in plan.work
+        ],
+    )
 
 
 def print_plan(plan: Plan) -> None:
     """Prints what a run would cost."""
     console = wide_console(170)
     if plan.weights:
-        table = Table(title="models")
-        for heading in ("model", "parameters", "blocks × width", "precision", "weights in memory", "weights on disk"):
-            table.add_column(heading, justify="right" if heading != "model" else "left")
-        for one in plan.weights:
-            disk = size(one.disk) + (", there" if one.there else ", to fetch")
-            table.add_row(one.model, f"{one.parameters:,}", one.shape, one.precision, size(one.memory), disk)
-        console.print(table)
-    table = Table(title="passes")
-    headings = ("model", "task", "questions", "there", "prompt tokens", "FLOPs (eq. 5)", "FLOPs (eq. 2)", "GPU hours")
-    for heading in (*headings, "states", "dollars"):
-        table.add_column(heading, justify="left" if heading in ("model", "task") else "right")
-    for work in plan.work:
-        table.add_row(
-            work.model,
-            work.task,
-            f"{work.questions:,}",
-            f"{work.rows_there:,}",
-            f"{'' if work.counted else '≈ '}{work.prompt_tokens:,}",
-            *("–" if flops is None else f"{flops:.3g}" for flops in (work.flops, work.flops_context)),
-            hours(work.gpu_hours) if work.flops_context else "–",
-            size(work.store_bytes) if work.store_bytes else "–",
-            "–" if work.dollars is None else f"{work.dollars:.2f}",
-        )
-    console.print(table)
+        print_table(weights_table(plan), console)
+    print_table(work_table(plan), console)
     results, fetched = plan.free()
     console.print(f"to write: {size(plan.to_write)} of hidden states to {plan.runs}, {_room(plan.to_write, results)}")
     if plan.to_fetch:

@@ -58,8 +58,13 @@ def policy_from_json(values: Mapping[str, Any], names: Sequence[str], source: st
         ) from error
 
 
-def read_policy(path: Path, names: Sequence[str]) -> tuple[LivePolicy, bool | None]:
+def read_policy(path: Path, names: Sequence[str], signal: str = "p_t") -> tuple[LivePolicy, bool | None]:
     """The policy that a simulation chose, from its report.json, or one policy by itself in a JSON file.
+
+    Args:
+        path: The file.
+        names: The models of the chain it is to run on.
+        signal: The column that stands in P(T)'s place where it runs.
 
     Returns:
         The policy; and whether its P(T) is that over the options' mass, ``None`` where the file does not say.
@@ -67,7 +72,7 @@ def read_policy(path: Path, names: Sequence[str]) -> tuple[LivePolicy, bool | No
     Raises:
         CascadeError: If there is no such file, or no policy in it.
     """
-    values, _ = _read(path)
+    values, _ = _read(path, signal)
     normalize = values.get("normalize")
     if not isinstance(normalize, bool | None):
         raise CascadeError(f"Expected `normalize` in {path} to be true or false, but got {normalize!r}")
@@ -86,16 +91,18 @@ def read_watched(path: Path) -> Watched:
     return Watched.from_json(watched, str(path))
 
 
-def _read(path: Path) -> tuple[dict[str, Any], object]:
+def _read(path: Path, signal: str = "p_t") -> tuple[dict[str, Any], object]:
     """A policy's values, and what it is watched by, ``None`` where the file does not say."""
     try:
         values = json.loads(path.read_text())
     except (OSError, ValueError) as error:
         raise CascadeError(f"Expected a policy (report.json of cascade.simulate) at {path}, but {error}") from error
-    if isinstance(values, dict) and "p_t" in values:
+    on = values.get("p_t", "p_t") if isinstance(values, dict) else "p_t"
+    if on != signal:
+        wanted = "P(T)" if signal == "p_t" else signal
         raise CascadeError(
-            f"Expected a policy on P(T) to run, but the thresholds in {path} are on {values['p_t']}, which a live "
-            f"cascade does not ask for"
+            f"Expected a policy on {wanted} to run, but the thresholds in {path} are on {on}, which a live cascade "
+            f"does not ask for there"
         )
     watched = values.get("watched") if isinstance(values, dict) else None
     if isinstance(values, dict) and "study" in values:
@@ -107,3 +114,12 @@ def _read(path: Path) -> tuple[dict[str, Any], object]:
     if not isinstance(values, dict):
         raise CascadeError(f"Expected {path} to hold a JSON object, but got {type(values).__name__}")
     return values, watched
+
+
+def read_probe_layers(path: Path) -> dict[str, int]:
+    """The layer that each model's probe read in the simulation of a report.json; empty where the file does not say."""
+    values = json.loads(path.read_text())
+    layers = values.get("probe_layers", {}) if isinstance(values, dict) else {}
+    if not isinstance(layers, dict) or not all(isinstance(layer, int) for layer in layers.values()):
+        raise CascadeError(f"Expected `probe_layers` in {path} to be a layer for each model, but got {layers!r}")
+    return layers

@@ -23,6 +23,7 @@ import yaml
 from cascade.errors import CascadeError
 from cascade.policies.outcome import Outcome
 from cascade.scores.columns import ModelInfo, Usage
+from cascade.yaml_files import find_yaml
 
 LEDGERS = ("answered-only", "full-path", "early-exit")
 UNITS = {
@@ -64,6 +65,7 @@ def read_prices(path: Path) -> Prices:
     Raises:
         CascadeError: If the file is missing or does not have that form.
     """
+    path = find_yaml(path)
     if not path.exists():
         raise CascadeError(f"Expected prices at {path}, but there is no such file")
     try:
@@ -156,16 +158,25 @@ def available_units(chain: Counted, prices: Prices | None = None) -> tuple[str, 
     """The units that every model can be counted in; *calls* where there is no other."""
 
     def known(unit: str) -> bool:
-        if unit == "dollars" and (prices is None or any(m.name not in prices.models for m in chain.infos)):
-            return False
-        return not any(_lacking(unit, *model) for model in zip(chain.infos, chain.usages, strict=True))
+        return not any(_lacking(unit, *model, prices) for model in zip(chain.infos, chain.usages, strict=True))
 
     found = tuple(unit for unit in UNITS if unit != "calls" and known(unit))
     return found or ("calls",)
 
 
-def _lacking(unit: str, info: ModelInfo, usage: Usage) -> list[str]:
+def _priced(info: ModelInfo, usage: Usage, prices: Prices | None) -> bool:
+    """Whether a model's dollars are its tokens at a price, and not those that were logged."""
+    named = prices is not None and info.name in prices.models
+    return named or usage.cost_usd is None or usage.p_t_prompts is not None
+
+
+def _lacking(unit: str, info: ModelInfo, usage: Usage, prices: Prices | None) -> list[str]:
     """What a model lacks to be counted in a unit."""
+    if unit == "dollars":
+        if not _priced(info, usage, prices):
+            return []
+        if prices is None or info.name not in prices.models:
+            return ["cost_usd"]
     return [name for name in _NEEDS[unit] if getattr(usage if hasattr(usage, name) else info, name) is None]
 
 
@@ -176,7 +187,8 @@ def pass_costs(chain: Counted, unit: str = "flops", prices: Prices | None = None
         chain: The models of a chain, or a single one, with what their passes took.
         unit: One of `UNITS`. *flops*: 2N a question, as the paper counts. *flops-context*: eq. 2 for each token,
             n_ctx being the tokens before it and itself. *seconds*: where ``prefill_seconds`` is not measured,
-            all of ``seconds`` counts as prefill, which overstates what a rejected question costs.
+            all of ``seconds`` counts as prefill, which overstates what a rejected question costs. *dollars*: tokens at
+            a price, or where a model has none those that were logged, which count as prefill for the same reason.
         prices: For dollars.
 
     Raises:
@@ -185,13 +197,16 @@ def pass_costs(chain: Counted, unit: str = "flops", prices: Prices | None = None
     if unit not in UNITS:
         raise CascadeError(f"Expected `unit` to be one of {', '.join(UNITS)}, but got {unit!r}")
     for model, usage in zip(chain.infos, chain.usages, strict=True):
-        if lacking := _lacking(unit, model, usage):
+        unpriced = prices is None or model.name not in prices.models
+        if unit == "dollars" and unpriced and _priced(model, usage, prices):
+            known = ", ".join(prices.models) if prices else "none given"
+            raise CascadeError(
+                f"Expected `prices` to hold {model.name!r}, or its scores cost_usd in every row, but it has: {known}"
+            )
+        if lacking := _lacking(unit, model, usage, prices):
             raise CascadeError(
                 f"Expected the scores of {model.name!r} to have {', '.join(lacking)} in every row, to count {unit}"
             )
-        if unit == "dollars" and (prices is None or model.name not in prices.models):
-            known = ", ".join(prices.models) if prices else "none given"
-            raise CascadeError(f"Expected `prices` to hold {model.name!r}, but it has: {known}")
     models, questions = tuple(zip(chain.infos, chain.usages, strict=True)), len(chain.usages[0])
     shape = (len(models), questions)
     prefill, decode, first = np.zeros(shape), np.zeros(shape), np.zeros(shape)
@@ -202,7 +217,7 @@ def pass_costs(chain: Counted, unit: str = "flops", prices: Prices | None = None
         prefill[place], decode[place] = _pass_cost(info, usage, unit, prices)
         if info.p_t_needs_answer:
             first[place] = decode[place]
-        elif unit in ("tokens", "dollars"):
+        elif unit == "tokens" or (unit == "dollars" and _priced(info, usage, prices)):
             assert usage.completion_tokens is not None
             first[place] = decode[place] / np.maximum(usage.completion_tokens, 1)
     per_token = unit in ("flops", "flops-context")
@@ -231,6 +246,9 @@ def _pass_cost(
         if usage.prefill_seconds is None:
             return usage.seconds, 0.0
         return usage.prefill_seconds, np.maximum(usage.seconds - usage.prefill_seconds, 0)
+    if unit == "dollars" and not _priced(info, usage, prices):
+        assert usage.cost_usd is not None
+        return usage.cost_usd, 0.0
     assert usage.prompt_tokens is not None and usage.completion_tokens is not None
     read = usage.prompt_tokens.astype(float)
     # The prefill gives the first token's probabilities: of c tokens, c - 1 take a pass of their own.

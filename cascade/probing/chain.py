@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 from types import MappingProxyType
 
 import numpy as np
@@ -14,14 +14,14 @@ from cascade.engines.base import EngineConfig
 from cascade.engines.states import States, StatesEngine, check_states, showing_states
 from cascade.errors import CascadeError
 from cascade.probing.choice import ProbeChoice
-from cascade.probing.data import BATCH_SIZE, OWN_LABEL, ScoredTaskDataModule, default_layer
+from cascade.probing.data import BATCH_SIZE, ScoredTaskDataModule, default_layer
 from cascade.probing.fit import fit
-from cascade.probing.runs import ProbeRun
+from cascade.probing.runs import OWN_LABEL, TrainedProbe, best_probe, trained_probes
 from cascade.scores.row import with_columns
 from cascade.scoring.scored import Scored, score
-from cascade.tasks.load import load_task
+from cascade.tasks.load import TASKS, load_task
 from cascade.tasks.task import Task
-from probes import Probe
+from probes import Probe, ProbeConfig
 from probes.training import ProbeModule
 
 DEFAULT = ProbeChoice()
@@ -32,7 +32,7 @@ SCORING_BATCH = 128
 def probe_for(
     model: StatesEngine, task: str, scored: Scored, runs: Path, layer: int | None = None, seed: int = 0
 ) -> Probe:
-    """The probe of a scored model at a layer, from the folder of runs. A missing or outdated one is trained.
+    """The probe of a scored model: the best on validation of those in the folder of runs, or one trained now.
 
     A probe that is there is taken whatever the settings of its head, as long as it predicts the model's own verdicts.
     So a better head, once trained there, is the one that the cascade uses.
@@ -42,47 +42,112 @@ def probe_for(
         task: Name or file of the task the probe is for.
         scored: The model's own scores on it.
         runs: Folder of stores and probe runs.
-        layer: By default the model's `default_layer`.
+        layer: The one layer that is wanted; by default any, and the model's `default_layer` where one is trained.
         seed: Of the split and of the training; every seed but 0 has a folder of its own.
     """
     key, split = scored.store.key, scored.task.split(seed)
-    layer = default_layer(key.layers[-1]) if layer is None else layer
     out = runs / "probes" / f"seed-{seed}" if seed else runs / "probes"
-    run = ProbeRun.of(out, key.model, scored.task.label, layer, model.prompts)
-    if (run.checkpoint / "config.json").exists():
-        config = (probe := Probe.from_pretrained(run.checkpoint)).config
-        found = (
-            config.base_revision,
-            config.task_revision,
-            config.template_hash,
-            config.dtype,
-            config.split_fingerprint,
-            config.label,
-        )
-        wanted = (key.model_revision, key.task_revision, key.template_hash, key.precision, split.fingerprint, OWN_LABEL)
-        if found == wanted:
-            # Its AUROC is said, since it may come from a trial with other settings of the head.
-            worth = f", AUROC {config.metrics['auroc']:.3f} on its test part" if "auroc" in config.metrics else ""
-            print(f"Reusing the probe in {run.folder}{worth}", file=sys.stderr)
-            return probe
-        print(f"The probe in {run.folder} was trained on something else; training it anew", file=sys.stderr)
-    else:
-        print(f"No probe for {key.model} in {out}; training one", file=sys.stderr)
-    if len(split.train) < BATCH_SIZE:
-        raise CascadeError(
-            f"Expected at least {BATCH_SIZE} questions to train a probe on, but {task} has {len(split.train)} (of "
-            f"{scored.store.rows}, the others are for validation and test); name a task with more by "
-            f"`--probes.task`, or leave P(IK) out by `--p_ik null`"
-        )
+    wanted = (
+        key.model_revision,
+        key.task_revision,
+        key.template_hash,
+        key.precision,
+        split.fingerprint,
+        OWN_LABEL,
+    )
+    there = [probe for probe in trained_probes(out) if probe.config.base_model == key.model]
+    if found := best_probe((probe for probe in there if _trained_on(probe.config) == wanted), layer):
+        print(f"Reusing {found.in_words}", file=sys.stderr)
+        return Probe.from_pretrained(found.checkpoint)
+    at = "" if layer is None else f" at layer {layer}"
+    others = f"; {len(there)} there {'is' if len(there) == 1 else 'are'} of something else" if there else ""
+    print(f"No probe for {key.model} on {task}{at} in {out}{others}; training one", file=sys.stderr)
+    check_enough(scored.task, task)
     data = ScoredTaskDataModule(
         task=task,
-        layer=layer,
+        layer=default_layer(key.layers[-1]) if layer is None else layer,
         stores=runs / "stores",
         split_seed=seed,
         shots=scored.task.shots,
         **model.settings.flags(),
     )
     return fit(data, ProbeModule(), out=out, seed=seed).probe
+
+
+def _trained_on(config: ProbeConfig) -> tuple[str, ...]:
+    return (
+        config.base_revision,
+        config.task_revision,
+        config.template_hash,
+        config.dtype,
+        config.split_fingerprint,
+        config.label,
+    )
+
+
+def check_enough(task: Task, name: str) -> None:
+    """Refuses a task with too few questions to train a probe on.
+
+    Args:
+        task: The task.
+        name: As it was named.
+
+    Raises:
+        CascadeError: Saying what can be done.
+    """
+    split = task.split()
+    if len(split.train) < BATCH_SIZE:
+        raise CascadeError(
+            f"Expected at least {BATCH_SIZE} questions to train a probe on, but {name} has {len(split.train)} (of "
+            f"{len(task.questions)}, the others are for validation and test); name a task with more by "
+            f"`--probes.task`, or leave P(IK) out by `--p_ik null`"
+        )
+
+
+def found_probe(settings: EngineConfig, task: Task | None, runs: Path, layer: int | None = None) -> TrainedProbe | None:
+    """The trained probe of a model that is run live; ``None`` where there is none for it.
+
+    Those of the task that is asked, or that its probes are trained on, come before those of other tasks. Of one task
+    the best on validation is taken, as `probe_for` does.
+
+    Args:
+        settings: Of the model.
+        task: That is asked; without one a probe of any task will do.
+        runs: Folder of stores and probe runs.
+        layer: The one layer that is wanted.
+
+    Raises:
+        CascadeError: If there are probes of several other tasks, none of which is the better for this one.
+    """
+    there = list(trained_probes(runs / "probes"))
+    names = {settings.name, PurePath(settings.name).name}
+    if not any(PurePath(probe.config.base_model).name in names for probe in there):
+        return None  # nothing to look for, for which a model's configuration would be read
+    model = showing_states(settings.build())
+    # A task's default part to ask is the test part of its first split: another split's probe has learnt from it.
+    split = load_task(task.name, task.shots).split().fingerprint if task is not None and task.name in TASKS else None
+    fits = []
+    for probe in there:
+        if probe.config.label != OWN_LABEL or layer not in (None, probe.config.layer):
+            continue
+        if task is not None and split and probe.config.task == task.name and probe.config.split_fingerprint != split:
+            continue
+        try:
+            check_states(probe.config, model.shown_for(task), model.described)
+        except CascadeError:
+            continue  # of another model, or of prompts in another form
+        fits.append(probe)
+    asked = () if task is None else (task.name, task.probed_on)
+    by_task: dict[str, list[TrainedProbe]] = {}
+    for probe in fits:
+        by_task.setdefault(probe.config.task, []).append(probe)
+    own = next((by_task[name] for name in asked if name in by_task), None)
+    if own is None and len(by_task) > 1:
+        raise CascadeError(
+            f"Expected one probe of {model.name!r}, but {runs / 'probes'} has some of {', '.join(sorted(by_task))}; "
+            f"name its `probe`"
+        )
+    return best_probe(fits if own is None else own)
 
 
 def check_base(probe: Probe, scored: Scored, allow_base_mismatch: bool = False) -> None:

@@ -3,23 +3,35 @@
 from __future__ import annotations
 
 import sys
+from argparse import ArgumentError
 from pathlib import Path
 from typing import Any, Literal
 
+import yaml
 from lightning import Trainer
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from cascade.commands import PLAN_HELP
 from cascade.errors import CascadeError
+from cascade.flags import in_words
 from cascade.probing.data import ScoredTaskDataModule
 from cascade.probing.fit import TRAINER, Trained, fit, quiet_lightning
 from cascade.probing.runs import RUNS
+from cascade.probing.settings import changed
+from cascade.yaml_files import found_flags
 from probes.training import ProbeModule
 
 
 class TrainCLI(LightningCLI):
     """The command line of `cascade.train`: everything is a flag, every flag fits in ``--config``."""
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Reads the flags, and says in words what is wrong with one."""
+        try:
+            super().parse_arguments(parser, args)
+        except ArgumentError as error:
+            raise in_words(error, parser) from error
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Flags beside those of data, model and trainer."""
@@ -96,7 +108,7 @@ def command_line(args: list[str] | None, prog: str, description: str | None) -> 
             ProbeModule,
             ScoredTaskDataModule,
             run=False,
-            args=args,
+            args=found_flags(args),
             seed_everything_default=0,
             save_config_callback=None,
             auto_configure_optimizers=False,
@@ -105,6 +117,7 @@ def command_line(args: list[str] | None, prog: str, description: str | None) -> 
                 "usage": f"{prog} [flags]",
                 "description": description,
                 "exit_on_error": False,
+                "allow_abbrev": False,
             },
             trainer_defaults=TRAINER,
         )
@@ -118,6 +131,6 @@ def fit_from(cli: TrainCLI, out: Path) -> Trained:
     """
     if cli.config.plan:
         raise CascadeError("Expected `plan` on the command line alone, where it prints what training would cost")
-    config = cli.parser.dump(cli.config, skip_unset=False)
-    asked = cli.config
-    return fit(cli.datamodule, cli.model, cli.trainer, out, asked.keep, asked.logger, None, config)
+    config, usual = (cli.parser.dump(of, skip_unset=False) for of in (cli.config, cli.parser.get_defaults()))
+    asked, settings = cli.config, changed(yaml.safe_load(config), yaml.safe_load(usual))
+    return fit(cli.datamodule, cli.model, cli.trainer, out, asked.keep, asked.logger, None, config, settings)

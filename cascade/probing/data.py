@@ -14,7 +14,7 @@ from cascade.engines.settings import DecoderConfig, read_settings
 from cascade.engines.states import StatesEngine, showing_states
 from cascade.errors import CascadeError
 from cascade.probing.labels import read_label_file, read_labels
-from cascade.probing.runs import RUNS
+from cascade.probing.runs import OWN_LABEL, RUNS
 from cascade.scoring.scored import Scored, score, store_key
 from cascade.tasks.load import load_task
 from probes import HiddenStateStore, ProbeConfig
@@ -22,7 +22,6 @@ from probes.data import HiddenStateDataModule, LabelledStates
 from probes.split import Split
 from probes.states import open_states
 
-OWN_LABEL = ProbeConfig.label
 BATCH_SIZE = 256
 DEFAULT_MODEL = "mini-llama-small"
 
@@ -109,6 +108,27 @@ class ScoredTaskDataModule(HiddenStateDataModule):
             CascadeError: If it shows none.
         """
         return showing_states(self.engine)
+
+    def check_trainable(self) -> None:
+        """Refuses what heads cannot be trained on, as far as it is known before anything is computed.
+
+        Raises:
+            CascadeError: If the labels cannot be read, or there are too few questions.
+        """
+        if self.labels is not None:
+            read_labels(read_label_file(self.labels), [q.id for q in self.task.questions], "correct", str(self.labels))
+        split = self.make_split()
+        if len(split.train) < self.batch_size:
+            raise CascadeError(
+                f"Expected at least `batch_size` = {self.batch_size} questions to train on, but {self.task.name} has "
+                f"{len(split.train)}, of {len(self.task.questions)}; the others are for validation and test"
+            )
+        for name in ("validation", "test"):
+            if not getattr(split, name):
+                raise CascadeError(
+                    f"Expected questions in the {name} part of {self.task.name}, but its {len(self.task.questions)} "
+                    f"all went elsewhere"
+                )
 
     def prepare_data(self) -> None:
         """Scores the task unless that lies on disk."""

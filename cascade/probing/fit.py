@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import shutil
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -20,17 +21,20 @@ import yaml
 from lightning import Trainer, seed_everything
 from lightning.pytorch.loggers import CSVLogger, WandbLogger
 
+from cascade.errors import Interrupted
 from cascade.probing.data import ScoredTaskDataModule
 from cascade.probing.runs import RUNS, ProbeRun
+from cascade.probing.settings import changed, defaults
 from cascade.report.confidence_figures import plot_reliability
 from cascade.report.probe_plots import plot_layers
 from cascade.report.tracking import RUN_ID, finish_tracking, start_tracking
 from cascade.strict_json import strict_json
 from probes import Probe
-from probes.files import locked, write_atomically
+from probes.files import locked, replace_folder, write_atomically
 from probes.layers import LayerRow, TrainedHead, best_head, layer_table
 from probes.training import ProbeModule
 
+_TRACKED = "wandb"
 _LEFT = ("probe", "probes", "logs", "metrics.json", "layers.json", "layers.png", "reliability.png")
 
 
@@ -97,8 +101,12 @@ def fit(
     logger: Literal["csv", "wandb", "none"] = "csv",
     seed: int | None = 0,
     config: str | None = None,
+    settings: Mapping[str, Any] | None = None,
 ) -> Trained:
     """Trains the heads of ``module`` on ``data``, and writes the run's folder.
+
+    The run is written beside the folder's place, and takes it when it is finished: what an earlier run left there with
+    the same settings stays until then. Other settings have another folder.
 
     Args:
         data: States and labels; scored first where that is missing.
@@ -110,16 +118,37 @@ def fit(
         seed: Of the heads' first weights and dropout; heads that differ in the seed alone count up from it. ``None``
             leaves torch's generator as it is.
         config: All settings as YAML, for ``config.yaml``; by default those of ``data``, ``module`` and `TRAINER`.
+        settings: Those that are not as they are by default, for the folder's name; by default those of ``config``.
 
     Raises:
         CascadeError, ProbeError: If the task cannot be scored, or the data is not fit to train on.
+        Interrupted: At Ctrl-C.
     """
     with quiet_lightning():
         if seed is not None:
             seed_everything(seed, workers=True, verbose=False)
         trainer = Trainer(**TRAINER | {"enable_progress_bar": sys.stderr.isatty()}) if trainer is None else trainer
         config = _config(data, module, out, keep, logger, seed) if config is None else config
-        return _fit(data, module, trainer, out, keep, logger, config)
+        if settings is None:
+            settings = changed(yaml.safe_load(config), _plain(defaults(TRAINER)))
+        data.check_trainable()
+        named = (data.model.name, data.task.label, data.layers, data.model.prompts, data.labels, data.targets, settings)
+        run = ProbeRun.of(out, *named)
+        at = run.unfinished
+        at.folder.mkdir(parents=True, exist_ok=True)
+        try:
+            with locked(at.folder):
+                probe, metrics, layers = _fill(at, data, module, trainer, keep, logger, config)
+                _keep_tracked(run.folder, at.folder)
+                replace_folder(at.folder, run.folder)
+        except SystemExit as end:  # Lightning's answer to Ctrl-C
+            raise Interrupted(
+                f"Stopped: nothing was written to {run.folder}; the same command trains anew, and scores nothing again"
+            ) from end
+        finally:
+            with contextlib.suppress(OSError):
+                at.folder.rmdir()  # where nothing was begun
+        return Trained(run, probe, metrics, layers)
 
 
 def _config(
@@ -138,21 +167,6 @@ def _config(
     return yaml.safe_dump(_plain(settings), sort_keys=False)
 
 
-def _fit(
-    data: ScoredTaskDataModule,
-    module: ProbeModule,
-    trainer: Trainer,
-    out: Path,
-    keep: str,
-    logger: str,
-    config: str,
-) -> Trained:
-    run = ProbeRun.of(out, data.model.name, data.task.label, data.layers, data.model.prompts, data.labels, data.targets)
-    run.folder.mkdir(parents=True, exist_ok=True)
-    with locked(run.folder):
-        return _fill(run, data, module, trainer, keep, logger, config)
-
-
 def _fill(
     run: ProbeRun,
     data: ScoredTaskDataModule,
@@ -161,13 +175,13 @@ def _fill(
     keep: str,
     logger: str,
     config: str,
-) -> Trained:
-    """Trains into a run's folder, which is nobody else's meanwhile."""
+) -> tuple[Probe, dict[str, dict[str, float]], list[LayerRow]]:
+    """Trains into a folder, which is nobody else's meanwhile: the best probe, its metrics, and a row a layer."""
     data.prepare_data()
     assert data.scored is not None
     if data.scored.reused:
         print(f"Reusing {data.scored.store.rows:,} scored rows in {data.scored.store.folder}", file=sys.stderr)
-    data.setup()  # what is wrong with the data is said before an earlier run's results are given up
+    data.setup()
     _clear(run.folder, config)
     if logger == "csv":
         trainer.logger = CSVLogger(run.folder, name="", version="logs")
@@ -192,7 +206,7 @@ def _fill(
         )
     if isinstance(trainer.logger, WandbLogger):
         finish_tracking(trainer.logger, run.folder, run.name, layers, best.probe.config)
-    return Trained(run, best.probe, best.metrics, layers)
+    return best.probe, best.metrics, layers
 
 
 def _plain(value: Any) -> Any:
@@ -205,10 +219,7 @@ def _plain(value: Any) -> Any:
 
 
 def _clear(folder: Path, config: str) -> None:
-    """Removes an earlier run's files from the folder, and writes the settings of the run that begins.
-
-    Everything in the folder then belongs to its ``config.yaml``, even if the run is killed.
-    """
+    """Removes the files of a run that was not finished, and writes the settings of the one that begins."""
     kept = folder / "config.yaml"
     if not kept.exists() or kept.read_text() != config:
         (folder / RUN_ID).unlink(missing_ok=True)  # other settings are another tracked run
@@ -217,6 +228,15 @@ def _clear(folder: Path, config: str) -> None:
             shutil.rmtree(folder / name)
         (folder / name).unlink(missing_ok=True)
     write_atomically(kept, config.encode())
+
+
+def _keep_tracked(old: Path, new: Path) -> None:
+    """Takes over what W&B keeps of earlier runs, which may not be uploaded yet."""
+    if (old / _TRACKED).is_dir():
+        (new / _TRACKED).mkdir(exist_ok=True)
+        for run in sorted((old / _TRACKED).iterdir()):
+            if not os.path.lexists(new / _TRACKED / run.name):
+                run.rename(new / _TRACKED / run.name)
 
 
 def _save(head: TrainedHead, folder: Path, data: ScoredTaskDataModule) -> None:

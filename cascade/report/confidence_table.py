@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 
 import pyarrow as pa
-from rich.table import Table
 
-from cascade.report.tables import wide_console
+from cascade.report.table import Column, Table
+from cascade.report.tables import print_table, wide_console
 from cascade.scores.schema import CONFIDENCES
 from cascade.statistics.metrics import auroc
 
@@ -16,10 +16,8 @@ def print_confidences(table: pa.Table) -> None:
     """Prints how well each confidence tells right from wrong, and what it took beyond the answer."""
     console = wide_console()
     correct = table["correct"].to_numpy().astype(bool)
-    shown = Table(title=f"{len(correct):,} questions, {correct.mean():.1%} right")
-    shown.add_column("confidence")
-    for heading in ("AUROC", "mean", "readable", "prompts", "tokens read", "tokens written", "seconds"):
-        shown.add_column(heading, justify="right")
+    heads = ("AUROC", "mean", "readable", "prompts", "tokens read", "tokens written", "seconds")
+    rows: list[list[str]] = []
     for column in ("p_t", "p_ik", *(f"confidence_{name}" for name in CONFIDENCES)):
         if column not in table.column_names or (column == "p_ik" and table[column].null_count):
             continue
@@ -32,6 +30,7 @@ def print_confidences(table: pa.Table) -> None:
             name = f"{column}_{extra}"
             mean = table[name].to_numpy().mean() if name in table.column_names and column != "p_t" else 0.0
             cells.append(f"{mean:.3g}" if mean else "–")
-        shown.add_row(column.removeprefix("confidence_"), *cells)
-    console.print(shown)
+        rows.append([column.removeprefix("confidence_"), *cells])
+    title = f"{len(correct):,} questions, {correct.mean():.1%} right"
+    print_table(Table.of("confidences", title, ["confidence", *map(Column, heads)], rows), console)
     console.print("AUROC of the answer's being right. The last four: beyond the answer's own pass, a question.")

@@ -18,7 +18,7 @@ from cascade.report.figures import Plot
 from cascade.report.flow_figure import flow_figure
 from cascade.report.frontier_figures import fixed_figure, frontier_figure, layers_figure
 from cascade.report.recommendation import Recommendation, recommendation
-from cascade.report.study_tables import study_tables
+from cascade.report.study_tables import ledgers_table, policies_table, study_tables
 from cascade.report.table import Table
 from cascade.report.tables import asked_thresholds, report_tables
 from cascade.scores.arrays import ChainScores
@@ -77,10 +77,18 @@ def sections(report: Report, study: Study, chain: ChainScores, layers: Sequence[
     return [section for section in found if any(section.parts)]
 
 
+def overview(title: str, report: Report, study: Study) -> str:
+    """A piece of HTML for a notebook: the recommendation, and the tables that say most."""
+    tables = (ledgers_table(study), policies_table(study), *report_tables(report)[:1])
+    shown = "".join(table.to_html() for table in tables if table.rows)
+    return f"<h2>{escape(title)}</h2>{_answer(recommendation(study))}{shown}"
+
+
 def _answer(said: Recommendation) -> str:
     lines = [f'<p class="answer">{_prose(line)}</p>' for line in said.sentences]
     lines += [f"<p>{_prose(line)}</p>" for line in (said.non_inferiority, said.outlook) if line]
-    lines += [f'<p class="warning">{_prose(line)} <a href="#data">See which.</a></p>' for line in said.warnings]
+    lines += [f'<p>{_prose(line)} <a href="#data">See which.</a></p>' for line in said.elsewhere]
+    lines += [f'<p class="warning">{_prose(line)}</p>' for line in said.warnings]
     return "\n".join(lines)
 
 
@@ -180,6 +188,7 @@ def _numbers(title: str, report: Report, study: Study, layers: Sequence[LayerPoi
             "sentences": list(said.sentences),
             "non_inferiority": said.non_inferiority,
             "outlook": said.outlook,
+            "elsewhere": list(said.elsewhere),
             "warnings": list(said.warnings),
             "policy": policy_json(study.chosen.policy, study.names, study.normalized),
         },

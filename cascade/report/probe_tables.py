@@ -20,6 +20,12 @@ def layers_table(config: ProbeConfig, rows: Sequence[LayerRow]) -> Table:
         rows: One a layer.
     """
     seeds, chosen = max(row.seeds for row in rows), f"Layer {config.layer} (*) is the best on validation"
+    area = next(row.after["auroc"] for row in rows if row.layer == config.layer)
+    if area.low <= 0.5 <= area.high:
+        # The lowest of several losses that are all noise is no best.
+        chosen = (
+            f"No layer is shown to tell right from wrong: the interval of AUROC holds 0.5 at layer {config.layer} (*)"
+        )
     caption = f"{chosen}; its probe was written."
     if seeds > 1:
         caption = f"Means over {seeds} seeds, ± their standard deviation. {chosen};\n"

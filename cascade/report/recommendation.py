@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from cascade.policies.ledgers import UNITS
-from cascade.simulation.evaluation import Evaluation
+from cascade.simulation.evaluation import LEVEL
+from cascade.simulation.guarantee import fewest_questions
 from cascade.simulation.study import Study
 from cascade.statistics.significance import Interval
 
@@ -18,12 +20,14 @@ class Recommendation:
         sentences: What is recommended, whether it is promised, and how it does on questions that did not choose it.
         non_inferiority: One sentence; empty beside a promise.
         outlook: What other numbers of questions would buy; empty where nothing is promised of any policy.
-        warnings: What the scores do not allow, and one for each data on which confidences have moved.
+        elsewhere: For each other data whether its questions look like those that the policy rests on.
+        warnings: What the scores do not allow.
     """
 
     sentences: tuple[str, ...]
     non_inferiority: str
     outlook: str
+    elsewhere: tuple[str, ...]
     warnings: tuple[str, ...]
 
 
@@ -47,7 +51,8 @@ def recommendation(study: Study) -> Recommendation:
         # A promise says more, and at a level of its own.
         non_inferiority=f"Against {study.names[-1]} alone: {inferior}." if inferior and promise is None else "",
         outlook="" if promise is None else promise.outlook,
-        warnings=(*study.notes, *(line for e in study.evaluations if (line := _moved(e)))),
+        elsewhere=tuple(_elsewhere(study)),
+        warnings=study.notes,
     )
 
 
@@ -82,15 +87,39 @@ def _measured(study: Study, promised: bool) -> str:
     )
 
 
-def _moved(evaluation: Evaluation) -> str | None:
-    moved = [shift for shift in evaluation.shifts if shift.warning]
-    if not moved:
-        return None
-    return (
-        f"On {evaluation.name}, {len(moved)} of {len(evaluation.shifts)} confidences are distributed differently from "
-        f"where the thresholds were set (Kolmogorov-Smirnov distance up to {max(s.distance for s in moved):.2f}): what "
-        f"the thresholds keep may be of another kind."
-    )
+def _elsewhere(study: Study) -> Iterator[str]:
+    """For each data but the reported questions whether they look like those that the policy rests on."""
+    promise = study.guarantee if study.guarantee is not None and study.guarantee.holds else None
+    rests_on = "chose the policy" if promise is None else "certify"
+    for evaluation in study.evaluations[1:]:
+        test = evaluation.difference
+        if test is None:
+            continue
+        found = (
+            f"Kolmogorov-Smirnov, {test.largest.confidence} of {test.largest.model} first: distance "
+            f"{test.largest.distance:.2f}; p {_p(test.p)} over {test.compared} confidences, at level {LEVEL:g}"
+        )
+        if not test.shown:
+            yield (
+                f"{evaluation.name}: the confidences are not shown to be distributed otherwise than on the questions "
+                f"that {rests_on} ({found}), which does not show that they are distributed alike."
+            )
+        elif promise is None:
+            yield (
+                f"{evaluation.name}: the confidences are distributed otherwise than on the questions that {rests_on} "
+                f"({found}): what the thresholds keep may be of another kind."
+            )
+        else:
+            fewest = fewest_questions(promise.epsilon, promise.delta)
+            yield (
+                f"{evaluation.name}: the confidences are distributed otherwise than on the questions that {rests_on} "
+                f"({found}). The promise does not reach there. --recertify takes labelled questions of this kind; "
+                f"{fewest:,} are the fewest that can certify, and only if the policy loses none of them."
+            )
+
+
+def _p(value: float) -> str:
+    return "< 0.001" if value < 0.001 else f"= {value:.3f}"
 
 
 def _span(value: Interval, level: str = "") -> str:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from cascade.report.table import Column, Table, count
-from cascade.report.tables import wide_console
+from cascade.report.tables import print_table, wide_console
 
 
 def stages_table(values: Mapping[str, Any], policy: str) -> Table:
@@ -47,7 +47,7 @@ def print_run(values: Mapping[str, Any], policy: str, last: str, folder: object)
         folder: Where everything was written.
     """
     console = wide_console()
-    console.print(stages_table(values, policy).to_rich(fold=True))
+    print_table(stages_table(values, policy), console)
     for stage in values["stages"]:
         if first := stage["first_failure"]:
             which = f"{stage['failed']:,}, such as {first['question_id']!r}"

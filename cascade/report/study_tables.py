@@ -25,7 +25,7 @@ from cascade.report.table import (
     points,
     points_interval,
 )
-from cascade.report.tables import SAVED, wide_console
+from cascade.report.tables import SAVED, print_table, wide_console
 from cascade.simulation.evaluation import Evaluation
 from cascade.simulation.study import LayerPoint, Measured, Study
 from cascade.statistics.significance import Interval
@@ -167,16 +167,16 @@ def _stage(evaluation: Evaluation, model: str) -> str | None:
 
 
 def shifts_table(study: Study) -> Table:
-    """How far each confidence has moved from where the thresholds were set."""
+    """How far each confidence has moved from the questions that certified the policy, or chose it."""
     short = short_names(study.names)
     rows = [
-        [e.name, short[s.model], s.confidence, s.distance, s.p, "moved" if s.warning else ""]
+        [e.name, short[s.model], s.confidence, s.distance, s.p, "moved" if s.moved else ""]
         for e in study.evaluations
         for s in e.shifts
     ]
     return Table.of(
         "shifts",
-        "How far confidences have moved from the questions that set the thresholds",
+        "How far confidences have moved from the questions that the policy rests on",
         ["data", "model", "confidence", Column("distance", decimals), Column("p", "{:.2g}".format), "warning"],
         rows,
         "Kolmogorov-Smirnov: the largest distance of the two distribution functions, and its two-sided p.",
@@ -301,6 +301,8 @@ def print_study(study: Study, console: Console | None = None) -> None:
     for line in (*said.sentences, said.non_inferiority, said.outlook):
         if line:
             console.print(Text(line))
+    for line in said.elsewhere:
+        console.print(Text(line))
     for warning in said.warnings:
         console.print(Text(warning, style="yellow"))
     console.print()
@@ -311,5 +313,5 @@ def print_study(study: Study, console: Console | None = None) -> None:
     )
     for table in tables:
         if table.rows:
-            console.print(table.to_rich(fold=True))
+            print_table(table, console)
             console.print()

@@ -12,7 +12,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from html import escape
-from typing import Any
+from typing import Any, Literal
 
 import rich.table
 from rich.text import Text
@@ -24,6 +24,8 @@ NONE = "–"
 _FORMULA = ("=", "+", "-", "@", "\t", "\n")
 # The page folds a table of more rows than this.
 LONG = 16
+# Columns of a terminal that a cell takes beside its text: two spaces and a line.
+_FRAME = 3
 
 
 def percent(value: float) -> str:
@@ -115,19 +117,54 @@ class Table:
         """Every cell as text."""
         return [[c.text(cell) for c, cell in zip(self.columns, row, strict=True)] for row in self.rows]
 
-    def to_rich(self, fold: bool = False) -> rich.table.Table:
-        """The table for a terminal. The last column may fold, and brackets in names are no markup."""
+    def to_rich(self, width: int) -> list[rich.table.Table]:
+        """The table for a terminal of so many columns, in as many parts below one another as it takes.
+
+        Each part has the columns that name the rows: the first, and the words next to it. No cell is ever cut: words
+        that are too long go on in the next line, and a column of numbers that has no room is in a part of its own.
+        Brackets in names are no markup.
+        """
+        texts = self.texts()
+        needs = [
+            max(len(line) for text in [c.name, *(row[i] for row in texts)] for line in text.split("\n")) + _FRAME
+            for i, c in enumerate(self.columns)
+        ]
+        naming = 1
+        while naming < len(self.columns) - 1 and self.columns[naming - 1].words and self.columns[naming].words:
+            naming += 1
+        # The names have half of the width at most, shared evenly, where they do not fit with everything else.
+        names = needs[:naming]
+        if sum(needs) + 1 > width and sum(names) > width // 2:
+            names = [min(need, width // 2 // naming) for need in names]
+        room, blocks, used = width - sum(names) - 1, [list[int]()], 0
+        for i in range(naming, len(self.columns)):
+            need = min(needs[i], room)
+            if blocks[-1] and used + need > room:
+                blocks.append([])
+                used = 0
+            blocks[-1].append(i)
+            used += need
+        return [
+            self._part(texts, [*range(naming), *block], [*names, *(min(needs[i], room) for i in block)], n, len(blocks))
+            for n, block in enumerate(blocks)
+        ]
+
+    def _part(
+        self, texts: list[list[str]], places: list[int], widths: list[int], number: int, parts: int
+    ) -> rich.table.Table:
+        """Some columns as a table: the first part has the title, the last the caption."""
         made = rich.table.Table(
-            title=Text(self.title),
-            caption=Text(self.caption) if self.caption else None,
+            title=Text(self.title if number == 0 else f"{self.title} (continued)"),
+            caption=Text(self.caption) if self.caption and number == parts - 1 else None,
             title_justify="left",
             caption_justify="left",
         )
-        for i, column in enumerate(self.columns):
-            folds = fold and i in (0, len(self.columns) - 1)
-            made.add_column(Text(column.name), justify="left" if column.words else "right", no_wrap=not folds)
-        for row in self.texts():
-            made.add_row(*map(Text, row))
+        for place, width in zip(places, widths, strict=True):
+            column = self.columns[place]
+            justify: Literal["left", "right"] = "left" if column.words else "right"
+            made.add_column(Text(column.name), justify=justify, overflow="fold", width=width - _FRAME)
+        for row in texts:
+            made.add_row(*(Text(row[place]) for place in places))
         return made
 
     def to_html(self) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from dataclasses import replace
 
@@ -175,7 +176,14 @@ def wide_console(piped: int = 120) -> Console:
     Args:
         piped: Columns where output is piped, which has no width of its own; most tables need about 120.
     """
-    return Console(width=None if sys.stdout.isatty() else piped)
+    asked = os.environ.get("COLUMNS", "").isdecimal()
+    return Console(width=None if sys.stdout.isatty() or asked else piped)
+
+
+def print_table(table: Table, console: Console) -> None:
+    """Prints a table in as many parts as the console's width asks for."""
+    for part in table.to_rich(console.width):
+        console.print(part)
 
 
 def print_report(report: Report, console: Console | None = None) -> None:
@@ -184,5 +192,5 @@ def print_report(report: Report, console: Console | None = None) -> None:
     models = [row.models[0] for row in report.singles]
     console.print(f"{report.questions:,} questions, {' → '.join(models)}", style="bold", highlight=False, markup=False)
     for table in report_tables(report):
-        console.print(table.to_rich())
+        print_table(table, console)
         console.print()

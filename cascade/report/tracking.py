@@ -45,6 +45,7 @@ def start_tracking(folder: Path, config: dict[str, Any]) -> WandbLogger:
         folder: The run's folder.
         config: All settings; they become the run's configuration.
     """
+    import wandb  # noqa: F401 - that it is missing is said before anything is written
     from lightning.pytorch.loggers import WandbLogger
 
     kept = folder / RUN_ID

@@ -64,7 +64,7 @@ def run(
     else:
         names, shots = [member.name for member in cascade.members], cascade.shots
     task, label = asked_of(questions, split, limit, names, shots)
-    cascade = cascade if isinstance(cascade, Cascade) else build_cascade(cascade, task)
+    cascade = cascade if isinstance(cascade, Cascade) else build_cascade(cascade, task, runs)
     told = None if verdicts is None else read_verdicts(verdicts, {question.id for question in task.questions})
     prompts = [prompt_of(question, task) for question in task.questions]
     _check_letters(cascade, prompts)

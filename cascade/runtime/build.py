@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import cast
 
@@ -12,28 +13,35 @@ import pyarrow as pa
 from cascade.engines.base import Engine, Reader
 from cascade.errors import CascadeError
 from cascade.policies.base import LivePolicy, Thresholds
-from cascade.policies.file import read_policy, read_watched
+from cascade.policies.file import read_policy, read_probe_layers, read_watched
 from cascade.policies.promise import Watched, watched_of
 from cascade.policies.thresholds import ThresholdPolicy
-from cascade.runtime.config import CascadeConfig, Member, ReaderSettings
+from cascade.probing.runs import RUNS
+from cascade.runtime.config import CascadeConfig, FreeTextSettings, Member, ReaderSettings
 from cascade.runtime.engine import Cascade
-from cascade.scores.arrays import ChainScores, align, check_chain
+from cascade.runtime.free_text import FreeText
+from cascade.scores.arrays import ChainScores, align, check_chain, check_sizes
+from cascade.scores.columns import CONFIDENCES
 from cascade.scores.reading import read_scores
 from cascade.tasks.task import Task
 from probes.errors import ProbeError
 from probes.probe import Probe
 
 
-def build_cascade(config: CascadeConfig | Path | str | None = None, task: Task | None = None) -> Cascade:
+def build_cascade(
+    config: CascadeConfig | Path | str | None = None, task: Task | None = None, runs: Path = RUNS
+) -> Cascade:
     """Puts a cascade together. Weights are loaded with the first question, and not before.
 
     Args:
         config: Its description, or a YAML file of one; by default the miniature Llamas.
         task: That will be asked, with the examples that ``shots`` of the description want. Without one any question
             can be asked, in the words of Table 7 and without examples.
+        runs: Folder of runs, where the probes of models are that name none.
 
     Raises:
-        CascadeError, ProbeError: If a model, probe, policy or score table is missing or does not fit.
+        CascadeError, ProbeError: If a model, probe, policy or score table is missing or does not fit. Where P(IK) has
+            a threshold, a model that could have a probe has to have one, or to say `probe: none`.
     """
     if not isinstance(config, CascadeConfig):
         config = CascadeConfig.read(config)
@@ -46,10 +54,28 @@ def build_cascade(config: CascadeConfig | Path | str | None = None, task: Task |
     members = config.members
     names = [member.name for member in members]
     check_chain(names)
-    models = [build_model(member, place + 1 == len(members), task) for place, member in enumerate(members)]
     readers = {place: _reader(member.reader, task) for place, member in enumerate(members) if member.reader is not None}
-    policy, normalize = _policy(config, names, readers)
-    if config.policy is not None:
+    stated = None if config.policy is None else _read_policy(config, names)
+    everything = dict.fromkeys(names, frozenset(CONFIDENCES))
+    if stated is None:
+        asks = [config.p_ik is not None] * len(names)
+    else:
+        asks = ["p_ik" in signals for signals in stated[0].asks(everything)]
+    layers = {} if config.policy is None else read_probe_layers(config.policy)
+    models = []
+    for place, member in enumerate(members):
+        probe = probe_of(member, place + 1 == len(members), asks[place], task, runs, layers.get(member.name))
+        models.append(build_model(member, place + 1 == len(members), task, probe))
+    if not config.any_order:
+        check_sizes(
+            [(model.name, model.parameters) for model in models], config.prices.models if config.prices else None
+        )
+    if stated is None:
+        policy, normalize = _thresholds(config, models, readers), bool(config.normalize)
+        _check_named(config, members, models)
+    else:
+        policy, normalize = stated
+        assert config.policy is not None
         _check_probes(policy, models, config.policy)
     calibration = _calibration(config, names, normalize)
     return Cascade(
@@ -62,6 +88,7 @@ def build_cascade(config: CascadeConfig | Path | str | None = None, task: Task |
         normalize,
         config.keep_loaded,
         task,
+        None if config.free_text is None else _free_text(config.free_text, names),
         _watched(config, policy, calibration),
     )
 
@@ -75,28 +102,53 @@ def _watched(config: CascadeConfig, policy: LivePolicy, calibration: ChainScores
     return watched_of(policy, calibration)
 
 
-def _policy(config: CascadeConfig, names: list[str], readers: dict[int, Reader]) -> tuple[LivePolicy, bool]:
-    """The policy, and whether it decides by P(T) over the options' mass."""
-    if config.policy is not None:
-        policy, chosen = read_policy(Path(config.policy), names)
-        if None not in (chosen, config.normalize) and chosen != config.normalize:
-            raise CascadeError(
-                f"Expected `normalize` to be {json.dumps(chosen)}, as the policy in {config.policy} was chosen so, but "
-                f"got {json.dumps(config.normalize)}"
+def _read_policy(config: CascadeConfig, names: list[str]) -> tuple[LivePolicy, bool]:
+    """The policy of a file, and whether it decides by P(T) over the options' mass."""
+    policy, chosen = read_policy(Path(str(config.policy)), names)
+    if None not in (chosen, config.normalize) and chosen != config.normalize:
+        raise CascadeError(
+            f"Expected `normalize` to be {json.dumps(chosen)}, as the policy in {config.policy} was chosen so, but "
+            f"got {json.dumps(config.normalize)}"
+        )
+    return policy, bool(config.normalize if chosen is None else chosen)
+
+
+def _thresholds(config: CascadeConfig, models: Sequence[Engine], readers: Mapping[int, Reader]) -> LivePolicy:
+    """The configuration's thresholds at every stage, of what is known there: a policy says only what it asks."""
+    return ThresholdPolicy.whole(
+        [
+            Thresholds(
+                config.p_t,
+                None if models[place].probe_layer is None else config.p_ik,
+                config.p_ik_reader if place in readers else None,
             )
-        return policy, bool(config.normalize if chosen is None else chosen)
-    thresholds = [
-        Thresholds(config.p_t, config.p_ik, config.p_ik_reader if place in readers else None)
-        for place in range(len(names) - 1)
-    ]
-    return ThresholdPolicy.whole(thresholds), bool(config.normalize)
+            for place in range(len(models) - 1)
+        ]
+    )
+
+
+def _check_named(config: CascadeConfig, members: Sequence[Member], models: Sequence[Engine]) -> None:
+    """Refuses a threshold of P(IK) where a model could have a probe and has none."""
+    for member, model in zip(members[:-1], models[:-1], strict=True):
+        could = member.settings.shows_states and member.probe != "none" and member.reader is None
+        if config.p_ik is not None and could and model.probe_layer is None:
+            raise CascadeError(
+                f"Expected {member.name!r} to have a probe, as `p_ik` {config.p_ik} asks one, but there is none for it "
+                f"among the runs; `python -m cascade.train --data.model {member.name}` trains one, `--p_ik null` "
+                f"leaves P(IK) out"
+            )
+
+
+def _free_text(settings: FreeTextSettings, names: list[str]) -> FreeText:
+    if settings.policy is None:
+        policy: LivePolicy = ThresholdPolicy.whole([Thresholds(settings.p_t, None)] * (len(names) - 1))
+    else:
+        policy, _ = read_policy(Path(settings.policy), names, f"confidence_{settings.signal}")
+    return FreeText(settings.signal, policy, settings.max_tokens)
 
 
 def _check_probes(policy: LivePolicy, models: list[Engine], source: Path) -> None:
-    """Refuses a policy that was chosen with P(IK) where nobody reads P(IK): without it, it decides otherwise.
-
-    Thresholds in a configuration are every stage's, and pass over the models that have no probe.
-    """
+    """Refuses a policy that was chosen with P(IK) where nobody reads P(IK): without it, it decides otherwise."""
     for place in policy.places:
         if policy.gates(place).p_ik and models[place].probe_layer is None:
             raise CascadeError(
@@ -105,27 +157,47 @@ def _check_probes(policy: LivePolicy, models: list[Engine], source: Path) -> Non
             )
 
 
-def build_model(member: Member, last: bool = False, task: Task | None = None) -> Engine:
-    """One model of a cascade.
-
-    The last model answers whatever its confidence. So it gets no probe unless one is named, and an endpoint in its
-    place is not asked for log-probabilities.
+def build_model(member: Member, last: bool = False, task: Task | None = None, probe: Probe | None = None) -> Engine:
+    """One model of a cascade; an endpoint that is its last is not asked for log-probabilities.
 
     Raises:
-        CascadeError, ProbeError: If the model or its probe is missing, or they do not fit.
+        CascadeError, ProbeError: If the model is missing, or the probe does not fit.
     """
-    return cast(Engine, member.settings.build(_probe(member, last), needs_confidence=not last, task=task))
+    return cast(Engine, member.settings.build(probe, needs_confidence=not last, task=task))
 
 
-def _probe(member: Member, last: bool) -> Probe | None:
+def probe_of(
+    member: Member,
+    last: bool = False,
+    asked: bool = False,
+    task: Task | None = None,
+    runs: Path = RUNS,
+    layer: int | None = None,
+) -> Probe | None:
+    """The probe that is named, or shipped, or, where P(IK) is asked, that was trained for the model.
+
+    The last model answers whatever its confidence. So it gets no probe unless one is named.
+
+    Raises:
+        CascadeError, ProbeError: If one is named that is not there, or does not load.
+    """
     if member.probe == "none" or not member.settings.shows_states:
         return None
     if member.probe is not None:
         return _named_probe(member.probe)
     from cascade.miniature.shipped import shipped_probe
 
-    folder = None if last else shipped_probe(member.name)
-    return None if folder is None else Probe.from_pretrained(folder)
+    if last:
+        return None
+    if (folder := shipped_probe(member.name)) is not None:
+        return Probe.from_pretrained(folder)
+    from cascade.probing.chain import found_probe
+
+    found = found_probe(member.settings, task, runs, layer) if asked else None
+    if found is None:
+        return None
+    print(f"Reading P(IK) of {member.name} by {found.in_words}", file=sys.stderr)
+    return Probe.from_pretrained(found.checkpoint)
 
 
 def named_probes(members: Sequence[Member]) -> dict[str, Probe | None]:

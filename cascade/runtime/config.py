@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from jsonargparse import ArgumentParser
 from jsonargparse.typing import register_type
@@ -18,6 +18,7 @@ from cascade.engines.base import EngineConfig, Price
 from cascade.engines.settings import read_settings, settings_of
 from cascade.errors import CascadeError
 from cascade.policies.ledgers import Prices
+from cascade.yaml_files import find_yaml
 
 _OF_THRESHOLDS = "p_t p_ik p_ik_reader".split()
 DEFAULT_CHAIN = "mini-llama-small,mini-llama-medium,mini-llama-large"
@@ -69,7 +70,8 @@ class Member:
     Attributes:
         settings: Of its engine.
         probe: Folder or Hub id of its P(IK) probe, or ``none``. By default a miniature has the one that is shipped
-            with it, and any other model none.
+            with it. Any other model has, where P(IK) is asked, the best one that was trained for it under the folder
+            of runs.
         reader: Who says P(IK) of this model before it is run.
     """
 
@@ -126,6 +128,29 @@ class Member:
         return self.settings.price
 
 
+@dataclass(frozen=True)
+class FreeTextSettings:
+    """How a server asks and judges messages that are neither multiple choice nor prompts of Table 7.
+
+    Attributes:
+        signal: What stands in P(T)'s place: likelihood (the mean token log-probability, as a probability), minimum
+            (the least probable token) or first_token.
+        p_t: Its threshold at every stage.
+        policy: Instead, report.json of a simulation on that signal (``--columns.p_t=confidence_SIGNAL``).
+        max_tokens: Of an answer, where a request does not say.
+    """
+
+    signal: Literal["likelihood", "minimum", "first_token"]
+    p_t: float | None = None
+    policy: Path | None = None
+    max_tokens: int = 1024
+
+    def __post_init__(self) -> None:
+        if (self.p_t is None) == (self.policy is None):
+            got = "neither" if self.p_t is None else "both"
+            raise CascadeError(f"Expected `p_t` or `policy` of `free_text`, but got {got}")
+
+
 register_type(Member, serializer=Member.to_yaml, deserializer=Member.read)
 
 
@@ -141,7 +166,7 @@ class CascadeConfig:
         policy: report.json of `cascade.simulate`, or a JSON file of one policy; instead of thresholds, which stay as
             they are by default.
         p_t: P(T) threshold of every stage.
-        p_ik: P(IK) threshold of every stage.
+        p_ik: P(IK) threshold of every stage whose model shows hidden states; each of these needs a probe.
         p_ik_reader: Threshold of every stage that has a reader.
         normalize: Decide by P(T) over the options' mass instead of the raw one, where a question has options. By
             default as the policy's file says, and the raw one where there is none.
@@ -149,6 +174,8 @@ class CascadeConfig:
             for miniatures they are shipped.
         keep_loaded: Keep every model in memory; without, a file of questions is answered one model after another.
         shots: Examples in each prompt, from the dev split of the task that is asked; as the probes were trained with.
+        free_text: How a server asks and judges any other message; by default in the paper's open-ended words, by P(T).
+        any_order: Take the models as they stand, where they do not become larger or dearer.
     """
 
     chain: str | None = None
@@ -163,6 +190,8 @@ class CascadeConfig:
     calibration: list[Path] = field(default_factory=list)
     keep_loaded: bool = True
     shots: int = 0
+    free_text: FreeTextSettings | None = None
+    any_order: bool = False
 
     def __post_init__(self) -> None:
         if self.chain is not None and self.models:
@@ -184,7 +213,8 @@ class CascadeConfig:
         """
         if path is None:
             return cls()
-        if not Path(path).is_file():
+        path = find_yaml(path)
+        if not path.is_file():
             raise CascadeError(f"Expected a cascade's configuration at {path}, but there is no such file")
         parser = ArgumentParser(exit_on_error=False)
         parser.add_class_arguments(cls)

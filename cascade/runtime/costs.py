@@ -39,16 +39,17 @@ def step_costs(cascade: Cascade, steps: Sequence[Step], asks_p_ik: Sequence[bool
         rows = [i for i, step in enumerate(steps) if step.place == place and step.reply is not None]
         if not rows:
             continue
-        passes = Passes((_info(model),), (_usage([steps[i] for i in rows]),))
+        late = np.array([steps[i].p_t_needs_answer for i in rows])
         outcomes = np.array([steps[i].outcome for i in rows])
         asked = np.array([asks_p_ik[i] for i in rows])
         for unit, ledgers in found.items():
-            costs = pass_costs(passes, unit, cascade.prices)
-            for ledger, values in ledgers.items():
-                for asks in (False, True):
+            for needs, asks in set(zip(late.tolist(), asked.tolist(), strict=True)):
+                passes = Passes((_info(model, needs),), (_usage([steps[i] for i in rows]),))
+                costs = pass_costs(passes, unit, cascade.prices)
+                here = (late == needs) & (asked == asks)
+                for ledger, values in ledgers.items():
                     charged = charges(costs, ledger, [{"p_ik"} if asks else ()])[:, 0]
-                    mine = charged[outcomes, np.arange(len(rows))]
-                    values[np.array(rows)[asked == asks]] = mine[asked == asks]
+                    values[np.array(rows)[here]] = charged[outcomes, np.arange(len(rows))][here]
     return found
 
 
@@ -99,7 +100,7 @@ def measured_seconds(answer: Answer) -> float:
     return sum(step.reply.seconds for step in answer.steps if step.reply is not None)
 
 
-def _info(model: Engine) -> ModelInfo:
+def _info(model: Engine, p_t_needs_answer: bool = False) -> ModelInfo:
     return ModelInfo(
         model.name,
         model.parameters,
@@ -107,6 +108,7 @@ def _info(model: Engine) -> ModelInfo:
         model.hidden_size,
         exit_share_of(model.probe_layer, model.num_layers),
         model.probe_parameters,
+        p_t_needs_answer=p_t_needs_answer,
     )
 
 

@@ -19,6 +19,7 @@ from cascade.policies.ledgers import Prices, available_units, pass_costs
 from cascade.policies.outcome import Outcome
 from cascade.policies.promise import Watched
 from cascade.progress import progress as bar_of
+from cascade.runtime.free_text import FreeText, needs_answer, with_signal
 from cascade.scores.arrays import ChainScores, check_chain
 from cascade.scores.columns import Signals
 from cascade.simulation.frontier import Frontier, choose, frontier
@@ -37,6 +38,7 @@ class Step:
         p_ik_reader: Of the reader, where one was asked.
         failure: Why the model failed; empty where it did not.
         best_effort: Whether it was asked again without thresholds, since every later model had failed.
+        p_t_needs_answer: Whether what stands in P(T)'s place was known only after the whole answer.
     """
 
     model: str
@@ -46,6 +48,7 @@ class Step:
     p_ik_reader: float | None = None
     failure: str = ""
     best_effort: bool = False
+    p_t_needs_answer: bool = False
 
     @property
     def p_ik(self) -> float | None:
@@ -70,6 +73,8 @@ class Journey:
         steps: What has become of it so far.
         bad_prompt: Whether the last model refused the prompt itself.
         forced: Whether it is on its way back, in a best effort: whatever the model says is the answer.
+        aside: Whether it is asked beside a question that another model answers, and counts as none.
+        signal: What stands in P(T)'s place, of `cascade.scoring.confidence.distributions.OF_TOKENS`; ``None`` for P(T).
     """
 
     prompt: Prompt
@@ -79,6 +84,13 @@ class Journey:
     steps: list[Step] = field(default_factory=list)
     bad_prompt: bool = False
     forced: bool = False
+    signal: str | None = None
+    aside: bool = False
+
+    @property
+    def needs_answer(self) -> bool:
+        """Whether it can be decided only when the whole answer is there."""
+        return needs_answer(self.signal)
 
     @property
     def done(self) -> bool:
@@ -140,6 +152,7 @@ class Cascade:
         keep_loaded: Keep every model in memory. Without, `answer_many` holds one model at a time, and its
             reader.
         task: That is asked, where its prompts have examples or a wording of their own.
+        free_text: How a server asks and judges messages that are no question of a known form.
         watched: What the policy promises and how its signals were distributed, to be watched.
 
     Raises:
@@ -157,14 +170,19 @@ class Cascade:
         normalize: bool = False,
         keep_loaded: bool = True,
         task: Task | None = None,
+        free_text: FreeText | None = None,
         watched: Watched | None = None,
     ) -> None:
         check_chain([model.name for model in models])
         self.models, self.policy, self.name = tuple(models), policy, name
         self.readers, self.prices, self.calibration = readers or {}, prices, calibration
         self.normalize, self.keep_loaded, self.task = normalize, keep_loaded, task
+        self.free_text = free_text
         self.watched = watched or Watched(missing="No promise and no signals are given to watch by")
         self.check_policy(policy)
+        if free_text is not None:
+            self.check_policy(free_text.policy)
+            free_text.check(self.offers)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -206,12 +224,16 @@ class Cascade:
         return frontier(self.calibration, costs, "full-path", "P(IK) + P(T)" if probed else "P(T)")
 
     def start(
-        self, question: Question | Prompt, policy: LivePolicy | None = None, best_effort: bool = False
+        self,
+        question: Question | Prompt,
+        policy: LivePolicy | None = None,
+        best_effort: bool = False,
+        signal: str | None = None,
     ) -> Journey:
-        """A question before its first model; ``policy`` instead of the cascade's own."""
+        """A question before its first model; ``policy`` instead of the cascade's own, ``signal`` in P(T)'s place."""
         prompt = question if isinstance(question, Prompt) else prompt_of(question, self.task)
         chosen = policy or self.policy
-        return Journey(prompt, chosen, chosen.places[0], best_effort)
+        return Journey(prompt, chosen, chosen.places[0], best_effort, signal=signal)
 
     def step(
         self,
@@ -252,19 +274,32 @@ class Cascade:
                 for i, value in zip(places, values, strict=True)
             ]
             some = [journeys[asked[i]] for i in places]
-            return np.asarray(self._decide(place, some, replies)[0] == Outcome.ANSWERED)
+            late = np.array([journey.needs_answer for journey in some])
+            return np.asarray(late | (self._decide(place, some, replies)[0] == Outcome.ANSWERED))
 
         # A probe that nobody's policy asks is neither read nor paid for.
         asks = any(self.asks(journeys[i].policy, place) for i in asked)
         still = None if wanted is None else lambda i: wanted(asked[i])
         gate = Gate(after_p_ik if asks else None, after_p_t, still)
-        listen = None if on_token is None else lambda i, text: on_token(asked[i], text)
-        replies = model.answer([journeys[i].prompt for i in asked], gate, listen)
+        # What is decided by the whole answer is not shown before that.
+        silent = {i for i in asked if journeys[i].needs_answer and journeys[i].policy.limits(place) is not None}
+
+        def listen(i: int, text: str) -> None:
+            if on_token is not None and asked[i] not in silent:
+                on_token(asked[i], text)
+
+        replies = model.answer([journeys[i].prompt for i in asked], gate, None if on_token is None else listen)
+        replies = [
+            with_signal(journeys[i].signal, reply) if isinstance(reply, Reply) else reply
+            for i, reply in zip(asked, replies, strict=True)
+        ]
         good = [(i, reply) for i, reply in zip(asked, replies, strict=True) if isinstance(reply, Reply)]
         outcomes, after = self._decide(place, [journeys[i] for i, _ in good], [reply for _, reply in good])
         for (i, reply), outcome, goes_to in zip(good, outcomes, after, strict=True):
             forced = journeys[i].forced
-            journeys[i].steps.append(Step(model.name, place, Outcome(outcome), reply, read.get(i), best_effort=forced))
+            late = journeys[i].needs_answer
+            step = Step(model.name, place, Outcome(outcome), reply, read.get(i), "", forced, late)
+            journeys[i].steps.append(step)
             journeys[i].at = int(goes_to)
         for i, failure in zip(asked, replies, strict=True):
             if isinstance(failure, Failure):

@@ -12,7 +12,7 @@ from cascade.errors import CascadeError
 from cascade.probing.apart import score_apart
 from cascade.probing.chain import with_p_ik
 from cascade.probing.data import ScoredTaskDataModule
-from cascade.runtime.build import build_model
+from cascade.runtime.build import build_model, probe_of
 from cascade.runtime.config import Member
 from cascade.scores.schema import CONFIDENCES
 from cascade.scoring.answers import write_answers, write_table
@@ -48,7 +48,8 @@ def write_scores(
     """
     if out.suffix != ".parquet":
         raise CascadeError(f"Expected `out` to end in .parquet, but got {out}")
-    engine = build_model(Member(data.settings, probe=probe))
+    member = Member(data.settings, probe=probe)
+    engine = build_model(member, probe=probe_of(member))
     if confidences is None and limit is None and data.settings.shows_states:
         scored = score_apart(data, devices, num_nodes)
         return None if scored is None else write_table(with_p_ik(scored, showing_states(engine).probe), data.task, out)

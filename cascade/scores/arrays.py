@@ -6,9 +6,9 @@ What the policies, ledgers and metrics work on. The table's schema and reading a
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from itertools import combinations
+from itertools import combinations, pairwise
 
 import numpy as np
 import pyarrow as pa
@@ -172,6 +172,28 @@ def check_chain(chain: Sequence[str]) -> None:
     """Raises `CascadeError` unless a chain is two or more different models."""
     if len(chain) < 2 or len(set(chain)) != len(chain):
         raise CascadeError(f"Expected `chain` to be two or more different models, but got {', '.join(chain) or 'none'}")
+
+
+def check_sizes(models: Sequence[tuple[str, int | None]], prices: Mapping[str, Sequence[float]] | None = None) -> None:
+    """Refuses a chain whose models do not become larger; where their sizes are not known, dearer.
+
+    Args:
+        models: Names and parameters, in the chain's order.
+        prices: By the model's name, of tokens read and written.
+
+    Raises:
+        CascadeError: Naming the first two that are the wrong way round.
+    """
+    sizes: list[tuple[str, float | None, str]] = [(name, size, "parameters") for name, size in models]
+    if any(size is None for _, size in models) and prices:
+        sizes = [(name, sum(prices[name]) if name in prices else None, "US dollars") for name, _ in models]
+    known = [(name, size, unit) for name, size, unit in sizes if size is not None]
+    for (first, less, unit), (second, more, _) in pairwise(known):
+        if less > more:
+            raise CascadeError(
+                f"Expected the smallest model of `chain` first, but {first!r} ({less:,.10g} {unit}) comes before "
+                f"{second!r} ({more:,.10g}); `--any_order true` takes the chain as it is"
+            )
 
 
 def align(

@@ -105,6 +105,7 @@ class Usage(_Columns):
     Attributes:
         prompt_tokens, completion_tokens: ``[questions]``, int64, or ``None`` where unknown.
         seconds, prefill_seconds: ``[questions]``, float64, or ``None`` where not measured.
+        cost_usd: ``[questions]``, float64: US dollars as they were logged, or ``None`` where they were not.
         p_t_prompts, p_t_prompt_tokens, p_t_completion_tokens, p_t_seconds: ``[questions]``: what P(T) took beyond the
             answer's own pass, or ``None`` where it took nothing.
     """
@@ -113,6 +114,7 @@ class Usage(_Columns):
     completion_tokens: np.ndarray | None = None
     seconds: np.ndarray | None = None
     prefill_seconds: np.ndarray | None = None
+    cost_usd: np.ndarray | None = None
     p_t_prompts: np.ndarray | None = None
     p_t_prompt_tokens: np.ndarray | None = None
     p_t_completion_tokens: np.ndarray | None = None

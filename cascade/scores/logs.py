@@ -7,30 +7,31 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from cascade.errors import CascadeError
 from cascade.scores.arrays import ChainScores, align, check_chain, parts
-from cascade.scores.reading import endings, read_scores, read_table
+from cascade.scores.reading import named, read_scores, read_table
 from cascade.scores.schema import join_scores
 
 _OF_PROBES = ("p_ik", "probe_layer", "probe_parameters")
 
 
-def read_logs(paths: Sequence[Path], columns: Mapping[str, str] | None = None, probes: bool = True) -> pa.Table:
+def read_logs(sources: Sequence[Any], columns: Mapping[str, str] | None = None, probes: bool = True) -> pa.Table:
     """Labelled score tables as one.
 
     Args:
-        paths: Parquet, CSV or JSON lines.
+        sources: Files of any format, folders of them, data frames.
         columns: From the schema's names to the files', where they differ.
         probes: Whether P(IK) is asked at all; without, its columns are left out.
 
     Raises:
         CascadeError: As `cascade.scores.schema.read_scores`.
     """
-    return _asked(read_scores(paths, columns), probes)
+    return _asked(read_scores(sources, columns), probes)
 
 
 def read_other_logs(path: Path, columns: Mapping[str, str] | None = None, probes: bool = True) -> tuple[pa.Table, bool]:
@@ -39,16 +40,13 @@ def read_other_logs(path: Path, columns: Mapping[str, str] | None = None, probes
     Raises:
         CascadeError: If there is no score table, or one is not valid.
     """
-    files = sorted(p for p in path.iterdir() if p.suffix in endings()) if path.is_dir() else [path]
-    if not files:
-        raise CascadeError(f"Expected {path} to hold score tables ({', '.join(endings())}), but there is none")
-    table, labelled = _joined(files, columns, strict=False)
+    table, labelled = _joined([path], columns, strict=False)
     return _asked(table, probes), labelled
 
 
-def _joined(files: Sequence[Path], columns: Mapping[str, str] | None, strict: bool) -> tuple[pa.Table, bool]:
+def _joined(paths: Sequence[Path], columns: Mapping[str, str] | None, strict: bool) -> tuple[pa.Table, bool]:
     """Tables as one, and whether they have labels; without ``strict`` they may go by the schema's own names."""
-    read = [(str(file), read_table(file)) for file in files]
+    read = [(named(path), read_table(path)) for path in paths]
     held = set.intersection(*(set(table.column_names) for _, table in read))
     labelled = (columns or {}).get("correct", "correct") in held or (not strict and "correct" in held)
     wanted = {
@@ -63,9 +61,19 @@ def check_logs(files: Sequence[Path], columns: Mapping[str, str] | None = None) 
     """Score tables as one, with or without labels, and whether they have them.
 
     Raises:
-        CascadeError: If one is not valid.
+        CascadeError: If one is not valid, or the models answered different questions: `cascade.simulate` would refuse
+            them.
     """
-    return _joined(files, columns, strict=True)
+    table, labelled = _joined(files, columns, strict=True)
+    models = sorted(set(table["model"].to_pylist()))
+    ids = {name: table.filter(pc.equal(table["model"], name))["question_id"].to_pylist() for name in models}
+    for name in models[1:]:
+        if odd := sorted(set(ids[name]) ^ set(ids[models[0]])):
+            raise CascadeError(
+                f"Expected every model to have answered the same questions, but {name!r} ({len(ids[name]):,} rows) and "
+                f"{models[0]!r} ({len(ids[models[0]]):,} rows) differ in {len(odd)}, such as {odd[0]!r}"
+            )
+    return table, labelled
 
 
 def _asked(table: pa.Table, probes: bool) -> pa.Table:
@@ -86,6 +94,14 @@ def chain_of(table: pa.Table) -> list[str]:
     names = sorted(sizes, key=lambda name: (sizes[name], name))
     check_chain(names)
     return names
+
+
+def sizes_of(table: pa.Table, names: Sequence[str]) -> list[tuple[str, int | None]]:
+    """Each model's name and its parameters, where a table says them."""
+    if "parameters" not in table.column_names:
+        return [(name, None) for name in names]
+    sizes = dict(zip(table["model"].to_pylist(), table["parameters"].to_pylist(), strict=True))
+    return [(name, sizes.get(name)) for name in names]
 
 
 def divide(

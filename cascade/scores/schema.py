@@ -59,6 +59,7 @@ COLUMNS = (
     Column("completion_tokens", pa.int64(), False, "tokens generated, the first one included", 0),
     Column("seconds", pa.float64(), False, "measured time of the question, seconds", 0),
     Column("prefill_seconds", pa.float64(), False, "the part of it up to the first token, seconds", 0),
+    Column("cost_usd", pa.float64(), False, "what the question cost, US dollars, as it was logged", 0),
     Column("parameters", pa.int64(), False, "N of eq. 5: parameters of the model", 1, per_model=True),
     Column("num_layers", pa.int64(), False, "decoder blocks of the model (n_layer of eq. 2)", 1, per_model=True),
     Column("hidden_size", pa.int64(), False, "width of the residual stream (d_model of eq. 2)", 1, per_model=True),
@@ -72,6 +73,8 @@ COLUMNS = (
 # an answer that has to be there first.
 CONFIDENCES = {
     "likelihood": True,
+    "minimum": True,
+    "first_token": False,
     "entropy": False,
     "margin": False,
     "verbalized": True,
@@ -162,8 +165,9 @@ def _checked_column(values: pa.ChunkedArray, column: Column, source: str) -> pa.
             values = numbers
         cast = values.cast(column.type)
     except pa.ArrowException as error:
-        got = " ".join(str(error).split())[:200] if _is_text(values.type) else values.type
-        raise CascadeError(f"Expected {column.name} in {source} to be {column.type}, but got {got}") from error
+        takes = "true or false, 1 or 0" if column.type == pa.bool_() else str(column.type)
+        got = _odd_text(values, column.type) if _is_text(values.type) else str(values.type)
+        raise CascadeError(f"Expected {column.name} in {source} to be {takes}, but got {got}") from error
     if column.required and cast.null_count:
         row = int(np.flatnonzero(cast.is_null().to_numpy())[0])
         raise CascadeError(f"Expected {column.name} in {source} to be filled, but row {row} is null")
@@ -176,10 +180,25 @@ def _checked_column(values: pa.ChunkedArray, column: Column, source: str) -> pa.
     if bad.any():
         first = int(np.flatnonzero(bad)[0])
         limits = f"≥ {column.low:g}" if column.high is None else f"in [{column.low:g}, {column.high:g}]"
+        logs = column.low == 0 and column.high == 1 and bool((numbers <= 0).all())
+        hint = "; these may be log-probabilities: did you mean their exp?" if logs else ""
         raise CascadeError(
             f"Expected {column.name} in {source} to be {limits}, but row {int(places[first])} is {numbers[first]:g}"
+            f"{hint}"
         )
     return cast
+
+
+def _odd_text(texts: pa.ChunkedArray, kind: pa.DataType) -> str:
+    """The first cell that cannot be read, with its row and a hint where it says yes or no."""
+    for row, text in enumerate(texts.to_pylist()):
+        try:
+            _read_numbers(pa.chunked_array([[text]], texts.type), kind)
+        except pa.ArrowException:
+            meant = kind == pa.bool_() and text.strip().lower() in ("yes", "no", "y", "n", "t", "f")
+            hint = "; did you mean true and false?" if meant else ""
+            return f"{text[:40]!r} in row {row}{hint}"
+    return str(texts.type)
 
 
 def _is_text(kind: pa.DataType) -> bool:

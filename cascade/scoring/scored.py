@@ -1,7 +1,7 @@
 """Asks a model a task: hidden states go to a store, answers and P(T) to a score table beside it.
 
-One forward pass a question. What is already on disk is not computed again, and a run that was killed goes on
-where it stopped, to the same bytes.
+One forward pass a question. What is already on disk is not computed again, and a run that was stopped goes on
+where it was, to the same bytes; see `cascade.scoring.unfinished`.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-import torch
 from torch import Tensor
 from tqdm import tqdm
 
 from cascade.engines.base import Prompt, Reply, prompt_of
 from cascade.engines.settings import DecoderConfig
 from cascade.engines.states import POSITION, StatesEngine
-from cascade.errors import CascadeError
+from cascade.errors import CascadeError, Interrupted
 from cascade.progress import progress
 from cascade.scores.row import score_row
 from cascade.scores.schema import SCHEMA, parquet_bytes, validate_scores
+from cascade.scoring.unfinished import UnfinishedShard
 from cascade.tasks.base import Question
 from cascade.tasks.load import load_task
 from cascade.tasks.task import Task
@@ -55,22 +55,27 @@ class Scored:
 
     def table(self) -> pa.Table:
         """The score table, with the measured seconds joined."""
-        try:
-            tables = []
-            for shard in range(self.store.num_shards):
-                scores, seconds = (_read(self.store, path) for path in score_paths(self.store.folder, shard))
-                tables.append(scores.append_column("seconds", seconds["seconds"]))
-            # Shards written before a column was added lack it.
-            whole = pa.concat_tables(tables, promote_options="default")
-        except (pa.ArrowException, KeyError) as error:
-            raise CascadeError(
-                f"The score rows in {self.store.folder} are corrupt; delete the folder: {error}"
-            ) from error
-        if whole.num_rows != self.store.rows:
-            raise CascadeError(
-                f"Expected {self.store.rows} score rows in {self.store.folder}, but got {whole.num_rows}"
-            )
-        return validate_scores(whole, str(self.store.folder))
+        return stored_scores(self.store)
+
+
+def stored_scores(store: HiddenStateStore) -> pa.Table:
+    """The score table beside a store's hidden states, with the measured seconds joined.
+
+    Raises:
+        CascadeError: If it is corrupt, or has another number of rows.
+    """
+    try:
+        tables = []
+        for shard in range(store.num_shards):
+            scores, seconds = (_read(store, path) for path in score_paths(store.folder, shard))
+            tables.append(scores.append_column("seconds", seconds["seconds"]))
+        # Shards written before a column was added lack it.
+        whole = pa.concat_tables(tables, promote_options="default")
+    except (pa.ArrowException, KeyError) as error:
+        raise CascadeError(f"The score rows in {store.folder} are corrupt; delete the folder: {error}") from error
+    if whole.num_rows != store.rows:
+        raise CascadeError(f"Expected {store.rows} score rows in {store.folder}, but got {whole.num_rows}")
+    return validate_scores(whole, str(store.folder))
 
 
 def score_paths(folder: Path, shard: int) -> tuple[Path, Path]:
@@ -121,7 +126,7 @@ def score(
         root: Folder of stores; this one's folder in it is named by its key.
         layers: Layers to keep, or ``"all"``.
         batch_size: Prompts in one forward pass. Makes no difference to the result beyond rounding.
-        shard_rows: Rows of a shard, which is what a killed run can lose; the same when it is resumed.
+        shard_rows: Rows of a shard; the same when a run is resumed. A run that was killed has lost a minute.
 
     Raises:
         CascadeError, ProbeError: If the model or task is not known, the disk has not the room, or what lies on
@@ -200,11 +205,20 @@ def score_share(
                 if _is_whole(layout, number):  # another run at the same store was quicker
                     bar.update(len(writer.shards[number]))
                     continue
-                states, table = asker.ask(writer.shards[number], batch_size, bar)
+                shard = UnfinishedShard(writer.folder, number, writer.shards[number], key.layers)
+                try:
+                    states, table = asker.ask(writer.shards[number], batch_size, bar, shard)
+                except KeyboardInterrupt:
+                    shard.keep()
+                    raise Interrupted(
+                        f"Stopped: {int(bar.n):,} of {total:,} rows are in {writer.folder}, and nothing is lost; the "
+                        f"same command goes on there"
+                    ) from None
                 scores_path, seconds_path = score_paths(writer.folder, number)
                 write_atomically(seconds_path, parquet_bytes(table.select(["question_id", "seconds"])))
                 write_atomically(scores_path, parquet_bytes(table.drop_columns(["seconds"])))
                 writer.write(number, states)
+                shard.remove()
     if rank != 0:
         return None
     _wait_for_others(writer)
@@ -248,25 +262,27 @@ class _Asker:
         self.parameters = model.parameters
         self.tokens = model.p_t_tokens(self.prompts)
 
-    def ask(self, rows: range, batch_size: int, bar: tqdm) -> tuple[dict[int, Tensor], pa.Table]:
-        """States (rows in order, for each layer) and score rows of one shard."""
-        states = {layer: torch.empty(0) for layer in self.layers}
-        records: dict[int, dict[str, object]] = {}
+    def ask(
+        self, rows: range, batch_size: int, bar: tqdm, shard: UnfinishedShard
+    ) -> tuple[dict[int, Tensor], pa.Table]:
+        """States (rows in order, for each layer) and score rows of one shard, of which some may be known."""
+        bar.update(len(shard.records))
         for batch in _batches(rows, self.lengths, batch_size):
-            replies, shown = self.model.read([self.prompts[row] for row in batch], self.layers)
-            places = torch.tensor(batch) - rows.start
-            for layer, state in shown.items():
-                if not states[layer].numel():
-                    states[layer] = torch.empty(len(rows), state.shape[1], dtype=state.dtype)
-                states[layer][places] = state
-            for row, reply in zip(batch, replies, strict=True):
-                records[row] = self._record(self.task.questions[row], self.prompts[row], reply)
-            bar.update(len(batch))
-        ordered = [records[row] for row in rows]
+            left = [row for row in batch if row not in shard.records]
+            if not left:
+                continue
+            replies, states = self.model.read([self.prompts[row] for row in left], self.layers)
+            records = [
+                self._record(self.task.questions[row], self.prompts[row], reply)
+                for row, reply in zip(left, replies, strict=True)
+            ]
+            shard.add(left, states, records)
+            bar.update(len(left))
+        ordered = [shard.records[row] for row in rows]
         # Whether popularity is known is a matter of the question, all else of the kind of task.
         fields = [f for f in SCHEMA if f.name == "popularity" or any(row[f.name] is not None for row in ordered)]
         metadata = {"p_t_tokens": json.dumps(self.tokens)} | self.model.prompts.settings
-        return states, pa.Table.from_pylist(ordered, schema=pa.schema(fields, metadata=metadata))
+        return shard.states, pa.Table.from_pylist(ordered, schema=pa.schema(fields, metadata=metadata))
 
     def _record(self, question: Question, prompt: Prompt, reply: Reply) -> dict[str, object]:
         task, p_right = self.task, None

@@ -58,8 +58,8 @@ class Observer(Protocol):
     def step(self, journey: Journey, step: Step) -> None:
         """A stage is over."""
 
-    def end(self, told: Told, abandoned: bool) -> None:
-        """A question is at its end; ``abandoned`` where nobody waited for it any more."""
+    def end(self, told: Told, abandoned: bool, aside: bool) -> None:
+        """A question is at its end; ``abandoned`` where nobody waited any more, ``aside`` if it is `Journey.aside`."""
 
     def broken(self, place: int, error: Exception) -> None:
         """A model could not be asked."""
@@ -300,7 +300,7 @@ class Batcher:
         for ticket, told in zip(tickets, Told.many(self.cascade, answers, queued), strict=True):
             self.under_way -= 1
             self._ended.append(time.perf_counter())
-            self.observer.end(told, ticket.abandoned)
+            self.observer.end(told, ticket.abandoned, ticket.journey.aside)
             if not ticket.told.done():  # its waiter may have gone
                 ticket.told.set_result(told)
             ticket.hear(told)

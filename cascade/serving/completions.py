@@ -152,7 +152,7 @@ class Chat(_Chunked):
     def __init__(self, request: ChatRequest, asked: Asked) -> None:
         super().__init__(request.include_usage)
         self._alternatives = request.alternatives
-        self._letters = bool(asked.prompts[0].letters)
+        self._as_it_is = bool(asked.prompts[0].letters) or asked.signal is not None
 
     def _logprobs(self, reply: Reply) -> Json | None:
         return None if self._alternatives is None else chat_logprobs(reply, self._alternatives)
@@ -173,7 +173,7 @@ class Chat(_Chunked):
 
     def shown(self, index: int, generated: str) -> str:
         """See `Shape`."""
-        return generated if self._letters else answer_so_far(generated)
+        return generated if self._as_it_is else answer_so_far(generated)
 
     def first(self, index: int) -> Json | None:
         """See `Shape`."""

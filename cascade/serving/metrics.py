@@ -60,6 +60,11 @@ class Metrics:
         self._passed = counter("passed_through", "Requests that the chain cannot judge", "model", "reason")
         self._passed_tokens = counter("passed_through_tokens", "Tokens of them, where the endpoint said so", "kind")
         self._passed_dollars = counter("passed_through_dollars", "US dollars counted for them")
+        self._shadow = counter("shadow_questions", "Questions of shadow mode: written, incomplete, skipped", "end")
+        what = "Who would have answered, and whether as the last model did"
+        self._would = counter("shadow_would_answer", what, "model", "agrees")
+        self._shadow_flops = counter("shadow_flops", "FLOPs of the models that are asked beside the last, full-path")
+        self._shadow_dollars = counter("shadow_dollars", "US dollars of them")
         self._broken = counter("broken_batches", "Batches for which a stage could not be asked at all", "stage")
         self._flops = counter("flops", "FLOPs (2N a pass, eq. 5) by ledger", "ledger")
         self._dollars = counter("dollars", "US dollars by ledger", "ledger")
@@ -69,6 +74,7 @@ class Metrics:
         self._batches = histogram("batch_questions", "Questions in a batch", [1, 2, 4, 8, 16, 32, 64, 128], "stage")
         self._p_ik = histogram("p_ik", "P(IK) by model", _TENTHS, "model")
         self._p_t = histogram("p_t", "P(T) by model", _TENTHS, "model")
+        self._signal = histogram("free_text_signal", "What stands in P(T)'s place", _TENTHS, "model", "signal")
         self._depth = Gauge("cascade_queue_depth", "Questions that wait for a stage", ["stage"], registry=registry)
         self._under_way = Gauge("cascade_questions_under_way", "Questions accepted, not answered", registry=registry)
         registry.register(_Live(feedback))
@@ -104,12 +110,18 @@ class Metrics:
             self._seconds.labels(step.model).observe(step.reply.seconds)
         if step.p_ik is not None:
             self._p_ik.labels(step.model).observe(step.p_ik)
-        if step.p_t is not None:
+        if step.p_t is not None and journey.signal is None:
             self._p_t.labels(step.model).observe(step.p_t)
+        elif step.p_t is not None:
+            self._signal.labels(step.model, journey.signal).observe(step.p_t)
         self.feedback.step(journey, step)
 
-    def end(self, told: Told, abandoned: bool) -> None:
+    def end(self, told: Told, abandoned: bool, aside: bool) -> None:
         """See `Observer`. What an unanswered question cost is counted, too."""
+        if aside:
+            self._shadow_flops.inc(told.total.get("flops", {}).get("full-path", 0.0))
+            self._shadow_dollars.inc(told.total.get("dollars", {}).get("full-path", 0.0))
+            return
         model = None if abandoned else told.answer.model
         self._ends.labels("abandoned" if abandoned else "failed" if model is None else "answered").inc()
         if model is not None:
@@ -125,6 +137,12 @@ class Metrics:
                 totals[ledger] += value
                 if unit in ("flops", "dollars"):
                     (self._flops if unit == "flops" else self._dollars).labels(ledger).inc(value)
+
+    def shadow(self, end: str, would: str = "", agrees: bool = False) -> None:
+        """A question of shadow mode is at its end: written, incomplete, or skipped since there was no room."""
+        self._shadow.labels(end).inc()
+        if end == "written":
+            self._would.labels(would, str(agrees).lower()).inc()
 
     def passed(self, reason: str, model: str, reply: Passed | None) -> None:
         """A request went to a model unchanged, and is over; ``reply`` is ``None`` where none began."""

@@ -10,12 +10,14 @@ from __future__ import annotations
 import ipaddress
 import socket
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
-
-from starlette.datastructures import Headers
 
 from cascade.errors import CascadeError
 from cascade.serving.errors import ApiError
+
+if TYPE_CHECKING:
+    from starlette.datastructures import Headers
 
 _EVERY_ADDRESS = frozenset({"", "0.0.0.0", "::"})
 _OF_OTHER_PAGES = frozenset({"cross-site", "same-site"})

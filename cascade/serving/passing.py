@@ -14,6 +14,7 @@ from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
+from starlette.types import Receive, Scope, Send
 
 from cascade.engines.base import Engine
 from cascade.engines.passing import CapError, Passed, Relay, RelayError
@@ -122,7 +123,7 @@ async def pass_through(
     if (found := relay_for(service, body.get("model"))) is None:
         return None
     engine, relay = found
-    passing = contextlib.ExitStack()
+    passing = contextlib.AsyncExitStack()
     try:
         passing.enter_context(service.batcher.place())
     except FullError as error:
@@ -142,12 +143,13 @@ async def pass_through(
     try:
         sent = {name: value for name, value in body.items() if name != "cascade"}
         passed = await while_there(request, relay.send(path, sent))
+        passing.push_async_callback(passed.close)
         if passed.media_type != "text/event-stream":
             content = b"".join(await while_there(request, _all(passed)))
-            passing.close()
+            await passing.aclose()
             return Response(content, headers=headers, media_type=passed.media_type)
     except BaseException as error:
-        passing.close()
+        await passing.aclose()
         if isinstance(error, RelayError | CascadeError):
             raise _told(service, engine.name, error) from None
         raise
@@ -159,11 +161,25 @@ async def pass_through(
                 yield part
         except RelayError as error:
             yield b"data: " + to_json(_told(service, engine.name, error).body) + b"\n\n"
-        finally:
-            await passed.parts.aclose()
-            passing.close()
 
-    return StreamingResponse(parts(), headers={**NO_BUFFER, **headers}, media_type="text/event-stream")
+    return _Passing(parts(), passing, {**NO_BUFFER, **headers})
+
+
+class _Passing(StreamingResponse):
+    """A stream whose end is seen even where its client has gone before the first part."""
+
+    def __init__(
+        self, parts: AsyncIterator[bytes], passing: contextlib.AsyncExitStack, headers: Mapping[str, str]
+    ) -> None:
+        super().__init__(parts, headers=headers, media_type="text/event-stream")
+        self._passing = passing
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """See ASGI."""
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            await self._passing.aclose()
 
 
 async def _all(passed: Passed) -> list[bytes]:

@@ -19,7 +19,7 @@ from cascade.policies.thresholds import ThresholdPolicy
 from cascade.runtime.engine import Cascade
 from cascade.scores.columns import CONFIDENCES
 from cascade.serving.errors import ApiError, wrong
-from cascade.serving.protocol import ChatRequest, CompletionRequest, StageThresholds
+from cascade.serving.protocol import ChatRequest, CompletionRequest, Message, StageThresholds
 from cascade.serving.room import Room
 from cascade.tasks.base import ANSWER_PREFIX, LETTERS, Question, parse_prompt
 
@@ -40,6 +40,7 @@ class Asked:
         policy: By which they are decided.
         best_effort: Whether an earlier model may answer whose confidence was too low, where every later one fails.
         notes: What the reply has to say of it.
+        signal: What stands in P(T)'s place; ``None`` for P(T).
     """
 
     model: str
@@ -47,6 +48,7 @@ class Asked:
     policy: LivePolicy
     best_effort: bool
     notes: tuple[str, ...]
+    signal: str | None = None
 
 
 class Asker:
@@ -68,8 +70,9 @@ class Asker:
         Raises:
             ApiError: 404 where there is no such model, 400 where the request cannot be asked.
         """
-        policy = self._policy(request)
-        limit = request.limit or DEFAULT_LIMIT
+        free = self.cascade.free_text if isinstance(request, ChatRequest) and is_free(request) else None
+        policy = self._policy(request, self.cascade.policy if free is None else free.policy)
+        limit = request.limit or (DEFAULT_LIMIT if free is None else free.max_tokens)
         if (room := self._context) is not None and limit > room:
             raise wrong(
                 f"Expected at most {room} tokens to generate, the context of the longest model, but got {limit}",
@@ -77,8 +80,10 @@ class Asker:
                 "context_length_exceeded",
             )
         wanted = 0 if request.alternatives is None else max(request.alternatives, 1)
+        if free is not None and len(policy.places) > 1:
+            wanted = max(wanted, 1)  # the signal is of the tokens' log-probabilities
         if isinstance(request, ChatRequest):
-            found = [_chat_prompt(request)]
+            found = [_chat_prompt(request) if free is None else _free_prompt(request)]
         else:
             found = [_completion_prompt(text, request) for text in request.prompts]
         prompts = tuple(
@@ -99,7 +104,8 @@ class Asker:
                 field = "messages" if isinstance(request, ChatRequest) else "prompt"
                 raise wrong(reasons[-1], field, "context_length_exceeded")
         notes = (A_LETTER,) if request.temperature and any(prompt.letters for prompt in prompts) else ()
-        return Asked(request.model, prompts, policy, request.options.fallback == "best_effort", notes)
+        best_effort, signal = request.options.fallback == "best_effort", None if free is None else free.signal
+        return Asked(request.model, prompts, policy, best_effort, notes, signal)
 
     @cached_property
     def _context(self) -> int | None:
@@ -108,7 +114,7 @@ class Asker:
         known = [room for room in rooms if room is not None]
         return max(known) if len(known) == len(rooms) else None
 
-    def _policy(self, request: ChatRequest | CompletionRequest) -> LivePolicy:
+    def _policy(self, request: ChatRequest | CompletionRequest, own: LivePolicy) -> LivePolicy:
         cascade, options = self.cascade, request.options
         if request.model != cascade.name:
             if request.model not in cascade.names:
@@ -121,14 +127,16 @@ class Asker:
                         f"cascade.{field}",
                     )
             return ThresholdPolicy.alone(cascade.names.index(request.model))
+        if options.budget is not None and own is not cascade.policy:
+            raise wrong("Expected no `cascade.budget` for free text, whose costs nobody measured", "cascade.budget")
         try:
             if options.budget is not None:
                 return cascade.policy_within(options.budget)
         except CascadeError as error:
             raise wrong(str(error), "cascade.budget") from error
         if options.thresholds is None:
-            return cascade.policy
-        policy = _with_thresholds(cascade, options.thresholds)
+            return own
+        policy = _with_thresholds(cascade, own, options.thresholds)
         try:
             cascade.check_policy(policy)
         except CascadeError as error:
@@ -152,9 +160,10 @@ def unknown_model(name: str, cascade: Cascade) -> ApiError:
     return ApiError(404, message, "model", "model_not_found")
 
 
-def _with_thresholds(cascade: Cascade, asked: StageThresholds | list[StageThresholds]) -> ThresholdPolicy:
-    """The cascade's own stages with a request's thresholds; what a request does not say stays as it is."""
-    own = cascade.policy
+def _with_thresholds(
+    cascade: Cascade, own: LivePolicy, asked: StageThresholds | list[StageThresholds]
+) -> ThresholdPolicy:
+    """A policy's own stages with a request's thresholds; what a request does not say stays as it is."""
     stages = len(own.places) - 1
     each = asked if isinstance(asked, list) else [asked] * stages
     if len(each) != stages:
@@ -180,8 +189,37 @@ def _with_thresholds(cascade: Cascade, asked: StageThresholds | list[StageThresh
     return ThresholdPolicy(own.places, tuple(changed))
 
 
+def is_free(request: ChatRequest) -> bool:
+    """Whether a conversation ends in no question of a known form: no options, and no prompt of Table 7."""
+    text = request.messages[-1].text
+    if not text.strip() or request.options.choices:
+        return False
+    known = (parse_prompt(whole) for whole in (text.strip(), f"{text.strip()}\n"))
+    return not any(known) and not read_question(text).choices
+
+
+def _free_prompt(request: ChatRequest) -> Prompt:
+    """A conversation as it is, for models that take turns; its texts in a row for others."""
+    _last(request)
+    turns = tuple((message.role, message.text) for message in request.messages)
+    return Prompt("", "\n\n".join(text for _, text in turns), answer_prefix=False, messages=turns)
+
+
 def _chat_prompt(request: ChatRequest) -> Prompt:
     """The prompt of a conversation: its last message as a question, after whatever was said before."""
+    before, last = request.messages[:-1], _last(request)
+    question = read_question(last.text, request.options.choices, request.options.subject)
+    prompt = prompt_of(question)
+    paragraphs = [message.text.strip() for message in before]
+    return replace(prompt, text="\n\n".join([*filter(None, paragraphs), prompt.text]))
+
+
+def _last(request: ChatRequest) -> Message:
+    """The last message, which is the user's question.
+
+    Raises:
+        ApiError: 400, if it is none.
+    """
     *before, last = request.messages
     if last.role != "user":
         raise wrong(
@@ -192,10 +230,7 @@ def _chat_prompt(request: ChatRequest) -> Prompt:
     if not last.text.strip():
         place = len(before)
         raise wrong("Expected the last message to hold a question, but it is empty", f"messages[{place}].content")
-    question = read_question(last.text, request.options.choices, request.options.subject)
-    prompt = prompt_of(question)
-    paragraphs = [message.text.strip() for message in before]
-    return replace(prompt, text="\n\n".join([*filter(None, paragraphs), prompt.text]))
+    return last
 
 
 def read_question(text: str, choices: list[str] | None = None, subject: str | None = None) -> Question:

@@ -158,7 +158,8 @@ class Responses:
     param = "input"
 
     def __init__(self, request: ResponsesRequest, asked: Asked) -> None:
-        self._request, self._letters = request, bool(asked.prompts[0].letters)
+        self._request = request
+        self._as_it_is = bool(asked.prompts[0].letters) or asked.signal is not None
         self.message_id = f"msg_{uuid.uuid4().hex}"
 
     def body(self, id: str, created: int, model: str, told: Sequence[Told], cascade: Json) -> Json:
@@ -232,7 +233,7 @@ class Responses:
 
     def shown(self, index: int, generated: str) -> str:
         """See `Shape`."""
-        return generated if self._letters else answer_so_far(generated)
+        return generated if self._as_it_is else answer_so_far(generated)
 
     def events(self, id: str, created: int, model: str) -> ResponseEvents:
         """See `Shape`."""

@@ -10,7 +10,7 @@ import hashlib
 import hmac
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from cascade.serving.origins import Origins
 from cascade.serving.protocol import ChatRequest, CompletionRequest
 from cascade.serving.questions import Asked, Asker
 from cascade.serving.room import Room
+from cascade.serving.shadow import NOTE, Journal, Shadow
 from cascade.tasks.base import Question
 
 
@@ -56,6 +57,7 @@ class Service:
         keys: API keys; none where anybody may ask.
         log: Where lines go.
         origins: From where requests may come; by default from this machine.
+        journal: Where shadow mode writes; without one the cascade answers by itself.
         state: File that the state of the watch is kept in over restarts; by default in none.
     """
 
@@ -66,6 +68,7 @@ class Service:
         keys: Sequence[str] = (),
         log: Log | None = None,
         origins: Origins | None = None,
+        journal: Journal | None = None,
         state: Path | None = None,
     ) -> None:
         self.cascade, self.limits, self.log = cascade, limits or Limits(), log or Log()
@@ -76,6 +79,7 @@ class Service:
         room = Room(cascade, self.limits.bytes_per_token)
         self.batcher = Batcher(cascade, self.metrics, self.limits.window, self.limits.queue, room)
         self._asker = Asker(cascade, room)
+        self.shadow = None if journal is None else Shadow(cascade, journal, self.metrics, self.log)
         self._keys = [hashlib.sha256(key.encode()).digest() for key in keys]
 
     async def start(self) -> None:
@@ -87,6 +91,8 @@ class Service:
     async def stop(self) -> None:
         """Accepts nothing more, and waits for what was accepted."""
         await self.batcher.drain()
+        if self.shadow is not None:
+            await self.shadow.finish()
         await asyncio.to_thread(self.feedback.write)
         for model in self.cascade.models:
             if model.relay is not None:
@@ -120,8 +126,11 @@ class Service:
             ApiError: 404 or 400 where it cannot be asked.
         """
         if request.options.budget is not None:  # the first one computes the frontier
-            return await asyncio.to_thread(self._asker.ask, request, id, extra)
-        return self._asker.ask(request, id, extra)
+            found = await asyncio.to_thread(self._asker.ask, request, id, extra)
+        else:
+            found = self._asker.ask(request, id, extra)
+        aside = self.shadow is not None and found.model == self.cascade.name
+        return replace(found, notes=(*found.notes, NOTE)) if aside else found
 
     def accept(self, asked: Asked, listen: Callable[[int, Event], None] | None = None) -> list[Ticket]:
         """Takes a request's questions on.
@@ -131,9 +140,15 @@ class Service:
         """
         if len(asked.prompts) > self.limits.queue:
             raise wrong(f"Expected at most {self.limits.queue} prompts, but got {len(asked.prompts)}", "prompt")
-        journeys = [self.cascade.start(prompt, asked.policy, asked.best_effort) for prompt in asked.prompts]
+        shadow = self.shadow if asked.model == self.cascade.name else None
+        policy = asked.policy if shadow is None else shadow.alone(asked)
+        how = policy, asked.best_effort, asked.signal
+        journeys = [self.cascade.start(prompt, *how) for prompt in asked.prompts]
         try:
-            return self.batcher.accept(journeys, listen)
+            tickets = self.batcher.accept(journeys, listen)
+            if shadow is not None:
+                shadow.begin(self.batcher, asked, tickets)
+            return tickets
         except FullError as error:
             raise busy(self.limits.queue, error.seconds) from None
         except ClosedError:

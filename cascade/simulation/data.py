@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from cascade.errors import CascadeError
 from cascade.tasks.load import names_task
@@ -15,8 +16,8 @@ class Data:
     """What is simulated on.
 
     Attributes:
-        scores: Score tables to simulate from; without them, or with the name of a task, the models are run where
-            needed.
+        scores: Score tables to simulate from: logs of any format, folders of them, data frames. Without them, or with
+            the name of a task, the models are run where needed.
         columns: From the schema's names to those of SCORES, where they differ, as --columns.p_t=confidence.
         task: Task to simulate on, where the models are run, or a file of questions and answers (JSON lines, CSV).
             Probes are trained on it; those of mini-gpqa and mini-popqa on mini-mmlu, those of gpqa on mmlu.
@@ -30,7 +31,7 @@ class Data:
         normalize: Read P(T) renormalised over the options instead of raw.
     """
 
-    scores: list[Path] | None = None
+    scores: list[Any] | None = None
     columns: dict[str, str] | None = None
     task: str = "mini-mmlu"
     evaluate_on: list[str] | None = None
@@ -39,8 +40,9 @@ class Data:
     normalize: bool = False
 
     def __post_init__(self) -> None:
-        if self.scores and is_task(self.scores[0]):  # given in the place of score tables
-            task, *more = map(str, self.scores)
+        first = self.scores[0] if self.scores else None
+        if isinstance(first, Path) and is_task(first):  # given in the place of score tables
+            task, *more = map(str, self.scores or ())
             if more:
                 raise CascadeError(f"Expected one task to calibrate on, but got {task}, {', '.join(more)}")
             object.__setattr__(self, "task", task)

@@ -6,7 +6,7 @@ Without, accuracy is estimated from calibrated confidences. Both say how far the
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -25,8 +25,10 @@ from cascade.statistics.significance import NonInferiority, PairedBootstrap, non
 
 # As the report calls each confidence.
 COLUMN_OF = {"P(IK)": "p_ik", "P(IK) by reader": "p_ik_reader", "P(T)": "p_t"}
-# A Kolmogorov-Smirnov distance from which on thresholds are said to stand on something that looks different.
+# A Kolmogorov-Smirnov distance from which on one confidence is marked as moved.
 SHIFTED = 0.1
+# Level of the test of all confidences together.
+LEVEL = 0.01
 
 
 @dataclass(frozen=True)
@@ -55,14 +57,40 @@ class Shift:
     p: float
 
     @property
-    def warning(self) -> str | None:
-        """A line where the distance is large and not by chance."""
-        if self.distance < SHIFTED or self.p >= 0.01:
-            return None
-        return (
-            f"{self.confidence} of {self.model} is distributed differently here from where the thresholds were set "
-            f"(Kolmogorov-Smirnov distance {self.distance:.2f}): what they keep may be of another kind"
-        )
+    def moved(self) -> bool:
+        """Whether the distance is large, and not by chance."""
+        return self.distance >= SHIFTED and self.p < 0.01
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Whether questions look otherwise than those that certified or chose the policy, by all confidences together.
+
+    The smallest of the Kolmogorov-Smirnov p-values, times their number (Bonferroni): where the questions are of one
+    kind it is below the level at most so often, however the confidences depend on each other.
+
+    Attributes:
+        largest: The confidence with the smallest p-value; of these, with the largest distance.
+        compared: How many confidences.
+        p: Of the test.
+    """
+
+    largest: Shift
+    compared: int
+    p: float
+
+    @property
+    def shown(self) -> bool:
+        """Whether there is a difference. That none is shown does not show that there is none."""
+        return self.p < LEVEL
+
+
+def difference(shifts: Sequence[Shift]) -> Difference | None:
+    """The test of all confidences together; ``None`` where there is none to compare."""
+    if not shifts:
+        return None
+    largest = min(shifts, key=lambda shift: (shift.p, -shift.distance))
+    return Difference(largest, len(shifts), min(1.0, len(shifts) * largest.p))
 
 
 @dataclass(frozen=True)
@@ -153,7 +181,8 @@ class Evaluation:
         intervals: Paired bootstrap in the goal's ledger and unit; ``None`` without labels.
         non_inferiority: Against the last model; ``None`` without labels.
         qualities: AUROC and calibration of every confidence; empty without labels.
-        shifts: Against the questions that chose the policy.
+        shifts: Against the questions that certified the policy, or chose it where nothing is promised.
+        difference: The test of them all together; ``None`` for those very questions.
         estimate: Accuracy without labels.
         subjects: Where the scores name them and there are labels.
     """
@@ -167,17 +196,16 @@ class Evaluation:
     non_inferiority: NonInferiority | None
     qualities: tuple[Quality, ...]
     shifts: tuple[Shift, ...]
+    difference: Difference | None
     estimate: Estimate
     subjects: tuple[Subject, ...]
 
-    @property
-    def warnings(self) -> tuple[str, ...]:
-        """One line for each confidence that has moved."""
-        return tuple(shift.warning for shift in self.shifts if shift.warning)
-
     def to_json(self) -> dict[str, object]:
         """Plain values."""
-        return asdict(self) | {"warnings": list(self.warnings), "estimate_error_points": self.estimate.error}
+        return asdict(self) | {
+            "different": None if self.difference is None else self.difference.shown,
+            "estimate_error_points": self.estimate.error,
+        }
 
 
 def fit_estimators(chosen_on: ChainScores, policy: Policy, there: ChainScores) -> dict[str, Calibrated | float]:
@@ -272,6 +300,7 @@ def evaluate(
     margin: float = 0.01,
     prices: Prices | None = None,
     out_of_fold: Policy | None = None,
+    like: ChainScores | None = None,
 ) -> Evaluation:
     """How a policy does on some questions, as it was chosen.
 
@@ -285,6 +314,7 @@ def evaluate(
         margin: Of the non-inferiority test, a share.
         prices: For dollars.
         out_of_fold: Stands in for the policy where these questions certified it.
+        like: The questions that certified the policy, to be compared with; by default those that chose it.
 
     Raises:
         CascadeError: If the data lack a confidence that the policy decides by.
@@ -314,6 +344,7 @@ def evaluate(
     cost = None if counted is None else spent(chain, acts, outcome, counted, ledger)
     row = intervals = inferior = None
     found: tuple[Subject, ...] = ()
+    moved = shifts(chain, like or chosen_on)
     if chain.labelled:
         last = chain.models[-1].correct
         row = simulate(chain, acts, costs, played)
@@ -331,7 +362,8 @@ def evaluate(
         intervals=intervals,
         non_inferiority=inferior,
         qualities=qualities(chain) if chain.labelled else (),
-        shifts=shifts(chain, chosen_on),
+        shifts=moved,
+        difference=difference(moved) if out_of_fold is None else None,
         estimate=estimate_accuracy(chain, played, fit_estimators(chosen_on, policy, chain)),
         subjects=found,
     )

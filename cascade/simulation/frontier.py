@@ -1,6 +1,7 @@
 """The thresholds worth having: accuracy against cost, over every sub-chain and every combination of thresholds.
 
-Two models are searched exactly. For three and more, a grid of quantile levels gives every combination at once, and
+Two models are searched exactly: every vertex of their convex frontier, and for a limit the best pair of thresholds, on
+that frontier or not (`choose`). For three and more, a grid of quantile levels gives every combination at once, and
 exact steps in one stage after another polish what it finds. Single models, and chains that skip models, always compete.
 The accuracy and cost of a point are those on the questions that chose it. Report them on others.
 """
@@ -8,8 +9,9 @@ The accuracy and cost of a point are those on the questions that chose it. Repor
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, field
+from functools import cached_property, partial
+from itertools import pairwise
 
 import numpy as np
 from tqdm import tqdm
@@ -23,8 +25,9 @@ from cascade.policies.outcome import Outcome
 from cascade.policies.thresholds import SIGNALS, ThresholdPolicy
 from cascade.policies.tuning import OBJECTIVES, SLACK, Goal, OutOfReach, Point
 from cascade.scores.arrays import ChainScores, sub_chains
-from cascade.simulation.grid import grid_sums, quantile_levels
+from cascade.simulation.grid import grid_cells, grid_sums, quantile_levels
 from cascade.simulation.quadrant import QuadrantSearch, one_threshold
+from cascade.simulation.window import Corner, Window
 from cascade.statistics.hull import upper_hull
 
 _EARLY_OUTCOME = {
@@ -36,6 +39,8 @@ _Pair = tuple[float | None, float | None]
 _Limits = Sequence[_Pair]
 _Values = tuple[np.ndarray, np.ndarray, np.ndarray]  # kept, early_out, late_out
 _ROUNDING = 1e-12
+# A price so low that it only breaks ties, and one so high that accuracy only does.
+_LOWEST_PRICE, _HIGHEST_PRICE = 1e-9, 1e6
 _COMBINATIONS = 2**20
 _MOST_LEVELS = 128
 
@@ -47,8 +52,11 @@ class Frontier:
     Attributes:
         name: One of `SIGNALS`, or that of the fused probability.
         ledger, unit: In which cost is counted.
-        vertices: Of the convex frontier, cheapest first. Choosing between two of them by lot gives what lies between.
+        vertices: Of the convex frontier, cheapest first. The line between two of them is what a lot between both
+            policies would reach on average. No such lot is chosen.
         candidates: Every point that no other one found beats in both accuracy and cost, cheapest first.
+        pairs: The sub-chains of two models and two thresholds, of which `choose` takes the best pair there is, be it
+            among the candidates or not.
     """
 
     name: str
@@ -56,6 +64,7 @@ class Frontier:
     unit: str
     vertices: tuple[Point[LivePolicy], ...]
     candidates: tuple[Point[LivePolicy], ...]
+    pairs: tuple[ChainSearch, ...] = field(default=(), repr=False, compare=False)
 
     def best(self, goal: Goal, limit: float) -> Point[LivePolicy]:
         """See `choose`."""
@@ -98,6 +107,7 @@ class ChainSearch:
         ]
         self.reader = float(costs.reading(reads).mean() / costs.whole[-1].mean())
         self.searches = [QuadrantSearch(*pair) for pair in self.pairs]
+        self.vertices: list[Point[LivePolicy]] = []
         self.sorted: dict[tuple[int, int], np.ndarray] = {}
 
     def policy(self, limits: _Limits) -> LivePolicy:
@@ -194,8 +204,9 @@ class ChainSearch:
         count = min(_MOST_LEVELS, int(_COMBINATIONS ** (1 / max(axes, 1)) + 1e-9))
         levels = [(quantile_levels(early, count), quantile_levels(late, count)) for early, late in self.pairs]
         nothing = np.zeros_like(self.early_out)
-        right = grid_sums(self.pairs, levels, self.correct, nothing, nothing) / self.n
-        cost = grid_sums(self.pairs, levels, self.kept, self.early_out, self.late_out) / self.n
+        cells = grid_cells(self.pairs, levels)
+        right = grid_sums(self.pairs, levels, self.correct, nothing, nothing, cells) / self.n
+        cost = grid_sums(self.pairs, levels, self.kept, self.early_out, self.late_out, cells) / self.n
         return right, cost + self.reader, levels
 
     def limits_at(self, flat: int, shape: tuple[int, ...], levels: Sequence[tuple[np.ndarray, np.ndarray]]) -> _Limits:
@@ -220,6 +231,9 @@ class ChainSearch:
             Point(self.policy(self.limits_at(int(i), right.shape, levels)), float(right.flat[i]), float(cost.flat[i]))
             for i in _undominated(right.ravel(), cost.ravel())
         ]
+        if self.is_pair:
+            self.vertices = self._pair_vertices(tolerance)
+            return found + self.vertices
         return found + self._vertices(right, cost, levels, tolerance)
 
     def _every_threshold(self) -> list[Point[LivePolicy]]:
@@ -250,18 +264,116 @@ class ChainSearch:
             return self.point(self.polish(price, start))
 
         def between(low: Point[LivePolicy], high: Point[LivePolicy]) -> list[Point[LivePolicy]]:
-            if high.cost - low.cost <= _ROUNDING or high.accuracy - low.accuracy <= _ROUNDING:
+            price = _slope(low, high)
+            if price is None:
                 return []
-            price = (high.accuracy - low.accuracy) / (high.cost - low.cost)
             middle = best(price)
-            gain = (middle.accuracy - price * middle.cost) - (low.accuracy - price * low.cost)
-            if gain <= max(tolerance, _ROUNDING) or not low.cost < middle.cost < high.cost:
+            if not _lies_above(middle, low, high, price, tolerance):
                 return []
             return [*between(low, middle), middle, *between(middle, high)]
 
-        # A price so low that it only breaks ties, and one so high that accuracy only does.
-        high, low = best(1e-9), best(1e6)
+        high, low = best(_LOWEST_PRICE), best(_HIGHEST_PRICE)
         return [low, *between(low, high), high]
+
+    @property
+    def is_pair(self) -> bool:
+        """Whether these are two models with two thresholds between them."""
+        return len(self.pairs) == 1 and all(values is not None for values in self.pairs[0])
+
+    @cached_property
+    def window(self) -> Window:
+        """All pairs of thresholds of two models; its two figures are right answers and costs."""
+        nothing = np.zeros(self.n)
+        return self.searches[0].window(
+            (self.correct[0], self.kept[0]),
+            (self.correct[1] + nothing, self.early_out[0] + self.kept[1]),
+            (self.correct[1] + nothing, self.late_out[0] + self.kept[1]),
+        )
+
+    def _of(self, corner: Corner) -> Point[LivePolicy]:
+        """A pair of thresholds as a point."""
+        right, cost = corner.sums
+        return Point(self.policy([(corner.early, corner.late)]), right / self.n, cost / self.n + self.reader)
+
+    def _sums(self, right: float, cost: float) -> tuple[float, float]:
+        """An accuracy and a cost as sums of the window's figures."""
+        return right * self.n, (cost - self.reader) * self.n
+
+    def _above(
+        self, window: Window, low: Point[LivePolicy], high: Point[LivePolicy], price: float, tolerance: float
+    ) -> tuple[Window, Point[LivePolicy]] | None:
+        """The part of a window that holds all points above the line through two, and the best of these, if any."""
+        right, cost = self._sums(low.accuracy + tolerance, low.cost)
+        found = window.above(price, right - price * cost)
+        if found is None:
+            return None
+        middle = self._of(found[1])
+        return (found[0], middle) if _lies_above(middle, low, high, price, tolerance) else None
+
+    def _pair_vertices(self, tolerance: float) -> list[Point[LivePolicy]]:
+        """`_vertices` of two models. What lies above a line lies above all earlier ones: windows only narrow."""
+
+        def between(low: Point[LivePolicy], high: Point[LivePolicy], window: Window) -> list[Point[LivePolicy]]:
+            price = _slope(low, high)
+            found = None if price is None else self._above(window, low, high, price, tolerance)
+            if found is None:
+                return []
+            part, middle = found
+            return [*between(low, middle, part), middle, *between(middle, high, part)]
+
+        high, low = (self._of(self.window.best(price)) for price in (_LOWEST_PRICE, _HIGHEST_PRICE))
+        return [low, *between(low, high, self.window), high]
+
+    def best_pair(self, objective: str, limit: float, known: Point[LivePolicy]) -> Point[LivePolicy]:
+        """The best pair of thresholds of two models for a goal, exactly; see `choose`.
+
+        Args:
+            objective: One of `OBJECTIVES`.
+            limit: For it.
+            known: A point that keeps the limit. It comes back if no pair is better.
+        """
+        if objective == "price":
+            found = self._of(self.window.best(limit))
+            gain = (found.accuracy - limit * found.cost) - (known.accuracy - limit * known.cost)
+            return found if gain > _ROUNDING else known
+        price = self._slope_at(objective, limit)
+        wanted = 1 if objective == "cost" else 0
+        window, best = self._better(self.window, wanted, limit - SLACK if wanted else limit + SLACK, price, known)
+        if window is None:
+            return best
+        # Of the pairs that are as good, the best in the other figure.
+        then = best.cost + _ROUNDING if wanted else best.accuracy - _ROUNDING
+        return self._better(window, 1 - wanted, then, price, best)[1]
+
+    def _better(
+        self, window: Window, wanted: int, limit: float, price: float, known: Point[LivePolicy]
+    ) -> tuple[Window | None, Point[LivePolicy]]:
+        """See `Window.most`; what is known comes back if no pair of the window is better."""
+        known_sums, limits = self._sums(known.accuracy, known.cost), self._sums(limit, limit)
+        part, found = window.most(wanted, limits[1 - wanted], price, known_sums[wanted], _ROUNDING * self.n)
+        return part, known if found is None else self._of(found)
+
+    def _slope_at(self, objective: str, limit: float) -> float:
+        """That of the convex frontier's edge at a limit."""
+        for low, high in pairwise(self.vertices):
+            if limit <= (high.accuracy if objective == "cost" else high.cost):
+                return _slope(low, high) or _HIGHEST_PRICE
+        return _LOWEST_PRICE
+
+
+def _slope(low: Point[LivePolicy], high: Point[LivePolicy]) -> float | None:
+    """The price at which two points are worth the same; ``None`` where they hardly differ."""
+    if high.cost - low.cost <= _ROUNDING or high.accuracy - low.accuracy <= _ROUNDING:
+        return None
+    return (high.accuracy - low.accuracy) / (high.cost - low.cost)
+
+
+def _lies_above(
+    middle: Point[LivePolicy], low: Point[LivePolicy], high: Point[LivePolicy], price: float, tolerance: float
+) -> bool:
+    """Whether a point lies between two others in cost, and above the line through them."""
+    gain = (middle.accuracy - price * middle.cost) - (low.accuracy - price * low.cost)
+    return gain > max(tolerance, _ROUNDING) and low.cost < middle.cost < high.cost
 
 
 def frontier(
@@ -297,14 +409,18 @@ def frontier(
         if not any(name in m.signals.known for m in chain.models[:-1]):
             raise CascadeError(f"Expected some model to have {name}, for {signals}, but none has")
     found: list[Point[LivePolicy]] = []
+    pairs: list[ChainSearch] = []
     can_stop = [not m.signals.known.isdisjoint(wanted) for m in chain.models]
     all_places = [p for p in sub_chains(chain, shortest=1) if all(can_stop[i] for i in p[:-1])]
     for places in tqdm(all_places, desc=f"frontier of {signals}", delay=2, disable=None, leave=False):
-        found += ChainSearch(chain, costs, places, signals, ledger, fused).points(tolerance)
+        search = ChainSearch(chain, costs, places, signals, ledger, fused)
+        found += search.points(tolerance)
+        if search.is_pair:
+            pairs.append(search)
     right, cost = np.array([p.accuracy for p in found]), np.array([p.cost for p in found])
     candidates = tuple(found[i] for i in _undominated(right, cost))
     hull = upper_hull(np.array([p.cost for p in candidates]), np.array([p.accuracy for p in candidates]))
-    return Frontier(signals, ledger, costs.unit, tuple(candidates[i] for i in hull), candidates)
+    return Frontier(signals, ledger, costs.unit, tuple(candidates[i] for i in hull), candidates, tuple(pairs))
 
 
 def _undominated(right: np.ndarray, cost: np.ndarray) -> np.ndarray:
@@ -321,6 +437,8 @@ def _undominated(right: np.ndarray, cost: np.ndarray) -> np.ndarray:
 def choose(found: Frontier, objective: str, limit: float) -> Point[LivePolicy]:
     """The point a user would take.
 
+    Of two models and two thresholds it is the best pair there is. Otherwise it is the best of the candidates.
+
     Args:
         found: The frontier.
         objective: *accuracy*: the most accurate at a cost of at most ``limit``, a share of the last model's.
@@ -331,6 +449,14 @@ def choose(found: Frontier, objective: str, limit: float) -> Point[LivePolicy]:
         OutOfReach: If nothing found keeps the limit.
         CascadeError: If the objective is unknown.
     """
+    best = _choose_found(found, objective, limit)
+    for pair in found.pairs:
+        best = pair.best_pair(objective, limit, best)
+    return best
+
+
+def _choose_found(found: Frontier, objective: str, limit: float) -> Point[LivePolicy]:
+    """The best of the points that were found."""
     points = found.candidates
     if objective == "accuracy":
         allowed = [p for p in points if p.cost <= limit + SLACK]

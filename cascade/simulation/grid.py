@@ -26,12 +26,28 @@ def quantile_levels(values: np.ndarray | None, count: int) -> np.ndarray:
     return np.asarray(found)
 
 
+def grid_cells(
+    confidences: Sequence[tuple[np.ndarray | None, np.ndarray | None]],
+    levels: Sequence[tuple[np.ndarray, np.ndarray]],
+) -> list[np.ndarray]:
+    """For each axis of the grid the highest level that keeps a question, ``[questions]``.
+
+    The arguments are those of `grid_sums`.
+    """
+    return [
+        np.zeros(1, dtype=np.intp) if values is None else np.searchsorted(axis, values, side="right") - 1
+        for pair, axes in zip(confidences, levels, strict=True)
+        for values, axis in zip(pair, axes, strict=True)
+    ]
+
+
 def grid_sums(
     confidences: Sequence[tuple[np.ndarray | None, np.ndarray | None]],
     levels: Sequence[tuple[np.ndarray, np.ndarray]],
     kept: np.ndarray,
     early_out: np.ndarray,
     late_out: np.ndarray,
+    cells: Sequence[np.ndarray] | None = None,
 ) -> np.ndarray:
     """Σ over the questions of what became of them, for every combination of levels.
 
@@ -43,21 +59,18 @@ def grid_sums(
         kept: ``[models, questions]``: what a question adds at the model that answers it.
         early_out: ``[models - 1, questions]``: what it adds at a stage whose first confidence rejects it.
         late_out: The same for the second confidence.
+        cells: From `grid_cells`, where there are several sums to take.
 
     Returns:
         ``[a₁, b₁, a₂, b₂, …]``, float64: one axis for each threshold.
     """
     shape = [len(axis) for pair in levels for axis in pair]
-    cells = [
-        np.zeros(kept.shape[1], dtype=np.intp) if values is None else np.searchsorted(axis, values, side="right") - 1
-        for pair, axes in zip(confidences, levels, strict=True)
-        for values, axis in zip(pair, axes, strict=True)
-    ]
+    places = grid_cells(confidences, levels) if cells is None else cells
 
     def histogram(weights: np.ndarray, axes: int) -> np.ndarray:
         sizes = shape[:axes]
         place = np.zeros(kept.shape[1], dtype=np.intp)
-        for size, cell in zip(sizes, cells, strict=False):
+        for size, cell in zip(sizes, places, strict=False):
             place = place * size + cell
         return np.bincount(place, weights, minlength=prod(sizes)).reshape(sizes)
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 import numpy as np
 from scipy.special import expit, ndtri
@@ -90,12 +90,26 @@ def _climbed(tally: Tally, scores: np.ndarray, critical: float) -> Certified:
     )
 
 
+@lru_cache(maxsize=64)
+def fewest_questions(epsilon: float, delta: float) -> int:
+    """The fewest questions that can certify a loss below ε: those of a policy that gains and loses nothing.
+
+    At least so many that a policy that loses just ε, and gains nothing, loses none of them with probability δ or less.
+    """
+    n = max(1, int(np.ceil(np.log(delta) / np.log1p(-epsilon))))
+    while float(score(0, 0, n, -epsilon)) < critical_value(n, epsilon, delta):
+        n += 1
+    return n
+
+
 def foreseen(tally: Tally, questions: float, epsilon: float, delta: float) -> Certified:
     """About what so many questions would certify if gains, losses and costs keep their shares.
 
     With the normal quantile in the place of the exact critical value.
     """
     times = questions / max(tally.questions, 1)
+    if questions < fewest_questions(epsilon, delta):
+        return Certified(int(questions), 0, None, float("nan"), float("nan"), 0.0, 1.0)
     scores = score(tally.gains * times, tally.losses * times, questions, -epsilon)
     return _climbed(tally, scores, float(ndtri(1 - delta)))
 
@@ -199,6 +213,9 @@ def certification(
     chain: ChainScores, costs: PassCosts, goal: Goal, learn_on: ChainScores | None, learn_costs: PassCosts | None
 ) -> Certification:
     """Chooses the ladder to climb, without a label of the questions that certify.
+
+    Where confidences of the certifying questions choose it, δ grows by at most the probability that another draw of
+    them would have chosen another ladder.
 
     Of all ladders that the policies offer, the one that is foreseen to save most: by the models' own confidences as
     probabilities of being right, on the questions apart or, where there are none, on those that certify. Questions
@@ -363,8 +380,8 @@ def questions_needed(made: Certification) -> float:
     """
     if made.ladder is None:
         return float("inf")
-    n = len(made.chain)
-    for questions in np.unique(np.ceil(n * np.geomspace(1, MOST_TIMES, 400))):
+    fewest = max(len(made.chain), fewest_questions(made.goal.loss, made.goal.delta))
+    for questions in np.unique(np.ceil(fewest * np.geomspace(1, MOST_TIMES, 400))):
         if foreseen(made.tally, questions, made.goal.loss, made.goal.delta).rung is not None:
             return float(questions)
     return float("inf")

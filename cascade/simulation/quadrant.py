@@ -2,15 +2,16 @@
 
 A stage with two confidences keeps the questions of a quadrant: ``early`` ≥ a and ``late`` ≥ b. Given what each
 question is worth if it is kept, if ``early`` rejects it, and if ``late`` does, `QuadrantSearch` finds the a and b
-of the greatest sum. Compiled by numba at the first call (a second or two, then kept on disk).
+of the greatest sum.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numba
 import numpy as np
+
+from cascade.simulation.window import Window
 
 
 @dataclass(frozen=True)
@@ -41,15 +42,17 @@ class QuadrantSearch:
         if early is not None and late is not None:
             self.levels, ranks = np.unique(late, return_inverse=True)
             self.order = np.argsort(early)[::-1]
-            self.sorted_early, self.sorted_ranks = early[self.order], ranks[self.order]
+            self.sorted_early = early[self.order]
+            first = np.r_[True, self.sorted_early[1:] < self.sorted_early[:-1]]
+            self.starts = np.flatnonzero(first)
+            self.x = np.cumsum(first, dtype=np.int32) - np.int32(1)
+            self.y = (len(self.levels) - 1 - ranks[self.order]).astype(np.int32)
 
     def best(self, kept: np.ndarray, early_out: np.ndarray, late_out: np.ndarray) -> Quadrant:
         """Maximises Σ (early < a ? early_out : late < b ? late_out : kept) over thresholds a and b.
 
-        One sweep lowers a through the values of ``early``, highest first; a tree over the values of ``late``
-        holds the sum for every b at once (a node: the sum of its questions, and the best sum of one of its
-        upper ends). Questions of equal confidence move together. Some question is always kept: keeping none
-        is the chain without this stage's model.
+        Questions of equal confidence move together. Some question is always kept: keeping none is the chain
+        without this stage's model.
 
         Args:
             kept: ``[questions]``, float64: what each question is worth if it is kept.
@@ -63,16 +66,36 @@ class QuadrantSearch:
             assert values is not None
             limits, sums = one_threshold(values, kept - out)
             best = int(sums.argmax())
-            total, found = float(sums[best] + out.sum()), float(limits[best])
-            return Quadrant(None, found, total) if self.early is None else Quadrant(found, None, total)
-        gain, passed = (kept - late_out)[self.order], (late_out - early_out)[self.order]
-        value, last = _sweep(self.sorted_early, self.sorted_ranks, gain, passed, len(self.levels))
-        limit, inside = self.sorted_early[last], self.sorted_ranks[: last + 1]
-        sums = _from_the_top(np.bincount(inside, gain[: last + 1], minlength=len(self.levels)))
-        held = np.zeros(len(self.levels), dtype=bool)
-        held[inside] = True
-        late = float(self.levels[np.where(held, sums, -np.inf).argmax()])
-        return Quadrant(float(limit), late, float(value + early_out.sum()))
+            total, limit = float(sums[best] + out.sum()), float(limits[best])
+            return Quadrant(None, limit, total) if self.early is None else Quadrant(limit, None, total)
+        nothing = np.zeros_like(kept)
+        found = self.window((kept, nothing), (early_out, nothing), (late_out, nothing)).best(0.0)
+        return Quadrant(found.early, found.late, found.sums[0])
+
+    def window(
+        self,
+        kept: tuple[np.ndarray, np.ndarray],
+        early_out: tuple[np.ndarray, np.ndarray],
+        late_out: tuple[np.ndarray, np.ndarray],
+    ) -> Window:
+        """All pairs of thresholds on two confidences. The arguments are those of `best`, of two figures each."""
+        gain, passed, base = [], [], []
+        for keeps, early, late in zip(kept, early_out, late_out, strict=True):
+            gain.append((keeps - late)[self.order])
+            passed.append(np.add.reduceat((late - early)[self.order], self.starts))
+            base.append(early.sum())
+        return Window(
+            early=self.sorted_early[self.starts],
+            late=self.levels[::-1],
+            x=self.x,
+            y=self.y,
+            gain=np.array(gain),
+            columns=np.array(passed),
+            rows=np.zeros((2, len(self.levels))),
+            base=np.array(base),
+            held=np.zeros(len(self.levels), dtype=bool),
+            above_all=False,
+        )
 
 
 def one_threshold(values: np.ndarray, gain: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -92,35 +115,3 @@ def one_threshold(values: np.ndarray, gain: np.ndarray) -> tuple[np.ndarray, np.
 def _from_the_top(sums: np.ndarray) -> np.ndarray:
     """Sums from each place to the end."""
     return np.asarray(np.cumsum(sums[::-1])[::-1])
-
-
-@numba.njit(cache=True)  # type: ignore[untyped-decorator]
-def _sweep(
-    early: np.ndarray, ranks: np.ndarray, gain: np.ndarray, passed: np.ndarray, levels: int
-) -> tuple[float, int]:
-    """The greatest sum over all quadrants, less Σ early_out, and the place of the quadrant's last question.
-
-    Places count the questions in order of ``early``, the highest first.
-    """
-    leaves = 1
-    while leaves < levels:
-        leaves *= 2
-    # tree[node]: the sum of the gains of all questions below the node, and the greatest sum over the highest ranks
-    # below it, of at least one question.
-    tree = np.zeros((2 * leaves, 2))
-    tree[:, 1] = -np.inf
-    best, best_last, offset = -np.inf, 0, 0.0
-    for i in range(len(early)):
-        offset += passed[i]
-        node = leaves + ranks[i]
-        tree[node, 0] += gain[i]
-        tree[node, 1] = tree[node, 0]
-        node //= 2
-        while node:
-            left, right = 2 * node, 2 * node + 1
-            tree[node, 0] = tree[left, 0] + tree[right, 0]
-            tree[node, 1] = max(tree[right, 1], tree[left, 1] + tree[right, 0])
-            node //= 2
-        if (i + 1 == len(early) or early[i + 1] < early[i]) and offset + tree[1, 1] > best:
-            best, best_last = offset + tree[1, 1], i
-    return best, best_last

@@ -63,6 +63,16 @@ class Row:
             del values["hallucination"]
         return values
 
+    def to_flat(self) -> dict[str, str | float]:
+        """One value a name, for a row of a data frame."""
+        shares = {
+            f"saved {unit}, {ledger}": value
+            for unit, ledgers in self.saved.items()
+            for ledger, value in ledgers.items()
+        }
+        drop = {"pd_points": self.pd_points, "pd_relative": self.pd_relative}
+        return {"chain": " → ".join(self.models), "accuracy": self.accuracy, **drop, **shares}
+
 
 @dataclass(frozen=True)
 class Played:

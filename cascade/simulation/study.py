@@ -254,7 +254,7 @@ def study(
         unpromised if point.policy is best.policy else measure(report_on, point, there, goal.ledger)
         for point in points.values()
     ]
-    chosen, played_as, promise = unpromised, None, None
+    chosen, played_as, promise, whole = unpromised, None, None, None
     if goal.promised:
         whole = report_on if certify_on is None else certify_on
         apart = (choose_on, costs) if certify_on is None else (None, None)
@@ -298,6 +298,7 @@ def study(
                 goal.margin,
                 prices,
                 played_as if chain is report_on else None,
+                whole,
             )
             for name, chain in data.items()
         ),

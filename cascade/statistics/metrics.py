@@ -5,6 +5,8 @@ How sure a difference between two columns of answers is stands in `significance`
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from probes.metrics import Reliability, auroc, brier, ece, nll, reliability
@@ -51,3 +53,18 @@ def binary_f1(predicted: np.ndarray, labels: np.ndarray) -> float:
     """F1 of the positive class; 0 where nothing is predicted or present."""
     hit = int((predicted & labels).sum())
     return 0.0 if hit == 0 else 2 * hit / (int(predicted.sum()) + int(labels.sum()))
+
+
+def auroc_interval(area: float, positives: int, negatives: int, z: float = 1.96) -> tuple[float, float]:
+    """The interval of an area under the ROC curve by Hanley and McNeil (1982): the area ± z standard errors, in [0, 1].
+
+    Args:
+        area: The area.
+        positives: How many are positive.
+        negatives: How many are negative.
+        z: 1.96 for 95 %.
+    """
+    first, second = area / (2 - area), 2 * area**2 / (1 + area)
+    spread = area * (1 - area) + (positives - 1) * (first - area**2) + (negatives - 1) * (second - area**2)
+    error = math.sqrt(max(spread, 0.0) / (positives * negatives))
+    return max(area - z * error, 0.0), min(area + z * error, 1.0)

@@ -5,7 +5,8 @@ list) and ``answers`` (or ``answer``): the right choice, or accepted texts. A ch
 text, or in JSON by a number, its place from 0 on. A single letter of a choice always means that choice. An answer that
 may name two choices is refused.
 ``split`` says ``dev`` of a question that is never asked, and only shown as an example where examples are asked for.
-Other fields are refused: one that is misspelt (or called ``options``) would make another question of it.
+Other fields are left as they are and ignored. One that looks like a misspelt field (or is called ``options``) is
+refused: without it, it would be another question.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Iterator, Sequence
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,16 @@ from cascade.tasks.base import LETTERS, Question
 
 ENDINGS = (".jsonl", ".ndjson", ".csv")
 _FIELDS = ("id", "question", "subject", "choices", "answer", "answers", "popularity", "split")
+# Names that other data sets have for the same.
+_MEANT = {
+    "options": "choices",
+    "option": "choices",
+    "prompt": "question",
+    "query": "question",
+    "label": "answer",
+    "target": "answer",
+    "gold": "answer",
+}
 
 
 def read_questions(path: Path) -> tuple[Question, ...]:
@@ -102,8 +114,12 @@ def _rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 def _question(values: dict[str, Any], line: int, where: str) -> Question:
-    if unknown := sorted(set(values) - set(_FIELDS)):
-        raise CascadeError(f"Expected fields of {', '.join(_FIELDS)} in {where}, but got {', '.join(unknown)}")
+    for name in sorted(set(values) - set(_FIELDS)):
+        meant = _MEANT.get(name.lower()) or next(iter(get_close_matches(name.lower(), _FIELDS, 1, 0.8)), None)
+        if meant is not None and meant not in values:
+            raise CascadeError(
+                f"Expected fields of {', '.join(_FIELDS)} in {where}, but got {name}; did you mean {meant}?"
+            )
     if not isinstance(values.get("question"), str) or not values["question"].strip():
         raise CascadeError(f"Expected a text `question` in {where}, but got {values.get('question')!r}")
     if "answer" in values and "answers" in values:

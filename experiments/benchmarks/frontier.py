@@ -2,7 +2,9 @@
 
 Two models: the exact optimum over both thresholds at one price, indexing included. Three models: accuracy and
 cost of all combinations of 32 quantile levels. Beside each a plain NumPy loop over thresholds, timed on some of
-them and scaled up. Medians; the last line is the figures as JSON.
+them and scaled up. For two models also, in seconds of CPU: the whole convex frontier, in turn with the same by sweeps
+over all questions at every price, and the cheapest pair of thresholds above a floor. Medians; the last line is the
+figures as JSON.
 """
 
 from __future__ import annotations
@@ -24,7 +26,8 @@ from cascade.policies.ledgers import pass_costs
 from cascade.policies.thresholds import ThresholdPolicy
 from cascade.scores.arrays import ChainScores, ModelScores
 from cascade.scores.columns import ModelInfo, Signals, Usage
-from cascade.simulation.frontier import ChainSearch
+from cascade.simulation import window
+from cascade.simulation.frontier import ChainSearch, choose, frontier
 from cascade.simulation.simulator import play, spent
 
 PRICE = 0.2
@@ -52,6 +55,28 @@ def seconds(run: Callable[[], object], repeats: int) -> float:
         run()
         taken.append(time.perf_counter() - start)
     return median(taken)
+
+
+def whole_frontier(chain: ChainScores, repeats: int) -> dict[str, float]:
+    """Median seconds of CPU of the convex frontier of two models, with and without bounds, and of a floor."""
+    costs = pass_costs(chain)
+    taken: dict[str, list[float]] = {"frontier": [], "by_sweeps": [], "floor": []}
+    small = window.SMALL
+    try:
+        for _ in range(repeats + 1):
+            for name, smallest in (("frontier", small), ("by_sweeps", 4 * len(chain))):
+                window.SMALL = smallest
+                start = time.process_time()
+                found = frontier(chain, costs, "early-exit")
+                taken[name].append(time.process_time() - start)
+            window.SMALL = small
+            floor = (found.vertices[0].accuracy + found.vertices[-1].accuracy) / 2
+            start = time.process_time()
+            choose(found, "cost", floor)
+            taken["floor"].append(time.process_time() - start)
+    finally:
+        window.SMALL = small
+    return {f"{name}_cpu_seconds": median(values[1:]) for name, values in taken.items()}
 
 
 def peak_mib(run: Callable[[], object]) -> float:
@@ -86,6 +111,8 @@ def measure(models: int, questions: int, repeats: int) -> dict[str, float]:
     found = {"models": models, "questions": questions, "seconds": seconds(ours, repeats), "peak_mib": peak_mib(ours)}
     found["combinations"] = questions**2 if models == 2 else search().grid()[0].size
     found["loop_seconds_each"] = seconds(loop, 1) / LOOP
+    if models == 2:
+        found |= whole_frontier(chain, repeats)
     return found
 
 
@@ -129,6 +156,12 @@ def main(args: list[str] | None = None) -> None:
             f"k = {row['models']}, N = {row['questions']:>9,}: {row['seconds']:.3f} s, {row['peak_mib']:.0f} MiB for "
             f"{row['combinations']:.3g} combinations; loop: {row['loop_seconds_each']:.4f} s each, {loop:.3g} s in all"
         )
+        if row["models"] == 2:
+            whole, sweeps, floor = (row[f"{name}_cpu_seconds"] for name in ("frontier", "by_sweeps", "floor"))
+            print(
+                f"    the whole frontier: {whole:.3f} s of CPU; by sweeps over all: {sweeps:.3f} s, "
+                f"{sweeps / whole:.1f} times as long; the cheapest above a floor: {floor:.3f} s"
+            )
     plot(rows, values.plot)
     print(json.dumps(rows))
 

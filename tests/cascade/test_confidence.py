@@ -32,7 +32,7 @@ from cascade.scoring.confidence.asked import (
     verbalized_prompt,
 )
 from cascade.scoring.confidence.asking import Asking, answer_tokens, ask_confidences
-from cascade.scoring.confidence.distributions import margin, option_certainty, sequence_likelihood
+from cascade.scoring.confidence.distributions import OF_TOKENS, margin, option_certainty, sequence_likelihood
 from cascade.scoring.confidence.parts import Parts
 from cascade.scoring.confidence.samples import clusters, self_consistency, semantic_certainty
 from cascade.statistics.metrics import auroc
@@ -90,6 +90,20 @@ def test_what_is_no_distribution_is_refused(values):
     for function in (option_certainty, margin):
         with pytest.raises(CascadeError, match="`probabilities` of two or more options"):
             function(values)
+
+
+def test_the_confidences_of_tokens_are_what_the_definitions_say():
+    for logprobs in ([-0.5], [-0.1, -2.0, -0.3], [-1e-7, 0.0], [0.0, -800.0]):
+        probabilities = [math.exp(value) for value in logprobs]
+        assert OF_TOKENS["minimum"](logprobs) == pytest.approx(min(probabilities))
+        assert OF_TOKENS["first_token"](logprobs) == pytest.approx(probabilities[0])
+        assert OF_TOKENS["likelihood"](logprobs) == pytest.approx(math.exp(sum(logprobs) / len(logprobs)))
+    for confidence in OF_TOKENS.values():
+        with pytest.raises(CascadeError, match="at least one"):
+            confidence([])
+        with pytest.raises(CascadeError, match="at most 0"):
+            confidence([-0.1, 0.2])
+    assert OF_TOKENS.keys() <= CONFIDENCES.keys()
 
 
 def test_consistency_and_semantic_entropy_are_what_counting_says():

@@ -39,6 +39,8 @@ def claimed(path: Path) -> str | None:
         "sweeps": "sweep",
         "judges": "judge",
     }
+    if kind == "monitoring":
+        return kind  # tests/serving/test_monitoring.py
     if deeper or path.suffix != (".yml" if kind == "sweeps" else ".yaml"):
         return None
     return by_kind.get(kind) or ("train" if kind in FAMILIES else None)
@@ -75,7 +77,7 @@ def test_a_file_that_nothing_takes_would_be_found():
     for stray in ("notes.yaml", "cascades/deeper/x.yaml", "cascades/x.yml", "gemma/2b.yaml"):
         path = ROOT / "configs" / stray
         assert claimed(path) is None if path.parent.name != "configs" else not path.exists()
-    assert {claimed(path) for path in FILES} == {"train", "score", "run", "prices", "sweep", "judge"}
+    assert {claimed(path) for path in FILES} == {"train", "score", "run", "prices", "sweep", "judge", "monitoring"}
     assert of("sweep") == SWEEPS  # each of which test_sweeps takes to a command line
 
 
@@ -185,7 +187,7 @@ def test_a_price_file_is_read_and_holds_the_models_of_our_chains(path):
                 assert (member.price.input, member.price.output) == prices[member.name]
 
 
-@pytest.mark.parametrize("path", [path for path in FILES if claimed(path) != "sweep"], ids=named)
+@pytest.mark.parametrize("path", [path for path in FILES if claimed(path) not in ("sweep", "monitoring")], ids=named)
 def test_the_commands_in_a_files_comments_are_commands(path):
     text = path.read_text()
     commands = re.findall(r"^# python -m cascade\.(\w+) (.*?)(?:    \(.*)?$", text, re.MULTILINE)

@@ -218,7 +218,7 @@ def test_few_shot_goes_from_training_and_simulation_to_a_live_run(tmp_path, caps
     out = runs / "simulations" / "mini-llama-small+mini-llama-large--own.jsonl--2-shot"
     scored = pq.read_table(out / "scores" / "mini-llama-small.parquet")
     by_id = dict(zip(scored["question_id"].to_pylist(), scored["p_ik"].to_pylist(), strict=True))
-    probe = runs / "probes" / "mini-llama-small--own.jsonl-2-shot--layer-2" / "probe"
+    (probe,) = runs.glob("probes/mini-llama-small--own.jsonl-2-shot--layer-2--*/probe")
     config = tmp_path / "cascade.yaml"
     config.write_text(
         f"shots: 2\nmodels:\n- {{model: mini-llama-small, probe: {probe}}}\n- {{model: mini-llama-large}}\n"

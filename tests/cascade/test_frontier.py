@@ -8,19 +8,23 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.optimize import linprog
 
 from cascade.errors import CascadeError
 from cascade.policies.base import Thresholds
 from cascade.policies.fused import calibrations
 from cascade.policies.ledgers import LEDGERS, pass_costs
 from cascade.policies.outcome import Outcome
+from cascade.policies.random_mixing import Lots
 from cascade.policies.thresholds import ThresholdPolicy, route
+from cascade.policies.tuning import Goal, OutOfReach
 from cascade.scores.arrays import ChainScores, sub_chains
+from cascade.simulation import window
 from cascade.simulation.frontier import choose, frontier
 from cascade.simulation.grid import grid_sums
 from cascade.simulation.quadrant import QuadrantSearch
 from cascade.simulation.simulator import play, spent
-from tests.cascade.scored import scored
+from tests.cascade.scored import changed, scored
 
 EARLY = {"P(T)": None, "P(IK) + P(T)": "p_ik", "reader + P(T)": "p_ik_reader"}
 LEVELS = st.sampled_from([0.0, 0.25, 0.5, 0.75, 1.0])
@@ -171,7 +175,13 @@ def test_the_grid_is_every_combination_routed_by_itself():
         assert sums[at] == pytest.approx(total)
 
 
-def test_a_quadrant_is_the_best_of_all():
+@pytest.fixture(params=[0, window.SMALL], ids=["narrowed", "swept"])
+def smallest(request, monkeypatch) -> None:
+    """Windows of any size are narrowed by bounds, or none of a test's few questions is."""
+    monkeypatch.setattr(window, "SMALL", request.param)
+
+
+def test_a_quadrant_is_the_best_of_all(smallest):
     rng = np.random.default_rng(3)
     for _ in range(300):
         n = rng.integers(1, 12)
@@ -250,3 +260,144 @@ def test_scores_without_labels_or_signals_are_refused():
         frontier(replace(chain, labelled=False), pass_costs(chain), "full-path")
     with pytest.raises(CascadeError, match="p_ik_reader"):
         frontier(chain, pass_costs(chain), "full-path", "reader + P(T)")
+
+
+def confidences(rng: np.random.Generator, ease: np.ndarray) -> np.ndarray:
+    """With or without ties, saturated or not, or of one value."""
+    values = 1 / (1 + np.exp(-2 * ease - rng.normal(size=len(ease))))
+    values = [values, np.round(values, 1), np.round(values, 3), rng.random(len(ease)), np.ones(len(ease))][
+        rng.choice(5, p=[0.4, 0.2, 0.2, 0.1, 0.1])
+    ]
+    return np.where(rng.random(len(ease)) < rng.choice([0, 0.4]), 1.0, values)
+
+
+def two_models(rng: np.random.Generator, questions: int) -> ChainScores:
+    """The second model knows more; tokens differ from question to question, and costs may fall where more is kept."""
+    ease = rng.normal(size=questions)
+    made = tuple(
+        scored(
+            f"m{i}",
+            correct=ease + rng.normal(size=questions) + i * rng.random() > 0,
+            p_t=confidences(rng, ease),
+            p_ik=confidences(rng, ease),
+            parameters=int(rng.integers(1, 20)),
+            exit_share=0.5,
+            probe_parameters=int(rng.integers(0, 2)),
+            prompt_tokens=rng.integers(1, 50, questions),
+            completion_tokens=rng.integers(1, rng.choice([2, 100]), questions),
+        )
+        for i in range(2)
+    )
+    return ChainScores(tuple(map(str, range(questions))), made)
+
+
+def every_pair(chain: ChainScores, unit: str, ledger: str) -> np.ndarray:
+    """Accuracy and cost ``[policies, 2]`` of both models and of every pair of distinct thresholds between them."""
+    costs, (small, large) = pass_costs(chain, unit), chain.models
+    last = costs.whole[1]
+    points = [(m.correct.mean(), cost.sum() / last.sum()) for m, cost in zip(chain.models, costs.whole, strict=True)]
+    policy = ThresholdPolicy.whole([Thresholds(p_t=0.5, p_ik=0.5)])
+    # What a question costs at the first model by what becomes of it: from three policies that treat all alike.
+    cost = {}
+    for name, limits in (
+        ("kept", Thresholds(p_t=0, p_ik=0)),
+        ("late", Thresholds(p_t=1, p_ik=0)),
+        ("early", Thresholds(p_t=0, p_ik=1)),
+    ):
+        below = changed(small, p_t=np.full(len(chain), 0.5), p_ik=np.full(len(chain), 0.5))
+        there = ChainScores(chain.question_ids, (below, large))
+        policy = ThresholdPolicy.whole([limits])
+        cost[name] = spent(there, policy, play(there, policy).outcome, costs, ledger)
+    early, late = small.signals.p_ik, small.signals.p_t
+    for a in np.unique(early):
+        for b in np.unique(late):
+            kept = (early >= a) & (late >= b)
+            right = np.where(kept, small.correct, large.correct).mean()
+            paid = np.where(kept, cost["kept"], np.where(early >= a, cost["late"], cost["early"]))
+            points.append((right, paid.sum() / last.sum()))
+    return np.array(points)
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_the_best_for_a_goal_is_the_best_of_all_pairs_of_thresholds(seed, smallest, monkeypatch):
+    """Also those within the convex frontier, which a grid of three levels seldom holds."""
+    monkeypatch.setattr("cascade.simulation.frontier._MOST_LEVELS", 3)
+    rng = np.random.default_rng(seed)
+    for _ in range(3):
+        chain = two_models(rng, int(rng.integers(1, 60)))
+        unit, ledger = str(rng.choice(["flops", "tokens"])), str(rng.choice(LEDGERS))
+        found, every = frontier(chain, pass_costs(chain, unit), ledger), every_pair(chain, unit, ledger)
+        for floor in (*rng.choice(every[:, 0], 3), 1.01):
+            allowed = every[every[:, 0] >= floor - 1e-9]
+            if not len(allowed):
+                with pytest.raises(OutOfReach):
+                    choose(found, "cost", floor)
+                continue
+            best, cheapest = choose(found, "cost", floor), allowed[:, 1].min()
+            assert best.cost == pytest.approx(cheapest, abs=1e-9)
+            assert best.accuracy == pytest.approx(allowed[allowed[:, 1] <= cheapest + 1e-9, 0].max(), abs=1e-9)
+            assert play(chain, best.policy).correct.mean() == pytest.approx(best.accuracy)
+        for budget in rng.choice(every[:, 1], 3):
+            allowed = every[every[:, 1] <= budget + 1e-9]
+            best, highest = choose(found, "accuracy", budget), allowed[:, 0].max()
+            assert best.accuracy == pytest.approx(highest, abs=1e-9)
+            assert best.cost == pytest.approx(allowed[allowed[:, 0] >= highest - 1e-9, 1].min(), abs=1e-9)
+        for price in (1e-4, float(rng.random()), 30.0):
+            best = choose(found, "price", price)
+            assert best.accuracy - price * best.cost == pytest.approx((every @ [1, -price]).max(), abs=1e-9)
+
+
+def test_the_frontier_of_many_questions_is_that_of_every_threshold_by_cumulative_sums():
+    """Enough questions for windows to be narrowed: with 200 levels of P(IK), all pairs are 200 sums over the others."""
+    rng = np.random.default_rng(7)
+    questions = 30_000
+    ease = rng.normal(size=questions)
+    p_ik, p_t = 1 / (1 + np.exp(-2 * ease - rng.normal(size=(2, questions))))
+    p_ik, p_t = np.ceil(200 * p_ik) / 200, np.where(rng.random(questions) < 0.2, 1.0, p_t)
+    right = rng.random((2, questions)) < 1 / (1 + np.exp(-2 * ease - np.array([[0.0], [1.0]])))
+    chain = ChainScores(
+        tuple(map(str, range(questions))),
+        (
+            scored("s", right[0], p_t, p_ik, parameters=1, exit_share=0.5),
+            scored("l", right[1], p_t, p_ik, parameters=10, exit_share=0.5),
+        ),
+    )
+    costs = pass_costs(chain)
+    paid = {"kept": 0.1, "late": 1.1, "early": 1.05}
+    order = np.argsort(-p_t, kind="stable")
+    last_of_its_value = np.r_[p_t[order][1:] < p_t[order][:-1], True]
+    accuracy, cost = [right.mean(axis=1)], [np.array([0.1, 1.0])]
+    for a in np.unique(p_ik):
+        passes = (p_ik >= a)[order]
+        kept = np.cumsum(passes)
+        won = np.cumsum(passes * (right[0].astype(int) - right[1])[order])
+        accuracy.append(((right[1].sum() + won) / questions)[last_of_its_value])
+        total = passes.sum() * paid["late"] + (questions - passes.sum()) * paid["early"]
+        cost.append(((total + kept * (paid["kept"] - paid["late"])) / questions)[last_of_its_value])
+    accuracy, cost = np.concatenate(accuracy), np.concatenate(cost)
+
+    found = frontier(chain, costs, "early-exit", tolerance=0)
+    for price in (1e-3, *np.linspace(0.02, 0.6, 40), 5.0):
+        ours = hull_value([(p.cost, p.accuracy) for p in found.vertices], price)
+        assert ours == pytest.approx((accuracy - price * cost).max(), abs=1e-9)
+    for floor in np.quantile(accuracy, [0.3, 0.6, 0.9, 0.999]):
+        assert choose(found, "cost", floor).cost == pytest.approx(cost[accuracy >= floor - 1e-9].min(), abs=1e-9)
+    for budget in (0.3, 0.55, 0.8):
+        assert choose(found, "accuracy", budget).accuracy == pytest.approx(
+            accuracy[cost <= budget + 1e-9].max(), abs=1e-9
+        )
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_lot_between_two_models_is_the_best_of_all_lots(seed):
+    """Of the lots among any number of models, by linear programming."""
+    rng = np.random.default_rng(seed)
+    models = int(rng.integers(1, 6))
+    right, cost = rng.random(models), np.r_[rng.random(models - 1), 1.0]
+    lots = Lots(right, cost, seed=0)
+    floor, budget = float(rng.uniform(0, right.max())), float(rng.uniform(cost.min(), 1))
+    one = {"A_eq": np.ones((1, models)), "b_eq": [1]}
+    cheapest = linprog(cost, A_ub=-right[None], b_ub=[-floor], **one).fun
+    assert lots.best(Goal("cost"), floor).cost == pytest.approx(cheapest)
+    most = -linprog(-right, A_ub=cost[None], b_ub=[budget], **one).fun
+    assert lots.best(Goal("accuracy"), budget).accuracy == pytest.approx(most)

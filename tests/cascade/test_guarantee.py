@@ -18,7 +18,7 @@ from cascade.policies.registry import POLICIES
 from cascade.policies.thresholds import ThresholdPolicy
 from cascade.policies.tuning import Goal
 from cascade.scores.arrays import ChainScores
-from cascade.simulation.guarantee import Certification, certification, certify, guarantee
+from cascade.simulation.guarantee import Certification, certification, certify, fewest_questions, guarantee
 from cascade.simulation.simulator import play, spent
 from cascade.simulation.tuning import StudyTuner
 from cascade.statistics.tango import critical_value, score
@@ -167,8 +167,8 @@ def test_what_cannot_be_promised_says_how_many_questions_would():
     none = guarantee(certification(few, pass_costs(few), goal, None, None))
     assert not none.holds
     assert none.point.policy == ThresholdPolicy.alone(1) and none.point.cost == 1
-    # Without a loss the first rung needs n ε / (1 − ε) of at least the square of the normal quantile: 163 questions.
-    assert 160 <= none.questions_needed < 2000
+    # Of 229 questions none is lost with a probability of 0.99²²⁹ > 0.1 by a policy that loses one in a hundred.
+    assert 230 <= none.questions_needed < 2000
     assert f"about {none.questions_needed:,.0f} would do" in none.statement
     many = guarantee(certification(everyone, pass_costs(everyone), goal, None, None))
     assert many.holds and many.statement.startswith("Promised on questions like these: at most 1 point")
@@ -179,6 +179,17 @@ def test_what_cannot_be_promised_says_how_many_questions_would():
     half, twice = many.foreseen
     assert (half.questions, twice.questions) == (2000, 8000)
     assert half.saved <= 1 - many.point.cost + 0.02 <= twice.saved + 0.04
+
+
+@pytest.mark.parametrize(("epsilon", "delta"), [(0.01, 0.1), (0.05, 0.2)])
+def test_the_fewest_questions_that_certify_are_those_of_a_policy_that_loses_nothing(epsilon, delta):
+    fewest = fewest_questions(epsilon, delta)
+    for n, certified in ((fewest, True), (fewest - 1, False)):
+        same = np.ones(n, bool)
+        models = scored("s", same, np.linspace(0, 1, n), parameters=1), scored("l", same, parameters=10)
+        chain = ChainScores(tuple(map(str, range(n))), models)
+        goal = Goal(unit="flops", epsilon=epsilon, delta=delta)
+        assert guarantee(certification(chain, pass_costs(chain), goal, None, None)).holds == certified
 
 
 def test_no_number_of_questions_is_said_only_where_none_would_do():

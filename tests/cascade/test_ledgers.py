@@ -72,6 +72,48 @@ def test_the_three_ledgers_by_hand(unit):
     assert row.saved[unit] == pytest.approx({name: 1 - value / sum(whole) for name, value in expected.items()})
 
 
+def logged() -> ChainScores:
+    """Dollars as a provider billed them, and no tokens."""
+    bare = {"prompt_tokens": None, "completion_tokens": None}
+    small, large = chain().models
+    billed = np.array([0.001, 0.002, 0.004])
+    return replace(
+        chain(), models=(changed(small, cost_usd=billed, **bare), changed(large, cost_usd=10 * billed, **bare))
+    )
+
+
+def test_logged_dollars_are_used_as_they_are():
+    assert "dollars" in available_units(logged())
+    policy = ThresholdPolicy.whole([Thresholds(0.5, 0.5)])
+    costs = pass_costs(logged(), "dollars")
+    # The large model answers questions 0 and 1. What part of a bill a first token is is not known: P(T) saves nothing.
+    by_hand = {
+        "answered-only": 0.010 + 0.020 + 0.004,
+        "full-path": 0.010 + 0.020 + 0.001 + 0.002 + 0.004,
+        "early-exit": 0.010 + 0.020 + 0.75 * 0.001 + 0.002 + 0.004,
+    }
+    for ledger, expected in by_hand.items():
+        assert spent(logged(), policy, policy.route(logged()), costs, ledger).sum() == pytest.approx(expected), ledger
+
+
+def test_a_price_that_is_asked_for_takes_the_place_of_logged_dollars():
+    small, large = (changed(m, cost_usd=np.full(3, 7.0)) for m in chain().models)
+    both = replace(chain(), models=(small, large))
+    assert pass_costs(both, "dollars", PRICES).whole == pytest.approx(pass_costs(chain(), "dollars", PRICES).whole)
+    # A model that the prices do not name keeps its logged dollars.
+    mixed = pass_costs(both, "dollars", Prices("", {"small": (1.0, 2.0)})).whole
+    assert mixed[1].tolist() == [7.0] * 3
+    assert mixed[0] == pytest.approx([102e-6, 220e-6, 340e-6])
+
+
+def test_dollars_that_some_model_lacks_are_no_unit():
+    small, large = chain().models
+    half = replace(chain(), models=(changed(small, cost_usd=np.full(3, 7.0)), large))
+    assert "dollars" not in available_units(half)
+    with pytest.raises(CascadeError, match="`prices` to hold 'large', or its scores cost_usd in every row"):
+        pass_costs(half, "dollars")
+
+
 def test_equation_2_is_a_loop_over_tokens():
     costs = pass_costs(chain(), "flops-context")
     for q, (prompt, completion) in enumerate([(100, 1), (200, 10), (300, 20)]):

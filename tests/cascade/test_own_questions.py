@@ -129,7 +129,11 @@ def test_letters_that_cannot_be_told_apart_are_one_line(tiny, nasty, tmp_path, c
     """After "Answer:" this model puts 22 % on a space of its own, of which A, C and D would be the rest, and 2 % on
     " B", which is one token: no two of these probabilities mean the same."""
     stores = tmp_path / "stores"
-    said = refused(main, [f"--data.model={tiny}", f"--data.task={nasty}", f"--data.stores={stores}"], capsys)
+    said = refused(
+        main,
+        [f"--data.model={tiny}", f"--data.task={nasty}", f"--data.stores={stores}", "--data.batch_size=64"],
+        capsys,
+    )
     assert "give each option letter, with a space before it, one token of its own" in said and not stores.exists()
     assert "'A' is '▁' + 'A', 'B' is '▁B', 'C' is '▁' + 'C'" in said and "letters=bare asks for that" in said
 
@@ -137,7 +141,7 @@ def test_letters_that_cannot_be_told_apart_are_one_line(tiny, nasty, tmp_path, c
 def test_a_live_model_that_cannot_tell_letters_apart_is_refused_before_anything_is_answered(tiny, tmp_path, capsys):
     """It would fail on every question, and the large model behind it would answer all of them."""
     chain = ["--chain", f"{tiny},mini-llama-large"]
-    said = refused(run, [*chain, "--limit", "3", "--out", str(tmp_path / "run")], capsys)
+    said = refused(run, [*chain, "--p_ik=null", "--limit=3", "--out", str(tmp_path / "run")], capsys)
     assert "'A' is '▁' + 'A', 'B' is '▁B', 'C' is '▁' + 'C'" in said and "letters=bare asks for that" in said
     assert not (tmp_path / "run").exists()
 
@@ -155,7 +159,7 @@ def test_the_letters_that_are_resolved_are_those_of_the_questions(tmp_path, caps
 def test_open_ended_questions_are_asked_of_a_model_that_cannot_tell_letters_apart(tiny, tmp_path):
     rows = [{"question": "Who?", "answers": ["Nobody"]}]
     flags = ["--questions", write(tmp_path / "open.jsonl", rows), "--p_t", "0", "--out", str(tmp_path / "run")]
-    run(["--chain", f"{tiny},mini-llama-large", *flags])
+    run(["--chain", f"{tiny},mini-llama-large", "--p_ik=null", *flags])
     assert pq.read_table(tmp_path / "run" / "answers.parquet")["model"].to_pylist() == [tiny]
 
 
@@ -181,7 +185,7 @@ def test_a_prompt_longer_than_the_context_is_one_line_and_what_was_done_stays(ti
     done = score(DecoderConfig(tiny, letters="bare").build(), short, stores)
     long = write(tmp_path / "long.jsonl", [LINE, LINE | {"id": "the-long-one", "question": "a b " * 400}])
     flags = [f"--data.model={tiny}", f"--data.task={long}", "--data.letters=bare", f"--data.stores={stores}"]
-    process = Forked("-m", "cascade.train", *flags, f"--out={tmp_path / 'out'}")
+    process = Forked("-m", "cascade.score", *flags)
     _, said = process.communicate()
     (last,) = said.splitlines()
     assert process.returncode == 2

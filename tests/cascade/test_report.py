@@ -29,6 +29,7 @@ from cascade.report.table import Column, Table, percent, percent_interval
 from cascade.report.tables import print_report, report_tables
 from cascade.scores.arrays import ChainScores
 from cascade.simulation.evaluation import evaluate
+from cascade.simulation.guarantee import fewest_questions
 from cascade.simulation.simulator import play, report
 from cascade.simulation.study import LayerPoint, Study, study
 from cascade.simulation.tuning import Goal
@@ -193,10 +194,10 @@ def test_every_number_of_the_recommendation_is_the_studys(full):
     ]
     assert found.goal.ledger in measured
     assert not said.non_inferiority  # a promise says more
-    assert numbers(said.outlook) == [n for f in made.foreseen for n in (f"{f.questions}", f"{100 * f.saved:.1f}")]
-    assert len(said.warnings) == sum(bool(e.warnings) for e in found.evaluations) > 0
+    assert numbers(said.outlook) == [n for f in made.foreseen for n in (f"{f.questions:,}", f"{100 * f.saved:.1f}")]
+    assert len(said.elsewhere) == len(found.evaluations) - 1 > 0
     shown = " ".join(" ".join(parsed(full[1]).text).replace("\u00a0", " ").split())
-    for line in (*said.sentences, said.non_inferiority, said.outlook, *said.warnings):
+    for line in (*said.sentences, said.non_inferiority, said.outlook, *said.elsewhere, *said.warnings):
         assert line in shown
 
 
@@ -206,6 +207,15 @@ def test_without_a_promise_the_sentences_say_so():
     assert unpromised.sentences[0].startswith("Nothing is promised of this: chosen on 600 questions as the cheapest")
     assert unpromised.non_inferiority and not unpromised.outlook
     few = tuple(half.take(np.arange(60)) for half in halves)
+    others = {"like": made(300, 4), "unlike": made(300, 5, harder=2)}
+    said = recommendation(study(*halves, Goal(epsilon=0.2), others=others)).elsewhere
+    assert said[0].startswith(
+        "like: the confidences are not shown to be distributed otherwise than on the questions that"
+    )
+    assert said[1].startswith("unlike: the confidences are distributed otherwise than on the questions that certify")
+    assert "The promise does not reach there" in said[1] and "--recertify" in said[1]
+    assert f"{fewest_questions(0.2, 0.1)} are the fewest" in said[1]
+    assert "what the thresholds keep" in recommendation(study(*halves, Goal(limit=0.5), others=others)).elsewhere[1]
     alone = recommendation(study(*few, Goal()))
     assert alone.sentences[0] == "Recommended: ask m-large alone."
     assert alone.sentences[1].startswith("Nothing cheaper can be promised to lie at most 1 point")
@@ -284,7 +294,7 @@ def test_the_terminal_says_what_the_page_says(full):
     print_report(tried, console)
     printed = console.file.getvalue()
     said = recommendation(found)
-    for line in (*said.sentences, said.non_inferiority, said.outlook, *said.warnings):
+    for line in (*said.sentences, said.non_inferiority, said.outlook, *said.elsewhere, *said.warnings):
         assert line.replace("\n", " ")[:300] in printed
     for word in ("answered-only", "oracle", "<u>else&where</u>", "<b>&x → large", "Table 9"):
         assert word in printed

@@ -15,8 +15,9 @@ import torch
 from cascade.engines.base import Prompt
 from cascade.engines.settings import DecoderConfig
 from cascade.engines.states import StatesEngine
-from cascade.errors import CascadeError
+from cascade.errors import CascadeError, Interrupted
 from cascade.scoring.scored import score, store_key
+from cascade.scoring.unfinished import UnfinishedShard
 from cascade.tasks.load import load_task
 from cascade.tasks.task import MultipleChoice, Task
 from probes import ProbeError
@@ -178,6 +179,62 @@ def test_a_run_killed_twenty_times_resumes_to_the_same_bytes(tmp_path):
     assert progress[-1] > progress[0]
     assert progress[-1] < QUESTIONS / SHARD
     assert contents(_score(MODEL, tmp_path / "killed")) == contents(whole)
+
+
+def test_what_was_asked_of_a_shard_is_kept_when_it_is_stopped_and_is_not_asked_again(tmp_path, monkeypatch, capsys):
+    """At Ctrl-C at once, and otherwise once a minute, here at every look at the clock; the bytes are the same."""
+    torch.set_num_threads(1)
+    task = some("mini-mmlu", 48)
+    whole = score(MODEL, task, tmp_path / "whole", batch_size=4).store.folder
+    for seconds, left in ((60.0, 28), (0.0, 28)):
+        root = tmp_path / str(seconds)
+        monkeypatch.setattr("cascade.scoring.unfinished.SECONDS", seconds)
+        model, asked = DecoderConfig(MODEL).build(), []
+        run = model.decoder.run
+
+        def stopped(prompts, *args, run=run, asked=asked, **more):
+            if len(asked) == 20:
+                raise KeyboardInterrupt
+            asked.extend(prompts)
+            return run(prompts, *args, **more)
+
+        monkeypatch.setattr(model.decoder, "run", stopped)
+        with pytest.raises(
+            Interrupted, match=r"^Stopped: 20 of 48 rows are in .*, and nothing is lost; the same command"
+        ):
+            score(model, task, root, batch_size=4)
+        (folder,) = root.iterdir()
+        assert {path.name[:10] for path in folder.iterdir()} == {"part-00000"}
+        again = DecoderConfig(MODEL).build()
+        rest: list[str] = []
+        run_again = again.decoder.run
+        counting = lambda p, *a, f=run_again, r=rest, **k: (r.extend(p), f(p, *a, **k))[1]  # noqa: E731
+        monkeypatch.setattr(again.decoder, "run", counting)
+        score(again, task, root, batch_size=4)
+        assert sorted([*asked, *rest]) == sorted(task.prompt(q) for q in task.questions)
+        assert len(rest) == left
+        assert contents(folder) == contents(whole)
+
+
+def test_a_damaged_part_is_said_and_its_questions_are_asked_again(tmp_path, monkeypatch, capsys):
+    torch.set_num_threads(1)
+    task = some("mini-mmlu", 24)
+    whole = score(MODEL, task, tmp_path / "whole", batch_size=4).store.folder
+    folder = tmp_path / "cut" / whole.name
+    folder.mkdir(parents=True)
+    shard = UnfinishedShard(folder, 0, range(24), (0, 1))
+    shard.add([3, 1], {0: torch.ones(2, 8), 1: torch.zeros(2, 8)}, [{"a": 0.1}, {"a": 1 / 3}])
+    shard.keep()
+    back = UnfinishedShard(folder, 0, range(24), (0, 1))
+    assert back.records == {3: {"a": 0.1}, 1: {"a": 1 / 3}}
+    assert back.states[0][3].tolist() == [1.0] * 8
+    (path,) = folder.iterdir()
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+    score(MODEL, task, tmp_path / "cut", batch_size=4)
+    assert contents(folder) == contents(whole)
+    assert f"Left out {path}, whose questions are asked again: its checksum differs" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("gone", ["shard-00001.safetensors", "scores-00001.parquet", "seconds-00001.parquet"])

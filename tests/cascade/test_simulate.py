@@ -66,6 +66,7 @@ def test_the_main_job_leaves_report_scores_and_plot(own, capsys):
     chain = ",".join(report["singles"][i]["models"][0] for i in range(3))
     main(["--scores", *files, "--chain", chain, f"--out={own / 'again'}"])
     again = json.loads((own / "again" / "report.json").read_text())
+    assert report.pop("probe_layers") == {"mini-llama-small": 2, "mini-llama-medium": 3}  # of models that are run here
     assert again == report
     printed = capsys.readouterr().out
     for word in ("answered-only", "full-path", "early-exit", "Table 8", "Table 9", "Table 14", "w/o P(IK)"):
@@ -174,7 +175,7 @@ def test_somebody_elses_logs_need_no_torch(tmp_path):
         (["--ledger", "creative"], "Expected `ledger` to be one of answered-only, full-path, early-exit"),
         (["--unit", "bananas"], "Expected `unit` to be one of flops"),
         (["--unit", "seconds"], "'small' to have seconds in every row"),
-        (["--unit", "dollars"], "prompt_tokens"),
+        (["--unit", "dollars"], "Expected `prices` to hold 'small', or its scores cost_usd in every row"),
         (["--objective", "luck"], "Expected `objective` to be one of accuracy, cost, price"),
         (["--objective", "accuracy", "--limit", "0.001"], "budget of at least"),
         (["--limit", "1.5"], "accuracy floor of at most"),

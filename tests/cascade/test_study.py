@@ -16,7 +16,7 @@ from cascade.policies.ledgers import pass_costs
 from cascade.policies.oracle import OraclePolicy
 from cascade.policies.thresholds import ThresholdPolicy
 from cascade.scores.arrays import ChainScores, parts
-from cascade.simulation.evaluation import evaluate
+from cascade.simulation.evaluation import difference, evaluate, shifts
 from cascade.simulation.guarantee import certification
 from cascade.simulation.simulator import play
 from cascade.simulation.study import layer_point, study
@@ -177,12 +177,27 @@ def test_the_limit_is_the_promised_loss_below_the_last_model(halves):
 
 def test_the_shift_is_scipys_and_is_warned_of_only_where_there_is_one(halves, found):
     own, harder = found.evaluations
-    assert not own.warnings
-    assert any("P(T) of m0" in warning for warning in harder.warnings)
-    chosen_on = halves[0]
+    assert own.difference is None  # these questions certified it
+    assert harder.difference.shown and harder.difference.compared == len(harder.shifts) == 5
+    assert harder.difference.p == pytest.approx(min(1, 5 * min(s.p for s in harder.shifts)))
+    chosen_on = halves[1]  # those that certified it
     shift = next(s for s in harder.shifts if (s.model, s.confidence) == ("m0", "P(T)"))
     theirs = stats.ks_2samp(made_up(seed=1, harder=1.5).models[0].signals.p_t, chosen_on.models[0].signals.p_t)
     assert shift.distance == pytest.approx(theirs.statistic)
+
+
+def test_questions_of_one_kind_are_said_to_differ_no_more_often_than_the_level_and_others_are():
+    """With ties, as confidences saturate, and with all of a chain's confidences dependent."""
+    here, said = made_up(500), {0.0: 0, 0.4: 0}
+    saturated = [changed(m, p_t=np.round(m.signals.p_t, 1)) for m in here.models]
+    here = replace(here, models=tuple(saturated))
+    for harder in said:
+        for seed in range(150):
+            there = made_up(300, seed=seed + 1, harder=harder)
+            there = replace(there, models=tuple(changed(m, p_t=np.round(m.signals.p_t, 1)) for m in there.models))
+            said[harder] += difference(shifts(there, here)).shown
+    assert said[0.0] <= stats.binom.ppf(0.999, 150, 0.01)
+    assert said[0.4] > 120
 
 
 def test_stages_add_up(halves):

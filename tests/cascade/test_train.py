@@ -4,6 +4,7 @@ import json
 import os
 import random
 import re
+import signal
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -176,8 +177,8 @@ def test_wandb_logs_offline_without_an_account(runs, tmp_path, monkeypatch):
     assert yaml.safe_load((done.run.folder / "config.yaml").read_text())["data"]["layers"] == [2, 3]
 
 
-def test_a_run_folder_holds_one_run(trained, runs, tmp_path, monkeypatch):
-    """Layers have cards with pictures of their own; a rerun leaves nothing of the run before it, even if killed."""
+def test_a_run_folder_holds_one_run_and_a_retrain_takes_its_place_when_it_is_done(trained, runs, tmp_path, monkeypatch):
+    """Layers have cards with pictures of their own; a rerun leaves nothing of the run before it."""
     settings = flags(runs, "--data.layers=[2,3]", f"--out={tmp_path}", "--trainer.max_epochs=1")
     folder = train([*settings, "--keep=all"]).run.folder
     pictures = [(folder / "probes" / f"layer-{layer}" / "reliability.png").read_bytes() for layer in (2, 3)]
@@ -185,19 +186,62 @@ def test_a_run_folder_holds_one_run(trained, runs, tmp_path, monkeypatch):
     assert (folder / "reliability.png").read_bytes() == (folder / "probe" / "reliability.png").read_bytes() in pictures
     for layer in (2, 3):
         assert "(reliability.png)" in (folder / "probes" / f"layer-{layer}" / "README.md").read_text()
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    for name in ("probes.training.ProbeModule.on_fit_end", "cascade.probing.fit.layer_table"):
+        with monkeypatch.context() as patch:
+            patch.setattr(name, _cut_off)
+            with pytest.raises(KeyboardInterrupt):
+                train([*settings, "--logger=none"])
+        assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
     train([*settings, "--logger=none"])
     names = {path.name for path in folder.iterdir()}
     assert names == {"probe", "metrics.json", "layers.json", "layers.png", "config.yaml", "reliability.png"}
-    with monkeypatch.context() as patch:
-        patch.setattr("probes.training.ProbeModule.on_fit_end", _cut_off)
-        with pytest.raises((KeyboardInterrupt, SystemExit)):
-            train([*settings, "--model.depth=2", "--logger=none"])
-    assert {path.name for path in folder.iterdir()} == {"config.yaml"}
-    assert yaml.safe_load((folder / "config.yaml").read_text())["model"]["depth"] == 2
+    assert [path.name for path in tmp_path.iterdir()] == [folder.name]
+
+
+def test_other_settings_are_another_folder_and_the_defaults_have_the_plain_name(trained, runs, tmp_path):
+    def folder(*more: str) -> str:
+        return train([f"--data.stores={runs / 'stores'}", f"--out={tmp_path}", "--logger=none", *more]).run.folder.name
+
+    plain = f"{MODEL}--mini-mmlu--layer-2"
+    assert folder() == plain
+    assert folder("--data.memory=1", "--keep=all") == plain  # how and not what
+    quick = "--trainer.max_epochs=1"
+    others = [folder(quick), folder(quick, "--model.depth=2"), folder(quick, "--data.split_seed=3")]
+    others += [folder(quick, "--seed_everything=5"), folder(quick, "--model.optimizer=torch.optim.SGD")]
+    assert len({plain, *others}) == 6
+    assert all(name.startswith(f"{plain}--") for name in others)
+    assert folder(quick, "--model.depth=2") == others[1]
+
+
+def test_ctrl_c_while_heads_are_trained_is_one_line(runs, tmp_path, monkeypatch, capsys):
+    handler = signal.getsignal(signal.SIGINT)
+    monkeypatch.setattr("probes.training.ProbeModule.on_train_epoch_start", _cut_off)
+    try:
+        with pytest.raises(SystemExit) as stop:
+            main(flags(runs, f"--out={tmp_path}"))
+    finally:
+        signal.signal(signal.SIGINT, handler)  # which Lightning ignores from then on
+    assert stop.value.code == 130
+    assert capsys.readouterr().err.splitlines()[-1].startswith("Stopped: nothing was written to")
+
+
+@pytest.mark.parametrize("wrong", ["labels", "questions"])
+def test_what_cannot_be_trained_on_is_found_before_anything_is_scored(wrong, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("cascade.probing.data.score", _cut_off)
+    few = tmp_path / "few.jsonl"
+    lines = [{"question": f"Is it {i}?", "choices": ["yes", "no"], "answer": "A"} for i in range(100)]
+    few.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    given = {"labels": f"--data.labels={tmp_path / 'none.parquet'}", "questions": f"--data.task={few}"}[wrong]
+    with pytest.raises(SystemExit) as stop:
+        main([given, f"--out={tmp_path / 'probes'}", f"--data.stores={tmp_path / 'stores'}"])
+    assert stop.value.code == 2
+    message = {"labels": "none.parquet", "questions": r"at least `batch_size` = 256 .*has 80, of 100"}[wrong]
+    assert re.search(f"^error: Expected .*{message}", capsys.readouterr().err.splitlines()[-1])
 
 
 def test_a_run_folder_that_another_run_writes_to_is_refused_and_left_as_it_is(tmp_path, capsys):
-    folder = tmp_path / f"{MODEL}--mini-mmlu--layer-2"
+    folder = tmp_path / f"{MODEL}--mini-mmlu--layer-2.unfinished"
     folder.mkdir()
     (folder / "config.yaml").write_text("the other run's")
     with locked(folder), pytest.raises(SystemExit):
@@ -216,22 +260,21 @@ def test_what_is_wrong_with_the_data_costs_no_earlier_run(trained, runs, tmp_pat
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     pq.write_table(table.slice(1), tmp_path / "l.parquet")
     with pytest.raises(CascadeError, match="1 have none"):
-        train([*settings, "--model.depth=0"])
+        train(settings)
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
 
 
 def test_a_tracked_run_that_was_cut_off_goes_on_under_its_id(runs, tmp_path, monkeypatch):
     monkeypatch.setenv("WANDB_MODE", "offline")
     settings = [*flags(runs)[:1], f"--out={tmp_path}", "--trainer.max_epochs=1", "--logger=wandb"]
-    folder = tmp_path / f"{MODEL}--mini-mmlu--layer-2"
     with monkeypatch.context() as patch:
         patch.setattr("cascade.probing.fit.layer_table", _cut_off)
         with pytest.raises(KeyboardInterrupt):
             train(settings)
-    (first,) = folder.glob("wandb/offline-run-*")
+    (first,) = tmp_path.glob("*.unfinished/wandb/offline-run-*")
     wandb.finish()
-    assert yaml.safe_load((folder / "config.yaml").read_text())["trainer"]["max_epochs"] == 1
-    train(settings)
+    assert yaml.safe_load((first.parents[1] / "config.yaml").read_text())["trainer"]["max_epochs"] == 1
+    folder = train(settings).run.folder
     ids = {path.name.split("-")[3] for path in folder.glob("wandb/offline-run-*")}
     assert ids == {first.name.split("-")[3]}  # a second run of the same second gets a suffix
     assert not (folder / "wandb-run-id").exists()  # it ended: the next one is another run
@@ -309,19 +352,19 @@ def test_what_predicts_something_else_is_never_taken_for_the_models_own_p_ik(tra
     own = (trained.run.checkpoint / "model.safetensors").read_bytes()
     wrong = flags(runs, f"--data.labels={tmp_path / 'other.parquet'}", "--trainer.max_epochs=1")
     done = {targets: train([*wrong, f"--data.targets={targets}"]) for targets in ("correct", "p_right")}
-    assert done["correct"].run.folder.name == f"{MODEL}--mini-mmlu--labels-other--layer-2"
-    assert done["p_right"].run.folder.name == f"{MODEL}--mini-mmlu--labels-other--p_right--layer-2"
+    assert done["correct"].run.folder.name.startswith(f"{MODEL}--mini-mmlu--labels-other--layer-2")
+    assert done["p_right"].run.folder.name.startswith(f"{MODEL}--mini-mmlu--labels-other--p_right--layer-2")
     assert (trained.run.checkpoint / "model.safetensors").read_bytes() == own
 
     model = DecoderConfig(MODEL).build()
     scored = score(model, "mini-mmlu", runs / "stores")
-    assert probe_for(model, "mini-mmlu", scored, runs).config == trained.probe.config
+    assert probe_for(model, "mini-mmlu", scored, runs, trained.probe.config.layer).config == trained.probe.config
     said = f"Reusing the probe in {trained.run.folder}, AUROC {trained.metrics['after']['auroc']:.3f}"
     assert said in capsys.readouterr().err
     (tmp_path / "stores").symlink_to(runs / "stores")
     done["correct"].probe.save_pretrained(tmp_path / "probes" / trained.run.folder.name / "probe")
     assert probe_for(model, "mini-mmlu", scored, tmp_path).config.label == trained.probe.config.label
-    assert "trained on something else" in capsys.readouterr().err
+    assert "1 there is of something else; training one" in capsys.readouterr().err
 
 
 def test_heads_are_trained_towards_the_probability_of_the_right_option(trained, runs, tmp_path, capsys):

@@ -8,12 +8,14 @@ import pickle
 import warnings
 
 import joblib
+import lightning
 import numpy as np
 import onnxruntime
 import pytest
 import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
+from lightning.pytorch.callbacks import ModelCheckpoint
 from safetensors.torch import save_file
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.frozen import FrozenEstimator
@@ -22,6 +24,7 @@ from sklearn.neural_network import MLPClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import MinMaxScaler, StandardScaler
 from skops import io as skops
+from torch.utils.data import DataLoader, TensorDataset
 
 from probes import Probe, ProbeError, probe_from_file, probe_from_sklearn, probe_from_tensors, save_onnx
 from tests.profile import LONG
@@ -223,6 +226,51 @@ def test_a_state_dict_that_makes_no_head_is_named(change, message):
 def test_a_name_that_is_not_there_is_named():
     with pytest.raises(ProbeError, match="'fc.weight' in the state dict, but it holds 0.weight"):
         probe_from_tensors(head().state_dict(), weights=["fc.weight"], **ORIGIN)
+
+
+class PlainModule(lightning.LightningModule):
+    """As many write one: the head, a loss with a tensor of its own, settings that are saved."""
+
+    def __init__(self, width: int = 7, lr: float = 0.01) -> None:
+        super().__init__()
+        self.save_hyperparameters()
+        self.net = torch.nn.Sequential(torch.nn.Linear(HIDDEN, width), torch.nn.ReLU(), torch.nn.Linear(width, 1))
+        self.loss = torch.nn.BCEWithLogitsLoss(pos_weight=torch.tensor(2.0))
+
+    def training_step(self, batch, _):
+        states, right = batch
+        return self.loss(self.net(states)[:, 0], right)
+
+    def configure_optimizers(self):
+        return torch.optim.Adam(self.parameters(), self.hparams.lr)
+
+
+def test_a_checkpoint_of_a_plain_lightning_module_gives_its_numbers(tmp_path):
+    states, right = (torch.from_numpy(part).float() for part in data())
+    module = PlainModule()
+    trainer = lightning.Trainer(
+        max_epochs=2, accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False,
+        default_root_dir=tmp_path, callbacks=[ModelCheckpoint(tmp_path / "kept", save_last=True)],
+    )  # fmt: skip
+    trainer.fit(module, DataLoader(TensorDataset(states, right), 100))
+    path = tmp_path / "kept" / "last.ckpt"
+    with pytest.raises(ProbeError, match="nothing uses loss.pos_weight; `weights`, .* and `prefix` say"):
+        probe_from_file(path, **ORIGIN)
+    with pytest.raises(ProbeError, match="`prefix` to begin names of tensors in .*net.0.weight.*, but got 'head.'"):
+        probe_from_file(path, prefix="head.", **ORIGIN)
+    probe = probe_from_file(path, prefix="net.", **ORIGIN)
+    with torch.no_grad():
+        expected = module.net(states).sigmoid()[:, 0]
+    np.testing.assert_allclose(probe.predict(states), expected, rtol=0, atol=1e-6)
+
+
+def test_a_checkpoint_that_holds_more_than_data_is_not_unpickled(tmp_path):
+    torch.save({"state_dict": head().state_dict(), "hyper_parameters": {"hook": Trap()}}, tmp_path / "x.ckpt")
+    with pytest.raises(ProbeError, match="can run any code"):
+        probe_from_file(tmp_path / "x.ckpt", **ORIGIN)
+    torch.save(head().state_dict(), tmp_path / "y.ckpt")
+    with pytest.raises(ProbeError, match="with a `state_dict`, but it has none"):
+        probe_from_file(tmp_path / "y.ckpt", **ORIGIN)
 
 
 class Trap:

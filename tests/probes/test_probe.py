@@ -36,6 +36,11 @@ def test_a_saved_probe_gives_the_same_numbers(tmp_path, depth, calibration):
     assert loaded.predict(states).shape == (4, 3)
 
 
+def test_a_probe_shows_the_layer_and_the_model_that_it_reads():
+    assert "layer 2 of 3 of base, hidden size 8" in repr(probe())
+    assert "layer 2 of base, hidden size 8" in repr(probe(replace(CONFIG, num_layers=0)))
+
+
 def test_p_ik_is_the_formula_written_out():
     made = probe(replace(CONFIG, head=HeadConfig(width=5, depth=1)))
     state = np.random.default_rng(0).normal(size=8).astype(np.float32)

@@ -22,6 +22,7 @@ from cascade.serving.logs import Log
 from cascade.serving.origins import Origins
 from cascade.serving.server import Server
 from cascade.serving.service import Limits, Service
+from cascade.serving.shadow import Journal
 
 
 @dataclass
@@ -92,10 +93,11 @@ def running(
     keys=(),
     log_text: bool = False,
     origins: Origins | None = None,
+    journal: Journal | None = None,
     state: Path | None = None,
 ) -> Iterator[Running]:
     log = io.StringIO()
-    service = Service(cascade, limits, keys, Log(log, log_text), origins, state)
+    service = Service(cascade, limits, keys, Log(log, log_text), origins, journal, state)
     server = Server(service, bind("127.0.0.1", 0))
     ready = threading.Event()
     thread = threading.Thread(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import time
 from pathlib import Path
@@ -236,6 +237,35 @@ def test_the_spending_cap_holds_for_what_is_passed_through(provider, tmp_path):
         server.ask(tools=TOOLS, max_tokens=100)
         wait_until(lambda: spending(tmp_path).reserved == 0, "the second bill")
         assert spending(tmp_path).billed > 100 + 12  # the most that it can have been
+
+
+def test_an_endpoint_cannot_talk_the_cap_down(provider, tmp_path):
+    priced = endpoint(provider, tmp_path, price=Price(1e6, 1e6), spending_cap=1e6)
+    with running(plain_cascade(Plain("small"), priced)) as server:
+        before = 0.0
+        for usage in ({"prompt_tokens": 0, "completion_tokens": 0}, {"prompt_tokens": -9, "completion_tokens": -9},
+                      {"prompt_tokens": 10**30, "completion_tokens": 1}, {"prompt_tokens": "1"}):  # fmt: skip
+            provider.say = says(usage=usage)
+            server.ask("Why? " * 200, tools=TOOLS, max_tokens=100)
+            wait_until(lambda: spending(tmp_path).reserved == 0, "the bill")
+            assert spending(tmp_path).billed - before > 1000 + 100  # a token a byte, and all that may be written
+            before = spending(tmp_path).billed
+        with pytest.raises(openai.InternalServerError) as caught:
+            server.ask(tools=TOOLS, max_tokens=10**400)
+        assert caught.value.code == "spending_cap"
+
+
+def test_a_reply_that_nobody_reads_is_closed_and_paid_for(provider, tmp_path):
+    priced = endpoint(provider, tmp_path, price=Price(1e6, 1e6), spending_cap=1e6)
+
+    async def send_and_leave() -> None:
+        passed = await priced.relay.send("/chat/completions", {"messages": ASK, "max_tokens": 7})
+        await passed.close()
+        await priced.relay.close()
+
+    asyncio.run(send_and_leave())
+    assert spending(tmp_path).reserved == 0 and spending(tmp_path).total > 7
+    priced.release()
 
 
 def test_hints_and_fields_that_only_endpoints_know_reach_the_endpoints_that_are_asked(provider, tmp_path):

@@ -24,7 +24,7 @@ from cascade.scoring.confidence.asked import (
     read_verbalized,
     verbalized_prompt,
 )
-from cascade.scoring.confidence.distributions import margin, option_certainty, sequence_likelihood
+from cascade.scoring.confidence.distributions import OF_TOKENS, margin, option_certainty
 from cascade.scoring.confidence.parts import Parts
 from cascade.scoring.confidence.samples import self_consistency, semantic_certainty
 from cascade.scoring.rows import reply_row
@@ -189,9 +189,10 @@ def _replies(model: Engine, prompts: Sequence[Prompt]) -> list[Reply]:
 def _free(asked: _Asked, methods: Iterable[str]) -> None:
     """Confidences of the answer's own pass; null where an endpoint does not show what they need."""
     reply, lettered = asked.reply, asked.lettered
-    if "likelihood" in methods:
-        logprobs = [t.logprob for t in (reply.tokens[:1] if lettered else answer_tokens(reply.tokens))]
-        asked.put("likelihood", sequence_likelihood(logprobs) if logprobs else None)
+    logprobs = [t.logprob for t in (reply.tokens[:1] if lettered else answer_tokens(reply.tokens))]
+    for name, confidence in OF_TOKENS.items():
+        if name in methods:
+            asked.put(name, confidence(logprobs) if logprobs else None)
     if "entropy" in methods:
         asked.put("entropy", option_certainty(reply.options) if sum(reply.options) else None)
     if "margin" in methods:

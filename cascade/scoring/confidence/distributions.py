@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -25,6 +25,38 @@ def sequence_likelihood(logprobs: Sequence[float]) -> float:
     if values.size == 0 or not (values <= 1e-6).all():
         raise CascadeError(f"Expected `logprobs` to be numbers of at most 0, at least one, but got {list(logprobs)}")
     return float(np.exp(np.minimum(values, 0).mean()))
+
+
+def least_likely_token(logprobs: Sequence[float]) -> float:
+    """The smallest probability of a generated token, min exp(log p_t), in [0, 1]: one doubtful word is enough.
+
+    Manakul et al., *SelfCheckGPT* (2023), "Max(−log p)". Costs nothing more than the answer.
+
+    Args:
+        logprobs: As of `sequence_likelihood`.
+    """
+    sequence_likelihood(logprobs)  # which checks them
+    return float(np.exp(min(0.0, *logprobs)))
+
+
+def first_token(logprobs: Sequence[float]) -> float:
+    """The probability of the first generated token, whatever it is, in [0, 1].
+
+    It is known before the rest is written. Costs nothing more than the answer.
+
+    Args:
+        logprobs: As of `sequence_likelihood`.
+    """
+    sequence_likelihood(logprobs)
+    return float(np.exp(min(0.0, logprobs[0])))
+
+
+OF_TOKENS: dict[str, Callable[[Sequence[float]], float]] = {
+    "likelihood": sequence_likelihood,
+    "minimum": least_likely_token,
+    "first_token": first_token,
+}
+"""The confidences that are made of an answer's token log-probabilities alone, by the end of their column's name."""
 
 
 def option_certainty(probabilities: Sequence[float]) -> float:
