@@ -25,6 +25,7 @@ EXTRAS = {
     "datasets": "eval",
     "wandb": "wandb",
     "bitsandbytes": "quantization",
+    "inspect_ai": "inspect",
 }
 P = ParamSpec("P")
 R = TypeVar("R")

@@ -90,7 +90,7 @@ def _measured(study: Study, promised: bool) -> str:
 def _elsewhere(study: Study) -> Iterator[str]:
     """For each data but the reported questions whether they look like those that the policy rests on."""
     promise = study.guarantee if study.guarantee is not None and study.guarantee.holds else None
-    rests_on = "chose the policy" if promise is None else "certify"
+    rests_on = "chose the policy" if study.guarantee is None else "certify"
     for evaluation in study.evaluations[1:]:
         test = evaluation.difference
         if test is None:

@@ -314,7 +314,7 @@ def evaluate(
         margin: Of the non-inferiority test, a share.
         prices: For dollars.
         out_of_fold: Stands in for the policy where these questions certified it.
-        like: The questions that certified the policy, to be compared with; by default those that chose it.
+        like: The questions that certified the policy, or chose it, to be tested against; ``None`` for these themselves.
 
     Raises:
         CascadeError: If the data lack a confidence that the policy decides by.
@@ -363,7 +363,7 @@ def evaluate(
         non_inferiority=inferior,
         qualities=qualities(chain) if chain.labelled else (),
         shifts=moved,
-        difference=difference(moved) if out_of_fold is None else None,
+        difference=None if like is None else difference(moved),
         estimate=estimate_accuracy(chain, played, fit_estimators(chosen_on, policy, chain)),
         subjects=found,
     )

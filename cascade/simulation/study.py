@@ -298,7 +298,7 @@ def study(
                 goal.margin,
                 prices,
                 played_as if chain is report_on else None,
-                whole,
+                None if chain is report_on else whole or choose_on,
             )
             for name, chain in data.items()
         ),

@@ -119,7 +119,7 @@ def test_the_whole_report_of_the_miniature(own, made_once, tmp_path, capsys):
     in_distribution, ood = report["study"]["evaluations"]
     assert (in_distribution["questions"], ood["questions"]) == (810, 448)
     assert ood["row"]["accuracy"] < in_distribution["row"]["accuracy"] - 0.2
-    assert ood["warnings"]
+    assert ood["different"]
     assert f"Wrote {tmp_path / 'report.html'}" in said.out
 
 
@@ -295,8 +295,8 @@ def test_other_data_and_unlabelled_logs_are_evaluated_frozen(tmp_path):
     assert study["chosen"] == plain["chosen"]
     own, ood, live = study["evaluations"]
     assert ood["row"]["accuracy"] is not None
-    assert any("P(T) of small" in warning for warning in ood["warnings"])
-    assert not own["warnings"] and not live["warnings"]
+    assert ood["different"] and ood["difference"]["largest"]["confidence"] == "P(T)"
+    assert own["different"] is None and live["different"] is False
     assert live["row"] is None and live["estimate"]["actual"] is None
     assert 0 < live["estimate"]["accuracy"] < 1
     assert own["estimate_error_points"] == pytest.approx(100 * (own["estimate"]["accuracy"] - own["row"]["accuracy"]))

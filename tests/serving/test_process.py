@@ -132,7 +132,7 @@ def test_a_model_that_could_answer_no_multiple_choice_is_refused_before_the_serv
     """Its tokenizer has " B" as one token and " A" as two; the models behind it would be asked everything."""
     tiny = str(shared_data / "stories260k_hf")
     config = tmp_path / "cascade.yaml"
-    config.write_text(json.dumps({"chain": f"{tiny},mini-llama-large"}))
+    config.write_text(json.dumps({"chain": f"{tiny},mini-llama-large", "p_ik": None}))
     with pytest.raises(SystemExit) as ended:
         main(["--config", str(config), "--port", "0"])
     said = capsys.readouterr()
