@@ -120,6 +120,7 @@ class Forked:
         stdin: str = "/dev/null",
     ) -> None:
         outside = dict(os.environ if environment is None else environment)
+        outside.pop("COLUMNS", None)  # of whoever's terminal: a process of a test has none
         self.stdout, self.stderr = Output(self), Output(self)
         ends = (stdin, self.stdout.name, stderr or self.stderr.name)
         start_server()
