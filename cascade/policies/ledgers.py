@@ -331,20 +331,47 @@ def charges(costs: PassCosts, ledger: str, asks: Sequence[Collection[str]]) -> n
     Raises:
         CascadeError: If the ledger is unknown.
     """
+    check_ledger(ledger)
+    return np.stack(
+        [
+            np.stack([charge(costs, ledger, place, outcome, asked) for place, asked in enumerate(asks)])
+            for outcome in Outcome
+        ]
+    )
+
+
+def check_ledger(ledger: str) -> None:
+    """Raises `CascadeError` unless a ledger is one of `LEDGERS`."""
     if ledger not in LEDGERS:
         raise CascadeError(f"Expected `ledger` to be one of {', '.join(LEDGERS)}, but got {ledger!r}")
-    asks_p_ik, asks_p_t = (np.array([float(name in asked) for asked in asks]) for name in ("p_ik", "p_t"))
-    probe = (costs.probe * asks_p_ik)[:, None]
-    whole = costs.whole + probe
-    charged = np.zeros((len(Outcome), *whole.shape))
-    charged[Outcome.ANSWERED] = whole + costs.confidence * asks_p_t[:, None]
-    if ledger == "full-path":
-        charged[Outcome.REJECTED_BY_P_IK] = whole
-        charged[Outcome.REJECTED_BY_P_T] = whole + costs.confidence
-    elif ledger == "early-exit":
-        charged[Outcome.REJECTED_BY_P_IK] = costs.exit_shares[:, None] * costs.prefill + probe
-        charged[Outcome.REJECTED_BY_P_T] = costs.prefill + costs.first + probe + costs.confidence
-    return charged
+
+
+def charge(costs: PassCosts, ledger: str, place: int, outcome: Outcome, asked: Collection[str]) -> np.ndarray:
+    """What the model at a place charges for each question that an outcome came of; see `charges`.
+
+    Args:
+        costs: From `pass_costs`.
+        ledger: One of `LEDGERS`.
+        place: Of the model.
+        outcome: What became of the questions there.
+        asked: The confidences that a policy decides by there.
+
+    Returns:
+        ``[questions]``, float64.
+    """
+    probe = costs.probe[place] * ("p_ik" in asked)
+    whole = costs.prefill[place] + costs.decode[place] + probe
+    if outcome == Outcome.ANSWERED:
+        return np.asarray(whole + costs.confidence[place] * ("p_t" in asked))
+    if ledger == "full-path" and outcome == Outcome.REJECTED_BY_P_IK:
+        return np.asarray(whole)
+    if ledger == "full-path" and outcome == Outcome.REJECTED_BY_P_T:
+        return np.asarray(whole + costs.confidence[place])
+    if ledger == "early-exit" and outcome == Outcome.REJECTED_BY_P_IK:
+        return np.asarray(costs.exit_shares[place] * costs.prefill[place] + probe)
+    if ledger == "early-exit" and outcome == Outcome.REJECTED_BY_P_T:
+        return np.asarray(costs.prefill[place] + costs.first[place] + probe + costs.confidence[place])
+    return np.zeros(whole.shape)
 
 
 def question_costs(outcome: np.ndarray, charged: np.ndarray) -> np.ndarray:

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from cascade.policies.ledgers import UNITS
+from cascade.simulation.climbing import fewest_questions
 from cascade.simulation.evaluation import LEVEL
-from cascade.simulation.guarantee import fewest_questions
 from cascade.simulation.study import Study
-from cascade.statistics.significance import Interval
+from cascade.statistics.significance import Interval, in_points
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ def recommendation(study: Study) -> Recommendation:
         sentences = (
             f"Recommended: {study.chosen.policy.in_words(study.names)}.",
             promise.statement,
-            f"Certified on four fifths of them and measured on the fifth, five times over: {_measured(study, True)}",
+            f"{_how(study)}: {_measured(study, True)}",
         )
     else:
         sentences = (f"Recommended: ask {study.names[-1]} alone.", promise.statement, *_unpromised(study))
@@ -56,17 +56,29 @@ def recommendation(study: Study) -> Recommendation:
     )
 
 
-def _unpromised(study: Study) -> tuple[str, str]:
+def _how(study: Study) -> str:
+    """How the promised policy was measured, as a clause."""
+    assert study.guarantee is not None
+    where = "the fifth"
+    if study.reported_on < study.guarantee.certified_on:
+        where += f" as far as it is reported ({study.reported_on:,} questions in all)"
+    return f"Certified on four fifths of them and measured on {where}, five times over"
+
+
+def _unpromised(study: Study) -> tuple[str, ...]:
     """The policy that is best where it was chosen, which promises nothing, and how it does on other questions."""
     goal, last = study.goal, study.names[-1]
-    floor = f"the cheapest policy that is right on at least {100 * study.limit:.1f} % of them"
+    floor = f"right on at least {100 * study.limit:.1f} % of them"
     wanted = {
-        "cost": floor,
+        "cost": f"the cheapest policy that is {floor}",
         "accuracy": f"the most accurate policy that costs at most {100 * study.limit:.1f} % of {last} alone",
         "price": f"the policy of the highest accuracy − {study.limit:g} × cost",
     }[goal.objective]
     if goal.promised:
-        wanted += f", {100 * goal.loss:g} points below {last}"
+        below = f", {in_points(goal.loss)} below {last}"
+        if study.unpromised.policy.places == (len(study.names) - 1,):
+            return (f"On the {study.chosen_on:,} questions that choose, too, nothing cheaper is {floor}{below}.",)
+        wanted += below
     words = study.unpromised.policy.in_words(study.names)
     start = "Not promised, and so not recommended: chosen" if goal.promised else "Nothing is promised of this: chosen"
     return (
@@ -97,7 +109,8 @@ def _elsewhere(study: Study) -> Iterator[str]:
             continue
         found = (
             f"Kolmogorov-Smirnov, {test.largest.confidence} of {test.largest.model} first: distance "
-            f"{test.largest.distance:.2f}; p {_p(test.p)} over {test.compared} confidences, at level {LEVEL:g}"
+            f"{test.largest.distance:.2f}; p {_p(test.p)} over {test.compared} "
+            f"confidence{'s' * (test.compared != 1)}, at level {LEVEL:g}"
         )
         if not test.shown:
             yield (
@@ -105,16 +118,17 @@ def _elsewhere(study: Study) -> Iterator[str]:
                 f"that {rests_on} ({found}), which does not show that they are distributed alike."
             )
         elif promise is None:
+            of_another_kind = ": what the thresholds keep may be of another kind" if study.guarantee is None else ""
             yield (
                 f"{evaluation.name}: the confidences are distributed otherwise than on the questions that {rests_on} "
-                f"({found}): what the thresholds keep may be of another kind."
+                f"({found}){of_another_kind}."
             )
         else:
             fewest = fewest_questions(promise.epsilon, promise.delta)
             yield (
                 f"{evaluation.name}: the confidences are distributed otherwise than on the questions that {rests_on} "
-                f"({found}). The promise does not reach there. --recertify takes labelled questions of this kind; "
-                f"{fewest:,} are the fewest that can certify, and only if the policy loses none of them."
+                f"({found}). The promise does not reach there. --recertify takes labelled questions of this kind: "
+                f"{fewest:,} certify a policy that neither gains nor loses any of them; one that loses may take more."
             )
 
 

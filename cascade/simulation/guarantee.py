@@ -13,10 +13,10 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import cached_property, lru_cache
+from functools import cached_property
 
 import numpy as np
-from scipy.special import expit, ndtri
+from scipy.special import expit
 
 from cascade.errors import CascadeError
 from cascade.policies.base import LivePolicy
@@ -28,8 +28,9 @@ from cascade.policies.registry import POLICIES
 from cascade.policies.thresholds import ThresholdPolicy
 from cascade.policies.tuning import SLACK, Goal, Ladder, Point, Tally
 from cascade.scores.arrays import ChainScores, ModelScores
+from cascade.simulation.climbing import Certified, certify, foreseen, questions_needed
 from cascade.simulation.tuning import StudyTuner
-from cascade.statistics.tango import critical_value, score
+from cascade.statistics.significance import in_points
 
 # Parts of the certifying questions, each measured under what the others certify.
 FOLDS = 5
@@ -37,81 +38,6 @@ FOLDS = 5
 LOOKED_AT = 20_000
 # Of how many questions a model's confidence is believed to be its probability of being right.
 BELIEVED = 100
-# How many times as many questions are thought of, where none would do.
-MOST_TIMES = 10_000
-
-
-@dataclass(frozen=True)
-class Certified:
-    """How far a ladder was climbed.
-
-    Attributes:
-        questions: That certified.
-        passed: Rungs that passed, one after another from the first.
-        rung: The cheapest of them, or ``None`` where none is cheaper than the last model.
-        score, critical: Its test statistic, and what it had to reach; NaN without a rung.
-        loss, cost: Accuracy lost, and cost as a share of the last model's, on these questions; 0 and 1 without a rung.
-    """
-
-    questions: int
-    passed: int
-    rung: int | None
-    score: float
-    critical: float
-    loss: float
-    cost: float
-
-
-def certify(tally: Tally, epsilon: float, delta: float) -> Certified:
-    """The cheapest rung of a ladder that is promised to lose at most ε.
-
-    Args:
-        tally: Of the certifying questions.
-        epsilon: ε.
-        delta: Level of the whole ladder.
-    """
-    scores = score(tally.gains, tally.losses, tally.questions, -epsilon)
-    critical = critical_value(tally.questions, epsilon, delta)
-    return _climbed(tally, scores, critical)
-
-
-def _climbed(tally: Tally, scores: np.ndarray, critical: float) -> Certified:
-    failed = scores < critical
-    passed = int(failed.argmax()) if failed.any() else len(scores)
-    nothing = Certified(tally.questions, passed, None, float("nan"), float("nan"), 0.0, 1.0)
-    shares = tally.cost[:passed] / tally.last_cost
-    if not passed or shares.min() >= 1 - SLACK:
-        return nothing
-    # Of equally cheap rungs the strictest.
-    rung = int(shares.argmin())
-    loss = float(tally.losses[rung] - tally.gains[rung]) / tally.questions
-    return replace(
-        nothing, rung=rung, score=float(scores[rung]), critical=critical, loss=loss, cost=float(shares[rung])
-    )
-
-
-@lru_cache(maxsize=64)
-def fewest_questions(epsilon: float, delta: float) -> int:
-    """The fewest questions that can certify a loss below ε: those of a policy that gains and loses nothing.
-
-    At least so many that a policy that loses just ε, and gains nothing, loses none of them with probability δ or less.
-    """
-    n = max(1, int(np.ceil(np.log(delta) / np.log1p(-epsilon))))
-    while float(score(0, 0, n, -epsilon)) < critical_value(n, epsilon, delta):
-        n += 1
-    return n
-
-
-def foreseen(tally: Tally, questions: float, epsilon: float, delta: float) -> Certified:
-    """About what so many questions would certify if gains, losses and costs keep their shares.
-
-    With the normal quantile in the place of the exact critical value.
-    """
-    times = questions / max(tally.questions, 1)
-    if questions < fewest_questions(epsilon, delta):
-        return Certified(int(questions), 0, None, float("nan"), float("nan"), 0.0, 1.0)
-    scores = score(tally.gains * times, tally.losses * times, questions, -epsilon)
-    return _climbed(tally, scores, float(ndtri(1 - delta)))
 
 
 def believed(chain: ChainScores) -> ChainScores:
@@ -161,6 +87,7 @@ class Certification:
         goal: ε, δ, and the ledger in which a policy is cheap.
         ladder: Chosen without their labels; ``None`` where there is none.
         tried: How many ladders it was chosen from.
+        apart: Whether questions apart chose it.
     """
 
     chain: ChainScores
@@ -168,6 +95,7 @@ class Certification:
     goal: Goal
     ladder: Ladder[LivePolicy] | None
     tried: int
+    apart: bool
 
     @cached_property
     def tally(self) -> Tally:
@@ -234,13 +162,14 @@ def certification(
     """
     if not chain.labelled:
         raise CascadeError("Expected scores with labels to certify thresholds on, but these have none")
+    apart = learn_on is not None and learn_costs is not None
     if learn_on is None or learn_costs is None:
         hidden = tuple(replace(m, correct=np.zeros(len(chain), dtype=bool)) for m in chain.models)
         learn_on, learn_costs = replace(chain, models=hidden, labelled=False), costs
     tuner = StudyTuner(learn_on, learn_costs, goal)
     ladders = [ladder for kind in POLICIES for ladder in kind.ladders(tuner)]
     if len(ladders) < 2:
-        return Certification(chain, costs, goal, ladders[0] if ladders else None, len(ladders))
+        return Certification(chain, costs, goal, ladders[0] if ladders else None, len(ladders), apart)
     looked_at = np.unique(np.linspace(0, len(learn_on) - 1, LOOKED_AT).astype(int))
     some, some_costs = learn_on.take(looked_at), learn_costs.take(looked_at)
     guesses = [believed(some), some] if some.labelled else [believed(some)]
@@ -251,7 +180,7 @@ def certification(
         cost = [np.mean([foreseen(tally, questions, goal.loss, goal.delta).cost for tally in own]) for own in tallies]
         if min(cost) < 1 - SLACK:
             break
-    return Certification(chain, costs, goal, ladders[int(np.argmin(cost))], len(ladders))
+    return Certification(chain, costs, goal, ladders[int(np.argmin(cost))], len(ladders), apart)
 
 
 @dataclass(frozen=True)
@@ -269,9 +198,11 @@ class Guarantee:
     Attributes:
         epsilon, delta: What was asked.
         certified_on: Questions that certified.
-        ladder: What is asked on the ladder; empty where no policy offers one.
+        ladder: What is asked on the ladder, and of which models; empty where no policy offers one.
         ladders: How many it was chosen from.
+        apart: Whether questions apart chose it, and not the confidences of those that certify.
         rungs: How many it has.
+        cheaper: How many of these cost less than the last model.
         passed: Rungs that passed.
         point: The promised policy; the last model alone where nothing is promised. Its accuracy and cost on the
             questions that certified it.
@@ -287,7 +218,9 @@ class Guarantee:
     certified_on: int
     ladder: str
     ladders: int
+    apart: bool
     rungs: int
+    cheaper: int
     passed: int
     point: Point[LivePolicy]
     last_accuracy: float
@@ -308,30 +241,44 @@ class Guarantee:
 
     @property
     def statement(self) -> str:
-        """In a sentence or two."""
-        points = f"{100 * self.epsilon:g} point{'s' * (self.epsilon != 0.01)}"
-        promise = f"at most {points} of accuracy below the last model, with probability {1 - self.delta:g} or more"
+        """In a few sentences."""
+        lost, questions = in_points(self.epsilon), f"{self.certified_on:,} questions"
+        promise = f"at most {lost} of accuracy below the last model, with probability {1 - self.delta:.15g} or more"
         if self.holds:
-            return (
-                f"Promised on questions like these: {promise}. {self.certified_on:,} questions certify it; on these it "
-                f"lies {100 * self.loss:.2f} points below and costs {100 * self.point.cost:.1f} % as much."
+            loss = f"{abs(100 * self.loss):.2f}"
+            lies = f"lies {loss} points {'above' if self.loss < 0 else 'below'}" if float(loss) else "is right as often"
+            given = (
+                f" The probability takes it as given that their confidences, and no answer, chose one of "
+                f"{self.ladders} ladders of thresholds."
             )
+            return (
+                f"Promised on questions like these: {promise}. {questions} certify it; on these it {lies} and costs "
+                f"{100 * self.point.cost:.1f} % as much.{given if self.ladders > 1 and not self.apart else ''}"
+            )
+        kept = "if gains and losses keep their shares"
         why = (
-            "no policy that was tried is cheaper than the last model"
-            if not self.ladder
-            else "losses as on these questions would not do on any number of them: no rung that is cheaper than the "
-            "last model comes after rungs that all lose less"
+            f"on the ladder of thresholds ({self.ladder}) nothing costs less"
+            if not self.cheaper
+            else f"on the ladder of thresholds ({self.ladder}) {lost} or more are lost on these {questions} by the "
+            f"time that anything is saved, and no number of them would do {kept}"
             if np.isinf(self.questions_needed)
-            else f"about {self.questions_needed:,.0f} would do if gains and losses keep their shares"
+            else f"{questions} are too few, and about {self.questions_needed:,.0f} would do {kept}"
         )
-        return f"Nothing cheaper can be promised to lie {promise}: {self.certified_on:,} questions certify, and {why}."
+        return f"Nothing cheaper can be promised to lie {promise}: {why}."
 
     @property
     def outlook(self) -> str:
         """What other numbers of questions would buy, in a sentence; empty where there is no ladder."""
         if not self.foreseen:
             return ""
-        parts = [f"{one.questions:,} would save about {100 * one.saved:.1f} %" for one in self.foreseen]
+        if not any(one.saved > 0 for one in self.foreseen):
+            counts = " nor ".join(f"{one.questions:,}" for one in self.foreseen)
+            return f"If gains and losses keep their shares, neither {counts} questions would certify anything cheaper."
+        parts = [
+            f"{one.questions:,} would "
+            + (f"save about {100 * one.saved:.1f} %" if one.saved > 0 else "certify nothing cheaper")
+            for one in self.foreseen
+        ]
         return f"If gains and losses keep their shares, {' and '.join(parts)}."
 
     def to_json(self, names: Sequence[str], normalize: bool) -> dict[str, object]:
@@ -346,7 +293,7 @@ class Guarantee:
 
 def guarantee(made: Certification) -> Guarantee:
     """What a certification allows to be promised, and what it would take to promise more."""
-    goal, chain, found = made.goal, made.chain, made.found
+    goal, chain, found, ladder = made.goal, made.chain, made.found, made.ladder
     last = float(chain.models[-1].correct.mean())
     held = found is not None and found.rung is not None
     point = Point(made.policy(found), last - (found.loss if found else 0.0), found.cost if found else 1.0)
@@ -354,34 +301,34 @@ def guarantee(made: Certification) -> Guarantee:
         epsilon=goal.loss,
         delta=goal.delta,
         certified_on=len(chain),
-        ladder="" if made.ladder is None else made.ladder.name,
+        ladder="" if ladder is None else f"{ladder.name}, {' → '.join(_names(made))}",
         ladders=made.tried,
-        rungs=0 if made.ladder is None else len(made.ladder),
+        apart=made.apart,
+        rungs=0 if ladder is None else len(ladder),
+        cheaper=0 if ladder is None else int((made.tally.cost / made.tally.last_cost < 1 - SLACK).sum()),
         passed=0 if found is None else found.passed,
         point=point,
         last_accuracy=last,
         score=float("nan") if found is None else found.score,
         critical=float("nan") if found is None else found.critical,
-        foreseen=() if made.ladder is None else tuple(_outlook(made)),
-        questions_needed=float("nan") if held else questions_needed(made),
+        foreseen=() if ladder is None else tuple(_outlook(made)),
+        questions_needed=(
+            float("nan")
+            if held
+            else float("inf")
+            if ladder is None
+            else questions_needed(made.tally, goal.loss, goal.delta)
+        ),
     )
 
 
+def _names(made: Certification) -> list[str]:
+    """The models of the ladder's sub-chain."""
+    assert made.ladder is not None
+    return [made.chain.names[place] for place in made.ladder.policy(0).places]
+
+
 def _outlook(made: Certification) -> Iterator[Foreseen]:
-    for questions in (len(made.chain) // 2, 2 * len(made.chain)):
+    for questions in (max(1, len(made.chain) // 2), 2 * len(made.chain)):
         there = foreseen(made.tally, questions, made.goal.loss, made.goal.delta)
         yield Foreseen(questions, 1 - there.cost)
-
-
-def questions_needed(made: Certification) -> float:
-    """About how many questions would certify something cheaper than the last model; infinite where none would.
-
-    Gains, losses and costs keep their shares, and the rungs their order.
-    """
-    if made.ladder is None:
-        return float("inf")
-    fewest = max(len(made.chain), fewest_questions(made.goal.loss, made.goal.delta))
-    for questions in np.unique(np.ceil(fewest * np.geomspace(1, MOST_TIMES, 400))):
-        if foreseen(made.tally, questions, made.goal.loss, made.goal.delta).rung is not None:
-            return float(questions)
-    return float("inf")

@@ -17,6 +17,11 @@ from cascade.statistics.columns import columns
 from cascade.statistics.tango import interval, score
 
 
+def in_points(share: float) -> str:
+    """A share as points in words: ``1 point``, ``2 points``."""
+    return f"{100 * share:g} point{'s' * (share != 0.01)}"
+
+
 @dataclass(frozen=True)
 class McNemar:
     """McNemar's test on paired answers.
@@ -99,7 +104,7 @@ class NonInferiority:
     def statement(self) -> str:
         """One line for a report. A test that fails shows nothing, and one that succeeds does not show equality."""
         p = "p < 0.001" if self.p < 0.001 else f"p = {self.p:.3f}"
-        points = f"{100 * self.margin:g} point{'s' * (self.margin != 0.01)}"
+        points = in_points(self.margin)
         return (
             f"not inferior by more than {points} ({p})" if self.shown else f"not shown to lose at most {points} ({p})"
         )

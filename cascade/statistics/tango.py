@@ -21,8 +21,8 @@ EVERY_COUNT = 20_000
 NODES = 200
 # Standard deviations of the first count that are summed; what lies outside has a probability below 1e-14.
 WIDE = 8
-# Values of the nuisance parameter.
-SHARES = 160
+# Values of the nuisance parameter, log-spaced; and more where nearly all answers differ, as the size jumps most there.
+SHARES, NEAR_THE_END = 160, 80
 
 
 def score(only_first: np.ndarray | float, only_second: np.ndarray | float, n: float, difference: float) -> np.ndarray:
@@ -60,29 +60,39 @@ def size(n: int, epsilon: float, critical: float, shares: np.ndarray) -> np.ndar
     Returns:
         The probability at each of ``shares``. Summed over every count up to `EVERY_COUNT` questions.
     """
-    if n <= EVERY_COUNT:
-        most = _most_losses(np.arange(n + 1), n, epsilon, critical)
+    spread = WIDE * np.sqrt(n * shares * (1 - shares)) + WIDE
+    low, high = np.maximum(n * shares - spread, 0).astype(int), np.minimum(n * shares + spread, n).astype(int)
+    if n > EVERY_COUNT:
+        # Rounded, and so not at equal steps: these may keep time with the jumps of the largest c.
+        first = np.linspace(low, high, NODES, axis=1).astype(int)
+        limit = _most_losses(first, n, epsilon, critical)
+        weight, below = _rejected(first, limit, n, epsilon, shares[:, None])
+        weight[:, 1:] *= np.diff(first, axis=1) > 0
+        return np.asarray((weight * below).sum(axis=1) / weight.sum(axis=1))
+    counts = np.arange(n + 1)
+    most = _most_losses(counts, n, epsilon, critical)
     found = np.empty(len(shares))
     for place, share in enumerate(shares):
-        spread = WIDE * np.sqrt(n * share * (1 - share)) + WIDE
-        low, high = max(0, int(n * share - spread)), min(n, int(n * share + spread))
-        if n <= EVERY_COUNT:
-            first, limit = np.arange(low, high + 1), most[low : high + 1]
-        else:
-            first = np.unique(np.linspace(low, high, NODES).astype(int))
-            limit = _most_losses(first, n, epsilon, critical)
-        log = special.xlogy(first, share) + special.xlog1py(n - first, -share)
-        log += special.gammaln(n + 1) - special.gammaln(first + 1) - special.gammaln(n - first + 1)
-        weight = np.exp(log)
-        # Given b, the other count is binomial among the rest. `bdtr` takes no −1, the count that nothing is below.
-        below = special.bdtr(np.maximum(limit, 0), n - first, min((share + epsilon) / (1 - share), 1.0))
-        found[place] = (weight * np.where(limit < 0, 0.0, below)).sum() / (1.0 if n <= EVERY_COUNT else weight.sum())
+        near = slice(low[place], high[place] + 1)
+        weight, below = _rejected(counts[near], most[near], n, epsilon, share)
+        found[place] = (weight * below).sum()
     return found
+
+
+def _rejected(
+    first: np.ndarray, limit: np.ndarray, n: int, epsilon: float, share: np.ndarray | float
+) -> tuple[np.ndarray, np.ndarray]:
+    """The probability of each b, and given it that of a c of at most a limit, where the loss is just ε."""
+    log = special.xlogy(first, share) + special.xlog1py(n - first, -share)
+    log += special.gammaln(n + 1) - special.gammaln(first + 1) - special.gammaln(n - first + 1)
+    # Given b, the other count is binomial among the rest. `bdtr` takes no −1, the count that nothing is below.
+    below = special.bdtr(np.maximum(limit, 0), n - first, np.minimum((share + epsilon) / (1 - share), 1.0))
+    return np.exp(log), np.where(limit < 0, 0.0, below)
 
 
 def _most_losses(first: np.ndarray, n: int, epsilon: float, critical: float) -> np.ndarray:
     """For each b the largest c at which the test rejects; −1 where it never does. The score falls as c grows."""
-    low, high = np.full(len(first), -1), n - first + 1
+    low, high = np.full(first.shape, -1), n - first + 1
     while (wide := high - low > 1).any():
         middle = np.where(wide, (low + high) // 2, low)
         rejects = score(first, middle, n, -epsilon) >= critical
@@ -110,7 +120,9 @@ def critical_value(n: int, epsilon: float, delta: float) -> float:
     for name, value in (("epsilon", epsilon), ("delta", delta)):
         if not 0 < value < 1:
             raise CascadeError(f"Expected `{name}` to be between 0 and 1, but got {value:g}")
-    shares = np.r_[0.0, np.geomspace(0.01 / n, (1 - epsilon) / 2, SHARES if n <= EVERY_COUNT else SHARES // 3)]
+    most, every = (1 - epsilon) / 2, n <= EVERY_COUNT
+    shares = np.r_[0.0, np.geomspace(0.01 / n, most, SHARES if every else SHARES // 3)]
+    shares = np.r_[shares, np.linspace(0.8 * most, most, NEAR_THE_END)] if every else shares
 
     def too_low(critical: float) -> bool:
         return bool(size(n, epsilon, critical, shares).max() > delta)

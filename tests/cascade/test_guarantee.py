@@ -12,13 +12,14 @@ from scipy.special import expit
 from cascade.errors import CascadeError
 from cascade.policies.expected_utility import ExpectedUtilityPolicy
 from cascade.policies.fused import FusedPolicy
-from cascade.policies.ladders import Steps
+from cascade.policies.ladders import LEVELS, Steps, first_reached
 from cascade.policies.ledgers import LEDGERS, pass_costs
 from cascade.policies.registry import POLICIES
 from cascade.policies.thresholds import ThresholdPolicy
 from cascade.policies.tuning import Goal
 from cascade.scores.arrays import ChainScores
-from cascade.simulation.guarantee import Certification, certification, certify, fewest_questions, guarantee
+from cascade.simulation.climbing import certify, fewest_questions
+from cascade.simulation.guarantee import Certification, certification, guarantee
 from cascade.simulation.simulator import play, spent
 from cascade.simulation.tuning import StudyTuner
 from cascade.statistics.tango import critical_value, score
@@ -86,9 +87,21 @@ def test_a_ladder_counts_what_playing_each_of_its_policies_does(ledger):
             assert tally.gains[rung] == sum(a and not b for a, b in zip(right, last, strict=True))
             assert tally.losses[rung] == sum(b and not a for a, b in zip(right, last, strict=True))
             paid = spent(chain, policy, played.outcome, costs, ledger).sum()
-            if len(policy.places) > 1:  # a model alone asks nothing, which a rung that keeps everything still does
-                assert tally.cost[rung] == pytest.approx(paid)
+            assert tally.cost[rung] == pytest.approx(paid), (ladder.name, rung)
         assert tally.last_cost == costs.whole[-1].sum()
+
+
+@pytest.mark.parametrize(
+    "limits", [LEVELS, np.full(7, 0.5), np.array([1.0, 1.0, 0.3, 0.0]), np.array([1 - 1e-15, 1e-300])]
+)
+def test_the_first_limit_that_is_reached_is_the_one_a_loop_finds(limits):
+    rng = np.random.default_rng(0)
+    near = np.concatenate([limits, np.nextafter(limits, 0), np.nextafter(limits, 1)])
+    odd = np.array([0.0, 1.0, np.nan, -np.nan, 5e-324, 1 - 2**-53, 2**-60])
+    values = np.concatenate([near[near <= 1], odd, rng.random(500), 1 - 10 ** rng.uniform(-17, 0, 500)])
+    found = first_reached(limits, values)
+    for value, place in zip(values, found, strict=True):
+        assert place == next((i for i, limit in enumerate(limits) if value >= limit), len(limits))
 
 
 def test_a_ladder_goes_from_almost_nothing_to_everything():
@@ -148,7 +161,7 @@ def test_each_fold_is_measured_by_what_the_others_certify():
     assert sorted(np.bincount(part)) == [120] * 5
     for place, policy in enumerate(folds.policies):
         rest = chain.take(part != place)
-        alone = Certification(rest, pass_costs(rest), goal, found.ladder, found.tried)
+        alone = Certification(rest, pass_costs(rest), goal, found.ladder, found.tried, found.apart)
         assert policy == alone.policy(alone.found)
     # Every question by its own policy, and charged for what that asks.
     outcome = folds.route(chain)
@@ -192,19 +205,102 @@ def test_the_fewest_questions_that_certify_are_those_of_a_policy_that_loses_noth
         assert guarantee(certification(chain, pass_costs(chain), goal, None, None)).holds == certified
 
 
+@pytest.mark.parametrize(("epsilon", "delta"), [(0.01, 1e-6), (0.02, 0.01), (0.3, 0.001)])
+def test_the_fewest_questions_are_found_at_small_levels_too(epsilon, delta):
+    fewest = fewest_questions(epsilon, delta)
+    for n, certified in ((fewest, True), (fewest - 1, False)):
+        assert (float(score(0, 0, n, -epsilon)) >= critical_value(n, epsilon, delta)) == certified
+
+
+def pair_of(small: np.ndarray, last: np.ndarray, p_t: np.ndarray, small_costs: int = 1) -> ChainScores:
+    """Two models; the last costs 10."""
+    models = scored("s", small, p_t, parameters=small_costs), scored("l", last, parameters=10)
+    return ChainScores(tuple(map(str, range(len(p_t)))), models)
+
+
+def asked_of(chain: ChainScores, goal: Goal):
+    return guarantee(certification(chain, pass_costs(chain), goal, None, None))
+
+
 def test_no_number_of_questions_is_said_only_where_none_would_do():
     """A small model whose surest answers are wrong, and one that is only rarely so."""
     n = 1000
     p_t = np.linspace(0.5, 0.999, n)
     last = np.ones(n, bool)
-    worst = ChainScores(
-        tuple(map(str, range(n))), (scored("s", p_t < 0.9, p_t, parameters=1), scored("l", last, parameters=10))
-    )
-    found = guarantee(certification(worst, pass_costs(worst), Goal(unit="flops"), None, None))
-    assert np.isinf(found.questions_needed) and "would not do on any number" in found.statement
+    worst = pair_of(p_t < 0.9, last, p_t)
+    found = asked_of(worst, Goal(unit="flops"))
+    assert np.isinf(found.questions_needed) and "no number of them would do" in found.statement
     rarely = replace(worst, models=(changed(worst.models[0], correct=np.arange(n) % 125 > 0), worst.models[1]))
-    found = guarantee(certification(rarely, pass_costs(rarely), Goal(unit="flops", delta=0.0005), None, None))
+    found = asked_of(rarely, Goal(unit="flops", delta=0.0005))
     assert not found.holds and 1000 < found.questions_needed < 10_000
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_what_is_said_of_other_numbers_of_questions_is_so_where_the_same_questions_come_again(seed):
+    """Half, twice, and as many as would do: the questions of these shares themselves, certified."""
+    rng = np.random.default_rng(seed)
+    n, level = int(rng.choice([40, 100, 250, 600])), float(rng.choice([0.02, 0.1, 0.4, 0.8]))
+    epsilon = float(rng.choice([0.01, 0.03, 0.2]))
+    p_t = np.ones(n) if seed % 5 == 0 else rng.beta(4, 1, n)
+    last = rng.random(n) < 0.7
+    small = np.where(rng.random(n) < p_t * rng.choice([0.7, 1.0]), last, rng.random(n) < 0.3)
+    goal = Goal(unit="flops", epsilon=epsilon, delta=level)
+
+    def again(times: int) -> ChainScores:
+        return pair_of(np.repeat(small, times), np.repeat(last, times), np.repeat(p_t, times))
+
+    found = asked_of(again(2), goal)
+    here, twice = asked_of(again(1), goal), asked_of(again(4), goal)
+    for seen, there in zip(found.foreseen, (here, twice), strict=True):
+        assert seen.questions == there.certified_on
+        assert seen.saved == pytest.approx(1 - there.point.cost)
+    if here.holds:
+        assert np.isnan(here.questions_needed)
+    elif np.isinf(here.questions_needed):
+        assert not asked_of(again(300), goal).holds and "would do" in here.statement
+        assert "no number" in here.statement
+    else:
+        times = int(np.ceil(here.questions_needed / n))
+        assert times > 1 and (times > 1000 or asked_of(again(times + 1), goal).holds)
+        assert f"about {here.questions_needed:,.0f} would do" in here.statement
+
+
+def test_a_loss_of_just_as_much_as_is_promised_needs_more_than_any_number():
+    n = 700
+    small, p_t = np.ones(n, bool), np.ones(n)
+    small[:49] = False  # 0.07 of them, where 0.07 · 700 is not 49 in floating point
+    found = asked_of(pair_of(small, np.ones(n, bool), p_t), Goal(unit="flops", epsilon=0.07))
+    assert np.isinf(found.questions_needed)
+
+
+def test_where_nothing_on_the_ladder_costs_less_no_number_of_questions_is_spoken_of():
+    chain = made(400)
+    dear = pair_of(chain.models[0].correct, chain.models[2].correct, chain.models[0].signals.p_t, small_costs=10)
+    found = asked_of(dear, Goal(unit="flops"))
+    assert not found.holds and found.cheaper == 0
+    assert "(P(T), s → l) nothing costs less" in found.statement and "would do" not in found.statement
+
+
+def test_a_promised_policy_that_gains_lies_above_and_a_promise_of_almost_1_does_not_read_as_1():
+    n, rng = 500, np.random.default_rng(0)
+    last = rng.random(n) < 0.6
+    found = asked_of(pair_of(np.ones(n, bool), last, rng.random(n)), Goal(unit="flops"))
+    assert f"lies {100 * (1 - last.mean()):.2f} points above and costs 10.0 % as much" in found.statement
+    found = asked_of(pair_of(last, last, rng.random(n)), Goal(unit="flops"))
+    assert "on these it is right as often and costs 10.0 %" in found.statement
+    surely = asked_of(pair_of(last, last, rng.random(n)), Goal(unit="flops", delta=1e-7))
+    assert "with probability 0.9999999 or more" in surely.statement
+
+
+def test_that_the_certifying_questions_confidences_chose_the_ladder_is_said():
+    chain, apart = made(500), made(500, seed=1)
+    goal = Goal(unit="flops", epsilon=0.1)
+    alone = asked_of(chain, goal)
+    assert f"their confidences, and no answer, chose one of {alone.ladders} ladders" in alone.statement
+    told = guarantee(certification(chain, pass_costs(chain), goal, apart, pass_costs(apart)))
+    assert told.holds and "chose one of" not in told.statement
+    one = asked_of(population(2000), goal)
+    assert one.ladders == 1 and "chose one of" not in one.statement
 
 
 @pytest.mark.parametrize("kind", ["never differ", "ties", "all 1", "five questions"])
@@ -223,7 +319,7 @@ def test_degenerate_logs_get_a_true_sentence(kind):
     else:
         assert not found.holds and found.point.policy == ThresholdPolicy.alone(1)
     if kind == "all 1":
-        assert "would not do on any number" in found.statement
+        assert "no number of them would do" in found.statement
     if kind == "five questions":
         assert found.questions_needed > 100
 

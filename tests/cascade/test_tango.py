@@ -39,10 +39,19 @@ def test_the_critical_value_is_the_smallest_that_is_never_too_generous(n, epsilo
     assert just_below > delta or (critical < 1.2816 + 0.01 and delta == 0.1)
 
 
-@pytest.mark.parametrize("n", [100, 400, 1000, 4000])
+@pytest.mark.parametrize("n", [100, 160, 400, 1000, 3200, 4000])
 def test_between_the_shares_that_are_looked_at_the_test_is_exact_too(n):
-    fine = np.r_[0.0, np.geomspace(1e-6, 0.495, 1500)]
-    assert size(n, 0.01, critical_value(n, 0.01, 0.1), fine).max() <= 0.1 + 1e-3
+    fine = np.r_[0.0, np.geomspace(1e-6, 0.495, 1500), np.linspace(0.2, 0.495, 500)]
+    assert size(n, 0.01, critical_value(n, 0.01, 0.1), fine).max() <= 0.1 + 2e-4
+
+
+@pytest.mark.parametrize(("n", "epsilon"), [(12, 0.01), (30, 0.1), (45, 0.3)])
+def test_a_loss_of_more_than_epsilon_is_ruled_out_no_more_often_than_one_of_just_that(n, epsilon):
+    """What is exact at ε is so beyond it: the score falls with each loss, and with each gain that is one less."""
+    for b in range(n):
+        for c in range(n - b):
+            assert score(b, c, n, -epsilon) > score(b, c + 1, n, -epsilon)
+            assert score(b + 1, c, n, -epsilon) > score(b, c, n, -epsilon)
 
 
 def test_what_the_normal_quantile_allows_is_more_than_asked_for_with_few_questions():
@@ -62,6 +71,7 @@ def test_sums_over_some_counts_are_those_over_all(monkeypatch):
     whole = size(20_000, 0.01, 1.3, shares)
     monkeypatch.setattr("cascade.statistics.tango.EVERY_COUNT", 1000)
     assert size(20_000, 0.01, 1.3, shares) == pytest.approx(whole, abs=2e-3)
+    assert size(20_000, 0.01, 1.3, shares[:3])[:3] == pytest.approx(whole[:3], abs=1e-9)  # of so few, all are
 
 
 @pytest.mark.parametrize(
