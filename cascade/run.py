@@ -34,7 +34,7 @@ def build_parser() -> ArgumentParser:
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder of runs")
     parser.add_argument("--out", type=Path, help="folder of this one; by default one under RUNS/live")
     verdicts = "file (JSON lines, CSV) of `question_id`, `correct` and, where known, `reference_correct`, whether the "
-    verdicts += "last model's answer would have been right: what the promise is watched by, in its order"
+    verdicts += "last model's answer would have been right: what the promise is watched by, in any order"
     parser.add_argument("--verdicts", type=Path, help=verdicts)
     parser.add_argument("--plan", action="store_true", help=PLAN_HELP)
     return parser

@@ -90,8 +90,9 @@ def watch_run(
 ) -> Watch:
     """The watch over a run that is at its end.
 
-    Questions of a file may be in any order, such as by subject. So they are taken in one that is drawn by their ids:
-    where they are like the questions of reference, they are exchangeable with these in it.
+    Questions and verdicts of a file may be in any order, such as by subject, or wrong answers first. So they are taken
+    in one that is drawn by their ids: where they are like the questions of reference, they are exchangeable with these
+    in it.
 
     Args:
         cascade: That answered.
@@ -114,9 +115,11 @@ def watch_run(
             if (answer := pairs[id][1]).model is not None and (question := pairs[id][0])
         }
     last = cascade.names[cascade.policy.places[-1]]
-    for id, verdict in (verdicts or {}).items():
+    verdicts = verdicts or {}
+    for id in drawn:
         answer = pairs[id][1]
-        if answer.model is not None:
+        if id in verdicts and answer.model is not None and not answer.steps[-1].best_effort:
+            verdict = verdicts[id]
             # The last model's answer is the cascade's own, where it answered.
             reference = verdict.correct if answer.model == last else verdict.reference_correct
             watch.verdict(verdict.correct, reference)

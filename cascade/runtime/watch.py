@@ -1,7 +1,8 @@
 """Watches a live cascade: whether its promise is being broken, and whether its questions are still of the same kind.
 
 Tests that may be looked at after every answer (`cascade.statistics.sequential`). All alarms of one watch together are
-false with probability at most `LEVEL`, however long it goes on. No alarm does not show that the promise is kept.
+false with probability at most `LEVEL`, however long it goes on: nearly, for the confidences of later models
+(`cascade.policies.promise.reference`). No alarm does not show that the promise is kept.
 """
 
 from __future__ import annotations
@@ -140,17 +141,23 @@ class Watch:
         promise, last = self.watched.promise, self._cascade.names[self._cascade.policy.places[-1]]
         if promise is not None and self._loss is not None and self._loss.alarm:
             one = self._loss.values()
+            # What was lost of late may be outweighed by all that was kept before, or since.
+            stretch = "" if one["mean"] > promise.epsilon else " in all, but more over a stretch of them"
             found["loss"] = (
                 f"The promise is broken: at most {promise.epsilon:.2%} accuracy was to be lost against {last}, and "
-                f"over {one['observations']:,} labelled answers {one['mean']:.2%} were ({_sure(self._loss.level)})"
+                f"over {one['observations']:,} labelled answers {one['mean']:.2%} were{stretch} "
+                f"({_sure(self._loss.level)})"
             )
         if promise is not None and self._wrong is not None and self._wrong.alarm:
             one = self._wrong.values()
+            right = 1 - one["mean"]
+            stretch = "" if right < self.least_accuracy else " in all, but lower over a stretch of them"
             found["accuracy"] = (
-                f"The accuracy is below {self.least_accuracy:.2%}, which {last}'s accuracy on the certifying questions "
-                f"less {promise.epsilon:.2%} is at least: over {one['observations']:,} labelled answers it was "
-                f"{1 - one['mean']:.2%} ({_sure(2 * self._wrong.level)}); "
-                f"whether {last} would do better now is not said"
+                f"The accuracy is below {self.least_accuracy:.2%}, as much as was to be expected at least: {last} is "
+                f"right {self.least_accuracy + promise.epsilon:.2%} of the time or more, by the "
+                f"{promise.questions:,} questions that certified, and {promise.epsilon:.2%} may be lost. Over "
+                f"{one['observations']:,} labelled answers it was {right:.2%}{stretch} "
+                f"({_sure(2 * self._wrong.level)}); whether {last} would do better now is not said"
             )
         for (model, confidence), signal in self._signals.items():
             if signal.alarm:

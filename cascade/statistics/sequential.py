@@ -23,6 +23,9 @@ CELLS = 1024
 _FARTHEST = 20.0
 """The logit from which on probabilities share the last cell: 1 − p is 2·10⁻⁹ there."""
 
+MOST = 1e100
+"""Capital at which a bet stands still."""
+
 _SHARES = 0.9 * 2.0 ** -(np.arange(12) / 2)
 """Shares of the highest stake that does not lose more than all, of which every one is bet."""
 
@@ -60,7 +63,8 @@ class Bets:
         self.observations += 1
         t = self.observations
         begins = (1 / log2(t + 1) - 1 / log2(t + 2)) / self.capital.shape[-1]
-        self.capital = (self.capital + begins) * factors
+        # Cut off where it says all there is to say, and long before it is no number; a loss is no unfair gain.
+        self.capital = np.minimum((self.capital + begins) * factors, MOST)
         self.peak = np.maximum(self.peak, self.value)
 
     def to_json(self) -> dict[str, object]:

@@ -187,6 +187,18 @@ def test_a_state_goes_through_json_and_goes_on_alike():
     assert (Histogram.from_json(json.loads(json.dumps(histogram.to_json()))).counts == histogram.counts).all()
 
 
+def test_a_watch_of_years_that_alarmed_long_ago_still_goes_through_json():
+    """Nothing but losses, and questions of wholly another kind: no capital grows beyond what a number can be."""
+    mean, uniform = MeanBets(0.01, -1), UniformBets()
+    for _ in range(5_000):
+        mean.observe(1.0)
+        uniform.observe(1e-9)
+    for bets, fresh in ((mean, MeanBets(0.01, -1)), (uniform, UniformBets())):
+        fresh.restore(json.loads(json.dumps(bets.to_json(), allow_nan=False)))
+        assert float(fresh.peak) == float(bets.peak) > 1 / LEVEL
+        assert np.isfinite(fresh.value)
+
+
 def test_the_lower_bound_of_a_share_is_scipys_exact_one():
     exact = stats.binomtest(85, 100, alternative="greater").proportion_ci(0.99, "exact")
     assert lower_bound(0.85, 100, 0.01) == pytest.approx(exact.low)
