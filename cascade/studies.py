@@ -134,6 +134,9 @@ def simulate(
     known, probed = cascade.prices if prices is None else read_prices(prices), thresholds.p_ik is not None
     if layers and data.scores:
         raise CascadeError("Expected `layers` for models that are run here, but got `scores`, which name one layer")
+    if data.recertify is not None and not goal.promised:
+        asked = f"objective {goal.objective}" if goal.objective != "cost" else f"limit {goal.limit:g}"
+        raise CascadeError(f"Expected `recertify` for a promise, but of what {asked} chooses nothing is promised")
     if layers and not probed:
         raise CascadeError("Expected `p_ik` to be a threshold where `layers` sweeps the probes, but got null")
     table = read_logs(data.scores, data.columns, probed) if data.scores else None
@@ -156,10 +159,9 @@ def simulate(
     # Where a validation part chooses, the test part certifies, as no probe was fitted to it; else all questions do.
     certify_on = None if whole is report_on else whole
     if data.recertify is not None:
-        choose_on, report_on, certify_on = whole, _other(data.recertify, names, data, own), None
-        if not report_on.labelled:
-            raise CascadeError(f"Expected `recertify` to name labelled questions, but {data.recertify} has no labels")
-    others = {name: _other(name, names, data, own) for name in data.evaluate_on or []}
+        choose_on, report_on, certify_on = whole, _other("recertify", data.recertify, names, data, own), None
+        _check_certifying(data.recertify, report_on, choose_on)
+    others = {name: _other("evaluate_on", name, names, data, own) for name in data.evaluate_on or []}
     fixed = simulator.report(whole, thresholds, known)
     found = studies.study(choose_on, report_on, goal, known, others, certify_on=certify_on)
     swept = _sweep_layers(names, data, goal, known, own) if layers else ()
@@ -252,8 +254,38 @@ def _probe_layers(table: pa.Table) -> dict[str, int]:
     return {model: layer for model, layer in pairs if layer is not None}
 
 
-def _other(name: str, names: Sequence[str], data: Data, own: Own) -> ChainScores:
-    """Other data for a frozen policy: a task, a score table, or a folder of them."""
+def _check_certifying(name: str, certify_on: ChainScores, choose_on: ChainScores) -> None:
+    """Refuses questions that have no labels, or whose labels choose what they are to certify.
+
+    Questions of two data sets may go by the same ids. They are the same where all that share an id share all scores.
+    """
+    import numpy as np
+
+    if not certify_on.labelled:
+        raise CascadeError(f"Expected `recertify` to name labelled questions, but {name} has no labels")
+    there = {id: row for row, id in enumerate(choose_on.question_ids)}
+    rows = [(row, there[id]) for row, id in enumerate(certify_on.question_ids) if id in there]
+    if not rows:
+        return
+    here, same = np.array(rows).T
+    ours, theirs = certify_on.take(here), choose_on.take(same)
+    alike = (
+        np.array_equal(one.correct, other.correct)
+        and all(
+            np.array_equal(getattr(one.signals, name), getattr(other.signals, name))
+            for name in one.signals.known & other.signals.known
+        )
+        for one, other in zip(ours.models, theirs.models, strict=True)
+    )
+    if all(alike):
+        raise CascadeError(
+            f"Expected `recertify` to name questions that are not among those that choose, but {len(rows):,} of {name} "
+            f"are, such as {ours.question_ids[0]!r}"
+        )
+
+
+def _other(flag: str, name: str, names: Sequence[str], data: Data, own: Own) -> ChainScores:
+    """Other data for a frozen policy: a task, a score table, or a folder of them, as a flag names it."""
     from cascade.scores.logs import other_part, read_other_logs
 
     path = Path(name)
@@ -263,7 +295,7 @@ def _other(name: str, names: Sequence[str], data: Data, own: Own) -> ChainScores
         table, labelled = own.scores(name), True
     else:
         raise CascadeError(
-            f"Expected `evaluate_on` to name a task ({', '.join(TASKS)}), a file of questions, a score table "
+            f"Expected `{flag}` to name a task ({', '.join(TASKS)}), a file of questions, a score table "
             f"or a folder of them, but got {name!r}"
         )
     return other_part(table, names, data.normalize, labelled)

@@ -63,7 +63,7 @@ class Bets:
         self.observations += 1
         t = self.observations
         begins = (1 / log2(t + 1) - 1 / log2(t + 2)) / self.capital.shape[-1]
-        # Cut off where it says all there is to say, and long before it is no number; a loss is no unfair gain.
+        # Cut off long before it is no number. What is thrown away keeps it a supermartingale.
         self.capital = np.minimum((self.capital + begins) * factors, MOST)
         self.peak = np.maximum(self.peak, self.value)
 

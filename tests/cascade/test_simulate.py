@@ -281,6 +281,41 @@ def test_questions_of_another_kind_certify_anew(tmp_path, capsys):
     assert "Expected `recertify` to name labelled questions" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        ((), "`recertify` to name questions that are not among those that choose, but 100 of"),
+        (("--limit=0.5",), "`recertify` for a promise, but of what limit 0.5 chooses nothing is promised"),
+        (("--objective=price",), "`recertify` for a promise, but of what objective price chooses nothing is promised"),
+    ],
+)
+def test_what_chose_or_promises_nothing_does_not_certify(tmp_path, capsys, flags, said):
+    files = logs(tmp_path, 400)
+    (tmp_path / "some").mkdir()
+    for file in files:
+        pq.write_table(pq.read_table(file).slice(50, 100), tmp_path / "some" / Path(file).name)
+    with pytest.raises(SystemExit):
+        run(tmp_path / "o", files, f"--recertify={tmp_path / 'some'}", *flags)
+    assert said in capsys.readouterr().err
+
+
+def test_questions_of_another_kind_may_go_by_the_same_ids(tmp_path):
+    files = logs(tmp_path, 400)
+    (tmp_path / "new").mkdir()
+    for file in files:
+        table = pq.read_table(file)
+        lower = table.set_column(table.column_names.index("p_t"), "p_t", pa.array(table["p_t"].to_numpy() ** 3))
+        pq.write_table(lower.slice(0, 300), tmp_path / "new" / Path(file).name)
+    again = run(tmp_path / "o", files, "--epsilon=0.1", f"--recertify={tmp_path / 'new'}")["study"]
+    assert again["guarantee"]["certified_on"] == 300
+
+
+def test_a_file_that_is_not_there_is_named_by_its_flag(tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        run(tmp_path / "o", logs(tmp_path), "--recertify=nowhere.csv")
+    assert "Expected `recertify` to name a task" in capsys.readouterr().err
+
+
 def test_other_data_and_unlabelled_logs_are_evaluated_frozen(tmp_path):
     files = logs(tmp_path, 400)
     (tmp_path / "ood").mkdir()
