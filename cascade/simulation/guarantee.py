@@ -331,7 +331,7 @@ class Guarantee:
         """What other numbers of questions would buy, in a sentence; empty where there is no ladder."""
         if not self.foreseen:
             return ""
-        parts = [f"{one.questions:,} would save about {100 * one.saved:.1f} %" for one in self.foreseen]
+        parts = [f"{one.questions:,} questions would save about {100 * one.saved:.1f} %" for one in self.foreseen]
         return f"If gains and losses keep their shares, {' and '.join(parts)}."
 
     def to_json(self, names: Sequence[str], normalize: bool) -> dict[str, object]:
