@@ -37,7 +37,7 @@ from tests.serving.running import running
 
 TUTORIALS = {"tutorial.md", "own-model.md", "own-logs.md", "probe-elsewhere.md"}
 EMBEDDED = re.compile(r'^--8<-- "(.*)"$', re.MULTILINE)
-OTHER_PROGRAMS = {"pip", "wandb", "lm_eval", "inspect", "vllm", "ls", "head"}
+OTHER_PROGRAMS = {"curl", "pip", "wandb", "lm_eval", "inspect", "vllm", "ls", "head"}
 
 
 @dataclass(frozen=True)

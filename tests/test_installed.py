@@ -106,7 +106,7 @@ def test_every_package_that_is_imported_is_asked_for_and_every_extra_is_known():
 
 def test_a_plain_install_is_lean_and_probes_alone_leaner():
     plain, everything, alone = closure(asked(WHOLE)), closure(asked(WHOLE, "all")), closure(asked(PROBES))
-    with_extras = everything | closure(asked(WHOLE, *set(EXTRAS.values()) - {"quantization"}))
+    with_extras = everything | closure(asked(WHOLE, *set(EXTRAS.values()) - {"inspect", "quantization"}))
     assert alone < plain < with_extras
     assert len(alone) <= 25
     assert not plain & {"lightning", "datasets", "pandas", "wandb", "openai", "fastapi", "aiohttp", "uvicorn"}
@@ -149,16 +149,19 @@ def installed(folder: Path, wheel: Path, without: list[str]) -> Path:
     venv.create(folder, with_pip=False)
     python = folder / "bin" / "python"
     command = [sys.executable, "-m", "pip", "--python", str(python), "install", "--quiet", "--no-deps", "--no-index"]
-    subprocess.run([*command, str(wheel)], check=True)
+    subprocess.run([*command, str(wheel)], env=_without_paths(), check=True)
     (site,) = folder.glob("lib/python*/site-packages")
     (site / "here.pth").write_text(f"{sysconfig.get_path('purelib')}\nimport hiding\n")
     (site / "hiding.py").write_text(f"HIDDEN = set({json.dumps(without)})\n{HIDE}")
     return python
 
 
+def _without_paths() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+
+
 def run(python: Path, folder: Path, code: str) -> str:
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    environment["NUMBA_DISABLE_JIT"] = "1"  # compiling takes longer than what is asked here
+    environment = _without_paths() | {"NUMBA_DISABLE_JIT": "1"}  # compiling takes longer than what is asked here
     done = subprocess.run(
         [str(python), "-c", code], cwd=folder, env=environment, capture_output=True, text=True, check=False
     )

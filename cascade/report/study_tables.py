@@ -122,9 +122,10 @@ def frontier_table(study: Study) -> Table:
     )
 
 
-def evaluations_table(study: Study) -> Table:
-    """The chosen policy on every data, labelled or not."""
+def evaluations_table(study: Study, stages: bool = True) -> Table:
+    """The chosen policy on every data, labelled or not; with what each model answered, or without."""
     short = short_names(study.names)
+    under = " Under each model: questions it answered, and how many of them rightly." if stages else ""
     rows = [
         [
             e.name,
@@ -134,7 +135,7 @@ def evaluations_table(study: Study) -> Table:
             *(e.saved.get(study.unit, {}).get(ledger) for ledger in LEDGERS),
             e.estimate.accuracy,
             e.estimate.error,
-            *(_stage(e, name) for name in study.names),
+            *(_stage(e, name) for name in study.names if stages),
         ]
         for e in study.evaluations
     ]
@@ -149,12 +150,12 @@ def evaluations_table(study: Study) -> Table:
             *SAVED,
             Column("estimate", percent),
             Column("error", points),
-            *(Column(short[name]) for name in study.names),
+            *(Column(short[name]) for name in study.names if stages),
         ],
         rows,
         f"PD: accuracy minus that of {short[study.names[-1]]} alone, in points. Ledgers: share of its cost saved, "
         f"{study.unit}. Estimate: of accuracy, made without labels from calibrated confidences; error: estimate "
-        f"minus accuracy, in points. Under each model: questions it answered, and how many of them rightly.",
+        f"minus accuracy, in points.{under}",
     )
 
 
@@ -309,7 +310,7 @@ def print_study(study: Study, console: Console | None = None) -> None:
     tables = (
         ledgers_table(study),
         policies_table(study).without("IBC lift", "accuracy where chosen", "cost where chosen"),
-        evaluations_table(study).without(*short_names(study.names).values()),
+        evaluations_table(study, stages=False),
     )
     for table in tables:
         if table.rows:

@@ -145,20 +145,18 @@ class Table:
             blocks[-1].append(i)
             used += need
         return [
-            self._part(texts, [*range(naming), *block], [*names, *(min(needs[i], room) for i in block)], n, len(blocks))
-            for n, block in enumerate(blocks)
+            self._part(texts, [*range(naming), *block], [*names, *(min(needs[i], room) for i in block)])
+            for block in blocks
         ]
 
-    def _part(
-        self, texts: list[list[str]], places: list[int], widths: list[int], number: int, parts: int
-    ) -> rich.table.Table:
-        """Some columns as a table: the first part has the title, the last the caption."""
-        made = rich.table.Table(
-            title=Text(self.title if number == 0 else f"{self.title} (continued)"),
-            caption=Text(self.caption) if self.caption and number == parts - 1 else None,
-            title_justify="left",
-            caption_justify="left",
-        )
+    def to_lines(self, width: int) -> list[Text | rich.table.Table]:
+        """The title, the parts of `to_rich`, and the caption: words fold at the terminal's width, not at a part's."""
+        title, caption = Text(self.title, "table.title"), Text(self.caption, "table.caption")
+        return [title, *self.to_rich(width), *([caption] if self.caption else [])]
+
+    def _part(self, texts: list[list[str]], places: list[int], widths: list[int]) -> rich.table.Table:
+        """Some columns as a table."""
+        made = rich.table.Table()
         for place, width in zip(places, widths, strict=True):
             column = self.columns[place]
             justify: Literal["left", "right"] = "left" if column.words else "right"

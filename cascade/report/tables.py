@@ -182,7 +182,7 @@ def wide_console(piped: int = 120) -> Console:
 
 def print_table(table: Table, console: Console) -> None:
     """Prints a table in as many parts as the console's width asks for."""
-    for part in table.to_rich(console.width):
+    for part in table.to_lines(console.width):
         console.print(part)
 
 

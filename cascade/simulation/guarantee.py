@@ -275,7 +275,7 @@ class Guarantee:
             counts = " nor ".join(f"{one.questions:,}" for one in self.foreseen)
             return f"If gains and losses keep their shares, neither {counts} questions would certify anything cheaper."
         parts = [
-            f"{one.questions:,} would "
+            f"{one.questions:,} questions would "
             + (f"save about {100 * one.saved:.1f} %" if one.saved > 0 else "certify nothing cheaper")
             for one in self.foreseen
         ]
