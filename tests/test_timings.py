@@ -1,4 +1,4 @@
-"""The benchmarks of heads, stores and capture run at any size and end in their figures as JSON.
+"""The benchmarks of heads, stores, capture and the frontier run at any size and end in their figures as JSON.
 
 Nothing is said here of how fast anything is.
 """
@@ -12,6 +12,7 @@ import pytest
 
 from experiments.benchmarks.capture import WAYS
 from experiments.benchmarks.capture import main as capture
+from experiments.benchmarks.frontier import main as frontier
 from experiments.benchmarks.probes import main as heads
 from experiments.benchmarks.store import main as store
 from tests.processes import instead_of_run
@@ -50,3 +51,13 @@ def test_capture_is_timed_and_weighed_against_a_bare_pass(capsys, monkeypatch):
     assert flags.items() <= found.items()
     assert found["seconds"].keys() == found["time_over_bare"].keys() == found["extra_mib"].keys() == set(WAYS)
     assert found["time_over_bare"]["bare"] == found["extra_mib"]["bare"] == 0
+
+
+def test_the_frontier_and_certification_are_timed(capsys, tmp_path):
+    two, three = figures(frontier, capsys, sizes="[300]", models="[2, 3]", repeats=1, plot=tmp_path / "p.png")
+    whole = {f"{name}_cpu_seconds" for name in ("frontier", "by_sweeps", "floor")}
+    certified = {name for of in ("p_t", "all") for name in (f"ladders_{of}", f"certify_{of}_cpu_seconds")}
+    assert whole <= two.keys() and certified <= three.keys()
+    # Of three sub-chains P(T), P(IK), and both: at one level, or behind each of three gates.
+    assert (three["ladders_p_t"], three["ladders_all"]) == (3, 3 * (1 + 1 + 1 + 3))
+    assert (tmp_path / "p.png").stat().st_size > 1000

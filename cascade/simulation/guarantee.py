@@ -259,7 +259,7 @@ class Guarantee:
         why = (
             f"on the ladder of thresholds ({self.ladder}) nothing costs less"
             if not self.cheaper
-            else f"on the ladder of thresholds ({self.ladder}) {lost} or more are lost on these {questions} by the "
+            else f"on the ladder of thresholds ({self.ladder}) {lost} or more is lost on these {questions} by the "
             f"time that anything is saved, and no number of them would do {kept}"
             if np.isinf(self.questions_needed)
             else f"{questions} are too few, and about {self.questions_needed:,.0f} would do {kept}"

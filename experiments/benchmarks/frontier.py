@@ -3,8 +3,9 @@
 Two models: the exact optimum over both thresholds at one price, indexing included. Three models: accuracy and
 cost of all combinations of 32 quantile levels. Beside each a plain NumPy loop over thresholds, timed on some of
 them and scaled up. For two models also, in seconds of CPU: the whole convex frontier, in turn with the same by sweeps
-over all questions at every price, and the cheapest pair of thresholds above a floor. Medians; the last line is the
-figures as JSON.
+over all questions at every price, and the cheapest pair of thresholds above a floor. For three models also, in seconds
+of CPU: the certification of every sub-chain's ladder of thresholds on P(T), the exact critical value included, and of
+all ladders of thresholds, those on P(IK) too. Medians; the last line is the figures as JSON.
 """
 
 from __future__ import annotations
@@ -24,11 +25,15 @@ from cascade.errors import one_line_errors
 from cascade.policies.base import Thresholds
 from cascade.policies.ledgers import pass_costs
 from cascade.policies.thresholds import ThresholdPolicy
+from cascade.policies.tuning import Goal
 from cascade.scores.arrays import ChainScores, ModelScores
 from cascade.scores.columns import ModelInfo, Signals, Usage
 from cascade.simulation import window
+from cascade.simulation.climbing import certify
 from cascade.simulation.frontier import ChainSearch, choose, frontier
 from cascade.simulation.simulator import play, spent
+from cascade.simulation.tuning import StudyTuner
+from cascade.statistics.tango import critical_value
 
 PRICE = 0.2
 LOOP = 20  # thresholds that the plain loop is timed on
@@ -79,6 +84,23 @@ def whole_frontier(chain: ChainScores, repeats: int) -> dict[str, float]:
     return {f"{name}_cpu_seconds": median(values[1:]) for name, values in taken.items()}
 
 
+def certifying(chain: ChainScores, repeats: int) -> dict[str, float]:
+    """Median seconds of CPU to certify every sub-chain's ladder on P(T), and all ladders of thresholds; how many."""
+    costs, goal = pass_costs(chain), Goal()
+    ladders = list(ThresholdPolicy.ladders(StudyTuner(chain, costs, goal)))
+    found: dict[str, float] = {}
+    for name, some in (("p_t", [one for one in ladders if one.name == "P(T)"]), ("all", ladders)):
+        taken = []
+        for _ in range(repeats):
+            critical_value.cache_clear()
+            start = time.process_time()
+            for ladder in some:
+                certify(ladder.tally(chain, costs, goal.ledger), goal.loss, goal.delta)
+            taken.append(time.process_time() - start)
+        found |= {f"ladders_{name}": len(some), f"certify_{name}_cpu_seconds": median(taken)}
+    return found
+
+
 def peak_mib(run: Callable[[], object]) -> float:
     """Largest memory allocated during a call, beyond what was there before."""
     tracemalloc.start()
@@ -113,6 +135,8 @@ def measure(models: int, questions: int, repeats: int) -> dict[str, float]:
     found["loop_seconds_each"] = seconds(loop, 1) / LOOP
     if models == 2:
         found |= whole_frontier(chain, repeats)
+    if models == 3:
+        found |= certifying(chain, repeats)
     return found
 
 
@@ -161,6 +185,12 @@ def main(args: list[str] | None = None) -> None:
             print(
                 f"    the whole frontier: {whole:.3f} s of CPU; by sweeps over all: {sweeps:.3f} s, "
                 f"{sweeps / whole:.1f} times as long; the cheapest above a floor: {floor:.3f} s"
+            )
+        if row["models"] == 3:
+            of_p_t, of_all = row["certify_p_t_cpu_seconds"], row["certify_all_cpu_seconds"]
+            print(
+                f"    certified: {row['ladders_p_t']} ladders of P(T) in {of_p_t:.3f} s of CPU, "
+                f"all {row['ladders_all']} in {of_all:.3f} s"
             )
     plot(rows, values.plot)
     print(json.dumps(rows))
