@@ -29,8 +29,9 @@ from cascade.policies.tuning import Goal
 from cascade.scores.arrays import ChainScores, ModelScores
 from cascade.scores.columns import ModelInfo, Signals, Usage
 from cascade.simulation import window
+from cascade.simulation.chain_search import ChainSearch
 from cascade.simulation.climbing import certify
-from cascade.simulation.frontier import ChainSearch, choose, frontier
+from cascade.simulation.frontier import choose, frontier
 from cascade.simulation.simulator import play, spent
 from cascade.simulation.tuning import StudyTuner
 from cascade.statistics.tango import critical_value

@@ -17,7 +17,7 @@ from cascade.policies.random_mixing import RandomPolicy
 from cascade.policies.thresholds import ThresholdPolicy
 from cascade.scores.arrays import ChainScores
 from cascade.simulate import main
-from cascade.simulation.frontier import ChainSearch
+from cascade.simulation.chain_search import ChainSearch
 from cascade.simulation.simulator import play, spent
 from tests.cascade.scored import changed, scored
 

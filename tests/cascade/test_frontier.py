@@ -321,7 +321,7 @@ def every_pair(chain: ChainScores, unit: str, ledger: str) -> np.ndarray:
 @pytest.mark.parametrize("seed", range(30))
 def test_the_best_for_a_goal_is_the_best_of_all_pairs_of_thresholds(seed, smallest, monkeypatch):
     """Also those within the convex frontier, which a grid of three levels seldom holds."""
-    monkeypatch.setattr("cascade.simulation.frontier._MOST_LEVELS", 3)
+    monkeypatch.setattr("cascade.simulation.chain_search._MOST_LEVELS", 3)
     rng = np.random.default_rng(seed)
     for _ in range(3):
         chain = two_models(rng, int(rng.integers(1, 60)))
