@@ -68,17 +68,15 @@ def _how(study: Study) -> str:
 def _unpromised(study: Study) -> tuple[str, ...]:
     """The policy that is best where it was chosen, which promises nothing, and how it does on other questions."""
     goal, last = study.goal, study.names[-1]
-    floor = f"right on at least {100 * study.limit:.1f} % of them"
+    lies = f"lies at most {in_points(goal.loss)} below {last} on them"
+    keeps = lies if goal.promised else f"is right on at least {100 * study.limit:g} % of them"
     wanted = {
-        "cost": f"the cheapest policy that is {floor}",
-        "accuracy": f"the most accurate policy that costs at most {100 * study.limit:.1f} % of {last} alone",
+        "cost": f"the cheapest policy that {keeps}",
+        "accuracy": f"the most accurate policy that costs at most {100 * study.limit:g} % of {last} alone",
         "price": f"the policy of the highest accuracy − {study.limit:g} × cost",
     }[goal.objective]
-    if goal.promised:
-        below = f", {in_points(goal.loss)} below {last}"
-        if study.unpromised.policy.places == (len(study.names) - 1,):
-            return (f"On the {study.chosen_on:,} questions that choose, too, nothing cheaper is {floor}{below}.",)
-        wanted += below
+    if goal.promised and study.unpromised.policy.places == (len(study.names) - 1,):
+        return (f"On the {study.chosen_on:,} questions that choose, too, nothing cheaper that was tried {lies}.",)
     words = study.unpromised.policy.in_words(study.names)
     start = "Not promised, and so not recommended: chosen" if goal.promised else "Nothing is promised of this: chosen"
     return (

@@ -223,6 +223,33 @@ def test_without_a_promise_the_sentences_say_so():
     assert alone.sentences[2].startswith("Not promised, and so not recommended: chosen on 60 questions as the cheapest")
 
 
+def test_what_is_reported_of_a_promise_says_of_how_many_questions_and_no_policy_is_called_better_than_itself():
+    whole = made(600, 0)
+    halves = whole.take(np.arange(250)), whole.take(np.arange(250, 600))
+    said = recommendation(study(*halves, Goal(epsilon=0.2), certify_on=whole)).sentences
+    assert "600 questions certify it" in said[1]
+    assert said[2].startswith(
+        "Certified on four fifths of them and measured on the fifth as far as it is reported (350 q"
+    )
+    apart = recommendation(study(*halves, Goal(epsilon=0.2))).sentences
+    assert "350 questions certify it" in apart[1]
+    assert apart[2].startswith(
+        "Certified on four fifths of them and measured on the fifth, five times over: it is right"
+    )
+
+    # Only the last model is ever right, and none of 250 questions may be lost: nothing cheaper is near it.
+    def wrong(chain):
+        models = [replace(m, correct=np.zeros(len(chain), bool)) for m in chain.models[:-1]]
+        return replace(chain, models=(*models, replace(chain.models[-1], correct=np.ones(len(chain), bool))))
+
+    alone = recommendation(study(*map(wrong, halves), Goal(epsilon=0.002)))
+    assert alone.sentences[0] == "Recommended: ask m-large alone."
+    nothing = "nothing cheaper that was tried lies at most 0.2 points below m-large on them."
+    assert alone.sentences[2:] == (f"On the 250 questions that choose, too, {nothing}",)
+    floor = recommendation(study(*halves, Goal(limit=0.555))).sentences[0]
+    assert "the cheapest policy that is right on at least 55.5 % of them" in floor
+
+
 def test_json_is_strict_and_holds_thresholds_unrounded(full):
     folder, _, found, tried = full
 
