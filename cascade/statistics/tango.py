@@ -43,9 +43,9 @@ def score(only_first: np.ndarray | float, only_second: np.ndarray | float, n: fl
     b, c, d = np.asarray(only_first, dtype=float), np.asarray(only_second, dtype=float), difference
     linear = b + c - (2 * n - b + c) * d
     q = (linear + np.sqrt(np.maximum(linear**2 + 8 * n * c * d * (1 - d), 0.0))) / (4 * n)
-    excess, variance = b - c - n * d, n * (2 * q + d * (1 - d))
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return np.asarray(np.where(excess == 0, 0.0, excess / np.sqrt(variance)))
+    # Where nearly all answers differ in one way rounding may take the variance below 0.
+    excess, variance = b - c - n * d, np.maximum(n * (2 * q + d * (1 - d)), 1e-30)
+    return np.asarray(excess / np.sqrt(variance))
 
 
 def size(n: int, epsilon: float, critical: float, shares: np.ndarray) -> np.ndarray:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from itertools import product
 from math import comb
 
 import numpy as np
 import pytest
 
 from cascade.errors import CascadeError
-from cascade.statistics.tango import critical_value, score, size
+from cascade.statistics.tango import critical_value, interval, score, size
 
 
 def enumerated(n: int, epsilon: float, critical: float, share: float) -> float:
@@ -72,6 +73,19 @@ def test_sums_over_some_counts_are_those_over_all(monkeypatch):
     monkeypatch.setattr("cascade.statistics.tango.EVERY_COUNT", 1000)
     assert size(20_000, 0.01, 1.3, shares) == pytest.approx(whole, abs=2e-3)
     assert size(20_000, 0.01, 1.3, shares[:3])[:3] == pytest.approx(whole[:3], abs=1e-9)  # of so few, all are
+
+
+@pytest.mark.parametrize("n", [1, 3, 12, 1000, 100_000])
+def test_the_interval_is_there_for_every_count_and_its_ends_are_just_not_rejected(n):
+    few = sorted({*range(min(n, 11)), n})
+    for b, c in product(few, {*few, *(n - b for b in few)}):
+        if b + c > n:
+            continue
+        low, high = interval(b, c, n, 0.9)
+        assert -1 <= low <= (b - c) / n <= high <= 1
+        for end, sign in ((low, 1), (high, -1)):
+            if abs(end) < 1 - 1e-9:
+                assert sign * float(score(b, c, n, end)) == pytest.approx(1.6448536, abs=1e-3)
 
 
 @pytest.mark.parametrize(
