@@ -64,8 +64,9 @@ def main(args: list[str] | None = None) -> None:
     from cascade.report.run_table import print_run
 
     print_run(result.to_json(), result.cascade.policy.name, result.cascade.names[-1], result.folder)
-    for line in result.watch.lines():
-        print(line)
+    if values["policy"] or values["calibration"] or own["verdicts"]:
+        for line in result.watch.lines():
+            print(line)
     if failed := [answer for answer in result.answers if answer.failure]:
         raise CascadeError(
             f"{len(failed):,} of {len(result.answers):,} questions have no answer, such as {failed[0].question_id!r}: "

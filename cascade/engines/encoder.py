@@ -6,7 +6,7 @@ other model, perhaps one behind an API, will know the answer.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from torch import Tensor
 from cascade.engines.base import Prompt
 from cascade.engines.files import find_model, hash_folder
 from cascade.engines.huggingface import hash_tokenizer
+from cascade.engines.passes import of_like_length
 from cascade.engines.settings import EncoderConfig
 from cascade.engines.states import Readable, States
 from cascade.errors import CascadeError
@@ -117,15 +118,9 @@ def read_texts(
         for number in pending:
             rows = writer.shards[number]
             states = {layer: torch.empty(len(rows), encoder.hidden_size) for layer in key.layers}
-            for batch in _batches(texts, rows, batch_size):
+            for batch in of_like_length(rows, [len(text) for text in texts], batch_size):
                 for layer, state in encoder.run([texts[row] for row in batch]).items():
                     states[layer][torch.tensor(batch) - rows.start] = state
                 bar.update(len(batch))
             writer.write(number, states)
     return writer.finish()
-
-
-def _batches(texts: Sequence[str], rows: range, batch_size: int) -> Iterator[list[int]]:
-    ordered = sorted(rows, key=lambda row: -len(texts[row]))
-    for start in range(0, len(ordered), batch_size):
-        yield ordered[start : start + batch_size]

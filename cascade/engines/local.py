@@ -19,6 +19,7 @@ from torch import Tensor
 from cascade.engines.base import OPEN, Failure, Gate, Prompt, Reply, TokenLogprob, Weights
 from cascade.engines.generation import Continuation, continue_greedily
 from cascade.engines.huggingface import HuggingFaceModel, Prefill
+from cascade.engines.passes import cpu_tokens, of_like_length
 from cascade.engines.prompts import Given, PromptForm
 from cascade.engines.sampling import Sampler
 from cascade.engines.states import StatesEngine
@@ -86,6 +87,11 @@ class LocalModel(StatesEngine):
     def versions(self) -> dict[str, str]:
         """Of torch and transformers."""
         return {name: ".".join(version(name).split(".")[:2]) for name in ("torch", "transformers")}
+
+    @property
+    def pass_tokens(self) -> int | None:
+        """See `cpu_tokens`; a GPU knows no such number."""
+        return None if torch.cuda.is_available() else cpu_tokens(self.hidden_size)
 
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
         """Tokens of each prompt, as it is given."""
@@ -157,9 +163,8 @@ class LocalModel(StatesEngine):
         for place, (prompt, length) in enumerate(zip(prompts, lengths, strict=True)):
             if wrong := wrong_turns.get(place) or self._refuses(prompt, length):
                 replies[place] = Failure(prompt.question_id, wrong, bad_prompt=True)
-        order = sorted(set(range(len(prompts))) - set(replies), key=lambda place: (-lengths[place], place))
-        for start in range(0, len(order), self.batch_size):
-            places = order[start : start + self.batch_size]
+        tokens = None if "batch_size" in self.settings.changed() else self.pass_tokens
+        for places in of_like_length(set(range(len(prompts))) - set(replies), lengths, self.batch_size, tokens):
             replies |= _Batch(self, [prompts[p] for p in places], np.array(places), gate, on_token).run()
         return [replies[place] for place in range(len(prompts))]
 

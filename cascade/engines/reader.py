@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from cascade.engines.base import Prompt
+from cascade.engines.passes import of_like_length
 from cascade.engines.states import Readable, check_states, probe_identity
 from cascade.tasks.task import Task
 from probes.probe import Probe
@@ -46,9 +47,7 @@ class ModelReader:
     def p_ik(self, prompts: Sequence[Prompt]) -> np.ndarray:
         """``[prompts]``, float64: how likely the other model is to know."""
         found, layer = np.zeros(len(prompts)), self.probe.config.layer
-        order = sorted(range(len(prompts)), key=lambda place: -len(prompts[place].text))
-        for start in range(0, len(order), self.batch_size):
-            places = order[start : start + self.batch_size]
+        for places in of_like_length(range(len(prompts)), [len(prompt.text) for prompt in prompts], self.batch_size):
             found[places] = self.probe.predict(self.model.states_at([prompts[place] for place in places], layer))
         return found
 

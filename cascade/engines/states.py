@@ -181,6 +181,11 @@ class StatesEngine(Engine, Readable):
         """Number of parameters."""
 
     @property
+    def pass_tokens(self) -> int | None:
+        """Tokens, padding included, beyond which a larger batch is no quicker; `None` where that is not known."""
+        return None
+
+    @property
     def tokenizer_hash(self) -> str:  # noqa: D102 - the class says it
         return "none"
 

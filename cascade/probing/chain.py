@@ -26,7 +26,6 @@ from probes.training import ProbeModule
 
 DEFAULT = ProbeChoice()
 NONE_NAMED: Mapping[str, Probe | None] = MappingProxyType({})
-SCORING_BATCH = 128
 
 
 def probe_for(
@@ -264,7 +263,7 @@ def own_scores(
 def _scored(model: StatesEngine, task: Task, runs: Path) -> Scored:
     # Larger batches than those of a live run, which leave early, unless the settings say otherwise.
     own = "batch_size" in model.settings.changed()
-    scored = score(model, task, runs / "stores", batch_size=model.batch_size if own else SCORING_BATCH)
+    scored = score(model, task, runs / "stores", batch_size=model.batch_size if own else None)
     if scored.reused:
         print(f"Reusing {scored.store.rows:,} scored rows in {scored.store.folder}", file=sys.stderr)
     return scored

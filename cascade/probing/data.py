@@ -47,7 +47,8 @@ class ScoredTaskDataModule(HiddenStateDataModule):
             the right option. Figures and calibration are of the verdict either way.
         memory: GiB that hidden states may take; what is larger is read from disk as it is wanted. By default half of
             what is free.
-        scoring_batch_size: Prompts in one forward pass while scoring.
+        scoring_batch_size: Prompts in one forward pass while scoring; by default 128, and on a CPU as many as it is
+            quick with.
         batch_size: Rows of a training batch.
         split_seed: Another seed is another split.
         engine: Instead of a decoder any engine: its name, a YAML file of its settings, or these themselves.
@@ -66,7 +67,7 @@ class ScoredTaskDataModule(HiddenStateDataModule):
         labels: Path | None = None,
         targets: Literal["correct", "p_right"] = "correct",
         memory: float | None = None,
-        scoring_batch_size: int = 128,
+        scoring_batch_size: int | None = None,
         batch_size: int = BATCH_SIZE,
         split_seed: int = 0,
         engine: dict[str, Any] | str | None = None,
@@ -77,7 +78,9 @@ class ScoredTaskDataModule(HiddenStateDataModule):
         self.save_hyperparameters(logger=False)  # what a run's config.yaml says
         self.task = load_task(task, shots)
         # The rest of this signature is that of these settings.
-        self.settings: EngineConfig = DecoderConfig(model=model, batch_size=scoring_batch_size, price=None, **decoder)
+        self.settings: EngineConfig = DecoderConfig(model=model, price=None, **decoder)
+        if scoring_batch_size is not None:
+            self.settings = replace(self.settings, batch_size=scoring_batch_size)
         if engine is not None:
             given = [*(["model"] if model != DEFAULT_MODEL else []), *self.settings.changed("batch_size")]
             if given:

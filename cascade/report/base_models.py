@@ -126,7 +126,8 @@ def of_chain(chain: ChainScores) -> list[BaseModel]:
         confidences = {name: values for name, values in known.items() if values is not None}
         # The last model answers whatever its confidence.
         confidences = {} if model is chain.models[-1] else confidences
-        found.append(BaseModel(model.name, model.correct, chain.answers, model.predictions, None, confidences))
+        told = chain.answers, model.predictions, model.option_mass
+        found.append(BaseModel(model.name, model.correct, *told, confidences))
     return found
 
 

@@ -28,7 +28,7 @@ def layers_table(config: ProbeConfig, rows: Sequence[LayerRow]) -> Table:
         )
     caption = f"{chosen}; its probe was written."
     if seeds > 1:
-        caption = f"Means over {seeds} seeds, ± their standard deviation. {chosen};\n"
+        caption = f"Means over {seeds} seeds, ± their standard deviation. {chosen}; "
         caption += f"of its probes that of seed {config.trained_with['seed']} was written."
 
     def cell(row: LayerRow, name: str) -> str:

@@ -54,12 +54,11 @@ def _accuracy(report: Report, short: dict[str, str]) -> Table:
             *SAVED,
         ],
         rows,
-        "Ledgers: share saved of the cost of the chain's last model alone, in\n"
-        f"{UNITS[report.unit]}.\n"
-        "answered-only charges the model that answered (the paper's eq. 6), full-path every\n"
-        "model tried, early-exit ℓ/L of the prefill where the P(IK) probe at layer ℓ of L rejected,\n"
-        "the prefill and the first token where P(T) did. Negative: it costs more."
-        + ("\nHalluc.: the share of all questions answered wrongly; abstentions are neither." if hallucination else ""),
+        f"Ledgers: share saved of the cost of the chain's last model alone, in {UNITS[report.unit]}. answered-only "
+        "charges the model that answered (the paper's eq. 6), full-path every model tried, early-exit ℓ/L of the "
+        "prefill where the P(IK) probe at layer ℓ of L rejected, the prefill and the first token where P(T) did. "
+        "Negative: it costs more."
+        + (" Halluc.: the share of all questions answered wrongly; abstentions are neither." if hallucination else ""),
     )
 
 

@@ -98,7 +98,7 @@ def _watched(config: CascadeConfig, policy: LivePolicy, calibration: ChainScores
     if config.policy is not None:
         return read_watched(Path(config.policy))
     if calibration is None:
-        return Watched(missing="Neither a policy's file nor calibration scores are given to watch by")
+        return Watched(missing="Not watched: neither a policy's file nor calibration scores are given to watch by")
     return watched_of(policy, calibration)
 
 

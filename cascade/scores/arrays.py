@@ -29,6 +29,7 @@ class ModelScores:
         correct: ``[questions]``, bool; all false where the logs have no labels (`ChainScores.labelled`).
         predictions: ``[questions]``, or ``None`` where unknown.
         attempted: ``[questions]``, bool: false where the model declined to answer; ``None`` where unknown.
+        option_mass: ``[questions]``, float64: probability of all the options together; ``None`` where unknown.
     """
 
     info: ModelInfo
@@ -37,6 +38,7 @@ class ModelScores:
     correct: np.ndarray
     predictions: np.ndarray | None = None
     attempted: np.ndarray | None = None
+    option_mass: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         counts = len(self.correct), len(self.signals), len(self.usage)
@@ -61,6 +63,7 @@ class ModelScores:
             self.correct[rows],
             None if self.predictions is None else self.predictions[rows],
             None if self.attempted is None else self.attempted[rows],
+            None if self.option_mass is None else self.option_mass[rows],
         )
 
 
@@ -296,4 +299,5 @@ def model_scores(name: str, rows: pa.Table, p_t_column: str = "p_t", labelled: b
         correct=correct.astype(bool),
         predictions=_array(rows, "prediction"),
         attempted=None if attempted is None else attempted.astype(bool),
+        option_mass=_array(rows, "option_mass"),
     )

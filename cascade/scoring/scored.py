@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from cascade.engines.base import Prompt, Reply, prompt_of
+from cascade.engines.passes import of_like_length
 from cascade.engines.settings import DecoderConfig
 from cascade.engines.states import POSITION, StatesEngine
 from cascade.errors import CascadeError, Interrupted
@@ -34,6 +35,7 @@ from probes.files import write_atomically
 from probes.store import MANIFEST, HiddenStateStore, StoreKey, StoreLayout, StoreWriter
 
 _POLL_SECONDS = 1.0
+_MOST_PROMPTS = 128
 
 
 @dataclass(frozen=True)
@@ -115,7 +117,7 @@ def score(
     task: Task | str,
     root: str | Path = "runs/stores",
     layers: Sequence[int] | str = "all",
-    batch_size: int = 128,
+    batch_size: int | None = None,
     shard_rows: int = 1024,
 ) -> Scored:
     """Asks ``model`` every question of ``task``, once.
@@ -125,7 +127,8 @@ def score(
         task: A task, or its name.
         root: Folder of stores; this one's folder in it is named by its key.
         layers: Layers to keep, or ``"all"``.
-        batch_size: Prompts in one forward pass. Makes no difference to the result beyond rounding.
+        batch_size: Prompts in one forward pass. Makes no difference to the result beyond rounding. By default 128, and
+            on a CPU no more than it is quick with; see `cpu_tokens`.
         shard_rows: Rows of a shard; the same when a run is resumed. A run that was killed has lost a minute.
 
     Raises:
@@ -142,7 +145,7 @@ def score_share(
     task: Task | str,
     root: str | Path = "runs/stores",
     layers: Sequence[int] | str = "all",
-    batch_size: int = 128,
+    batch_size: int | None = None,
     shard_rows: int = 1024,
     rank: int = 0,
     ranks: int = 1,
@@ -170,8 +173,9 @@ def score_share(
     """
     model = DecoderConfig(model).build() if isinstance(model, str) else model
     task = load_task(task) if isinstance(task, str) else task
-    if batch_size < 1 or shard_rows < 1:
-        raise CascadeError(f"Expected `batch_size` and `shard_rows` of at least 1, but got {batch_size}, {shard_rows}")
+    for name, number in (("batch_size", batch_size), ("shard_rows", shard_rows)):
+        if number is not None and number < 1:
+            raise CascadeError(f"Expected `{name}` to be at least 1, but got {number}")
     if not 0 <= rank < ranks:
         raise CascadeError(f"Expected `rank` to be in 0 … {ranks - 1}, but got {rank}")
     key = store_key(model, task, layers)
@@ -182,7 +186,7 @@ def score_share(
     own = range(rank, len(layout.shards), ranks)
     pending = [n for n in own if n in missing]
     # What the model cannot be asked is said before anything is made.
-    asker = _Asker(model, task, key.layers) if pending else None
+    asker = _Asker(model, task, key.layers, batch_size) if pending else None
     writer = StoreWriter(root, key, len(task.questions), model.hidden_size, shard_rows)
     if rank == 0:
         writer.pending()  # what is not whole has no manifest; the others leave that to this one
@@ -194,7 +198,8 @@ def score_share(
         f"{key.precision} = {writer.total_bytes / 2**20:.1f} MiB in {writer.folder}"
         + (f"; {total:,} rows are for rank {rank} of {ranks}" if ranks > 1 else "")
         + (f"; {done:,} rows are there already" if done else "")
-        + (f"; {model.prompts.note}" if model.prompts.note else ""),
+        + (f"; {model.prompts.note}" if model.prompts.note else "")
+        + (f"; {asker.note}" if asker is not None and asker.note else ""),
         file=sys.stderr,
         flush=True,
     )
@@ -207,7 +212,7 @@ def score_share(
                     continue
                 shard = UnfinishedShard(writer.folder, number, writer.shards[number], key.layers)
                 try:
-                    states, table = asker.ask(writer.shards[number], batch_size, bar, shard)
+                    states, table = asker.ask(writer.shards[number], bar, shard)
                 except KeyboardInterrupt:
                     shard.keep()
                     raise Interrupted(
@@ -255,19 +260,27 @@ class _Asker:
         CascadeError: If a prompt is longer than the context, or the option letters cannot be told apart.
     """
 
-    def __init__(self, model: StatesEngine, task: Task, layers: tuple[int, ...]) -> None:
+    def __init__(self, model: StatesEngine, task: Task, layers: tuple[int, ...], batch_size: int | None) -> None:
         self.model, self.task, self.layers = model, task, layers
+        self.batch_size = _MOST_PROMPTS if batch_size is None else batch_size
+        self.pass_tokens = model.pass_tokens if batch_size is None else None
         self.prompts = [prompt_of(question, task) for question in task.questions]
         self.lengths = model.lengths(self.prompts)
         self.parameters = model.parameters
         self.tokens = model.p_t_tokens(self.prompts)
 
-    def ask(
-        self, rows: range, batch_size: int, bar: tqdm, shard: UnfinishedShard
-    ) -> tuple[dict[int, Tensor], pa.Table]:
+    @property
+    def note(self) -> str:
+        """In words, where batches are smaller than they might be."""
+        tokens, rows = self.pass_tokens, len(self.prompts)
+        if tokens is None or tokens // max(1, *self.lengths) >= min(self.batch_size, rows):
+            return ""
+        return f"at most {tokens:,} tokens a pass, which a CPU is quickest with (`scoring_batch_size` says otherwise)"
+
+    def ask(self, rows: range, bar: tqdm, shard: UnfinishedShard) -> tuple[dict[int, Tensor], pa.Table]:
         """States (rows in order, for each layer) and score rows of one shard, of which some may be known."""
         bar.update(len(shard.records))
-        for batch in _batches(rows, self.lengths, batch_size):
+        for batch in of_like_length(rows, self.lengths, self.batch_size, self.pass_tokens):
             left = [row for row in batch if row not in shard.records]
             if not left:
                 continue
@@ -309,10 +322,3 @@ class _Asker:
             parameters=self.parameters,
             num_layers=self.model.num_layers,
         )
-
-
-def _batches(rows: range, lengths: list[int], batch_size: int) -> Iterator[list[int]]:
-    """Rows of a shard in batches of like length, the longest first so that memory runs out at once or never."""
-    ordered = sorted(rows, key=lambda row: (-lengths[row], row))
-    for start in range(0, len(ordered), batch_size):
-        yield ordered[start : start + batch_size]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 
 import pytest
 
@@ -29,6 +30,7 @@ def simulated(tmp_path, capsys, says, knows) -> str:
                 said = says(model, row, answer, draw)
                 values = {"question_id": str(row), "model": model, "answer": answer, "prediction": said}
                 values |= {"correct": said == answer, "p_t": knows(said == answer, draw), "parameters": 10 + size}
+                values |= {"option_mass": 0.25 + 0.5 * size}
                 file.write(json.dumps(values) + "\n")
     main(["--scores", str(tmp_path / "log.jsonl"), f"--out={tmp_path / 'out'}"])
     return capsys.readouterr().out
@@ -42,6 +44,8 @@ def test_models_that_guess_are_called_so(tmp_path, capsys):
         lambda right, draw: draw.random(),
     )
     assert "chance 25.0%; says A " in out
+    masses = re.findall(r"^(little|big): .*; option mass (.*)$", out, re.MULTILINE)
+    assert masses == [("little", "0.25"), ("big", "0.75")]
     assert "Warning: little says A on " in out
     assert "Warning: P(T) of little is not shown to tell right from wrong: AUROC's 95 % interval [" in out
     assert "Warning: little and big are both at chance" in out

@@ -216,6 +216,40 @@ def test_what_was_asked_of_a_shard_is_kept_when_it_is_stopped_and_is_not_asked_a
         assert contents(folder) == contents(whole)
 
 
+def test_scoring_keeps_to_the_tokens_of_a_pass_unless_a_number_is_given(tmp_path, monkeypatch, capsys):
+    """What it says is what it does; and a run that was stopped goes on to the bytes of one that was not."""
+    monkeypatch.setattr("cascade.engines.local.cpu_tokens", lambda hidden: 200)
+    torch.set_num_threads(1)
+    task = some("mini-mmlu", 40)
+
+    def run(root, stop=None, **more):
+        model, passes = DecoderConfig(MODEL).build(), []
+        forward = model.decoder.run
+
+        def watched(prompts, *args, **kwargs):
+            if len(passes) == stop:
+                raise KeyboardInterrupt
+            passes.append(model.count_tokens(prompts))
+            return forward(prompts, *args, **kwargs)
+
+        monkeypatch.setattr(model.decoder, "run", watched)
+        return score(model, task, tmp_path / root, **more).store.folder, passes
+
+    whole, passes = run("whole")
+    assert "at most 200 tokens a pass, which a CPU is quickest with (`scoring_batch_size` says otherwise)" in (
+        capsys.readouterr().err
+    )
+    assert sum(map(len, passes)) == 40
+    assert all(len(lengths) * max(lengths) <= 200 for lengths in passes)
+    assert all(len(a) * max(a) + max(a) > 200 for a in passes[:-1])
+    with pytest.raises(Interrupted):
+        run("stopped", stop=3)
+    assert contents(run("stopped")[0]) == contents(whole)
+    capsys.readouterr()
+    assert [len(lengths) for lengths in run("given", batch_size=16)[1]] == [16, 16, 8]
+    assert "tokens a pass" not in capsys.readouterr().err
+
+
 def test_a_damaged_part_is_said_and_its_questions_are_asked_again(tmp_path, monkeypatch, capsys):
     torch.set_num_threads(1)
     task = some("mini-mmlu", 24)

@@ -58,6 +58,17 @@ def test_p_t_of_the_harness_is_what_the_model_says_of_the_letters():
         assert row["prediction"] == "ABCD"[p.index(max(p))] and row["answer"] == sample["doc"]["right"]
 
 
+def test_of_several_filters_one_is_read_and_the_others_are_named(tmp_path, capsys):
+    (file,) = (LETTERS / "mini-llama-small").glob("samples_*.jsonl")
+    samples = [json.loads(line) for line in file.read_text().splitlines()]
+    both = [sample | {"filter": name} for sample in samples for name in ("strict-match", "flexible-extract")]
+    both = [s | {"acc": 1 - s["acc"]} if s["filter"] == "flexible-extract" else s for s in both]
+    (tmp_path / file.name).write_text("\n".join(map(json.dumps, both)))
+    found = read_table(tmp_path / file.name)
+    assert found["correct"].to_pylist() == [sample["acc"] == 1.0 for sample in samples]
+    assert "the filter strict-match are read, those of flexible-extract are not" in capsys.readouterr().err
+
+
 def test_p_t_of_longer_options_is_a_share_of_their_likelihood():
     path = LOGS / "lm_eval" / "mini_texts"
     (file,) = path.rglob("samples_*.jsonl")

@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import sys
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -40,19 +41,23 @@ def knows(path: Path) -> bool:
 def read(path: Path) -> pa.Table:
     """The samples of one model on one task.
 
-    Of a task with several filters, the first one's samples are read.
+    Of a task with several filters, the first one's samples are read, and stderr is told which are not.
     """
     named = _NAME.match(path.stem)
     task = named["task"] if named else path.stem
     about = _about(path, named["date"] if named else None)
-    rows, wanted = [], None
+    rows, wanted, others = [], None, set()
     for line, sample in records(path):
         where = f"{path}, line {line}"
         wanted = sample.get("filter") if wanted is None else wanted
         if sample.get("filter") != wanted:
+            others.add(str(sample.get("filter")))
             continue
         row = partial(score_row, f"{task}/{taken(sample, where, 'doc_id')}", correct=_correct(sample, where), task=task)
         rows.append(row(**about, **_answer(sample, where)))
+    if others:
+        left = ", ".join(sorted(others))
+        print(f"{path}: samples of the filter {wanted} are read, those of {left} are not", file=sys.stderr)
     return table_of(rows, path)
 
 
