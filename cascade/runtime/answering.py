@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from cascade.engines.base import Prompt, prompt_of
-from cascade.errors import CascadeError
+from cascade.errors import CascadeError, Interrupted
 from cascade.miniature.families import MODEL_NAMES
 from cascade.policies.file import policy_json
 from cascade.progress import progress
@@ -82,6 +82,10 @@ def run(
                 bar.show(some)
 
             answers = cascade.answer_many((), progress=False, on_step=keep, journeys=journeys)
+    except KeyboardInterrupt:
+        raise Interrupted(
+            f"Stopped; what was answered is in {journal.path}, and the same command goes on there"
+        ) from None
     finally:
         journal.close()
     seconds = time.perf_counter() - started

@@ -15,7 +15,7 @@ from typing import Any
 import pyarrow as pa
 
 from cascade.engines.base import Engine
-from cascade.errors import CascadeError
+from cascade.errors import CascadeError, Interrupted
 from cascade.progress import progress
 from cascade.scores.schema import parquet_bytes
 from cascade.scoring.confidence.asking import BATCH, Asking, ask_confidences
@@ -51,6 +51,12 @@ def write_answers(engine: Engine, task: Task, out: Path, asking: Asking, limit: 
                 bar.update(more)
 
             table = ask_confidences(engine, asked, asking, on_answered=answered, parts=parts)
+    except KeyboardInterrupt:
+        raise Interrupted(
+            f"Stopped; what was asked by then is in {parts.folder}, and the same command goes on from there"
+            if parts.folder.exists()
+            else f"Stopped: nothing was written to {out}"
+        ) from None
     except CascadeError as error:
         if not done:
             raise

@@ -431,6 +431,26 @@ def test_what_was_asked_before_a_crash_is_not_asked_again(tmp_path, capsys):
     assert resumed[1].slice(0, len(kept)).equals(kept)
 
 
+@pytest.mark.parametrize("after", [0, 70])
+def test_ctrl_c_says_what_is_kept(tmp_path, monkeypatch, capsys, after):
+    asked, answer = [], LocalModel.answer
+
+    def stopped(engine, prompts, *args, **more):
+        if len(asked) >= after:
+            raise KeyboardInterrupt
+        asked.extend(prompts)
+        return answer(engine, prompts, *args, **more)
+
+    monkeypatch.setattr(LocalModel, "answer", stopped)
+    out = tmp_path / "t.parquet"
+    with pytest.raises(SystemExit) as ended:
+        main([*SMALL, "--data.task=mini-mmlu", "--confidences=margin", "--limit=200", f"--out={out}"])
+    assert ended.value.code == 130
+    (kept,) = capsys.readouterr().err.splitlines()[-1:]
+    assert kept.startswith("Stopped; what was asked by then is in" if after else "Stopped: nothing was written to")
+    assert (tmp_path / "t.parquet.parts").exists() == bool(after)
+
+
 def test_a_part_that_is_damaged_or_of_other_questions_is_named(tmp_path):
     parts, row = Parts(tmp_path / "parts", {"a": 1}), {"question_id": ["x", "y"], "p_t": [0.5, 0.25]}
     assert parts.read(0, ["x", "y"]) is None and not parts.folder.exists()

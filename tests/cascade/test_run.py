@@ -143,6 +143,25 @@ def test_a_killed_run_goes_on_and_asks_nothing_twice(config, tmp_path):
     assert resumed.equals(whole)
 
 
+def test_ctrl_c_says_where_the_run_goes_on(config, tmp_path, monkeypatch, capsys):
+    steps, write = [], Journal.write
+
+    def stopped(journal, some):
+        write(journal, some)
+        steps.append(len(some))
+        if len(steps) == 3:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Journal, "write", stopped)
+    with pytest.raises(SystemExit) as ended:
+        main(["--config", config, "--questions", "mini-mmlu", "--limit", "400", "--out", str(tmp_path / "run")])
+    assert ended.value.code == 130
+    path = tmp_path / "run" / "journal.jsonl"
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert said == f"Stopped; what was answered is in {path}, and the same command goes on there"
+    assert 0 < len(journal_of(tmp_path / "run")) < 400
+
+
 def test_another_runs_journal_is_refused(config, tmp_path, capsys):
     main(["--config", config, "--limit", "5", "--out", str(tmp_path / "run")])
     with pytest.raises(SystemExit):
