@@ -25,6 +25,7 @@ EXTRAS = {
     "datasets": "eval",
     "wandb": "wandb",
     "bitsandbytes": "quantization",
+    "gguf": "gguf",
     "inspect_ai": "inspect",
 }
 P = ParamSpec("P")

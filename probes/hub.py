@@ -7,7 +7,7 @@ that then fetch the rest try again and again. Fetching is theirs.
 from __future__ import annotations
 
 import re
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Literal, NamedTuple
 
 from huggingface_hub import constants, get_hf_file_metadata, hf_hub_download, hf_hub_url
@@ -89,7 +89,8 @@ def locate(
         )
     except (httpx.HTTPError, OSError) as error:
         raise ProbeError(refusal(denied or error, repo, revision, file, endpoint=endpoint)) from error
-    return Located(Path(str(path)).parent.name, denied is not None)
+    # snapshots/COMMIT/FILE, where a file may lie deeper
+    return Located(Path(str(path)).parents[len(PurePosixPath(file).parts) - 1].name, denied is not None)
 
 
 def refusal(

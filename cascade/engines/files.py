@@ -42,13 +42,18 @@ def hash_folder(folder: Path) -> str:
     digest = hashlib.sha256()
     files = [folder / "config.json", *sorted(folder.glob("*.safetensors")), *sorted(folder.glob("*.bin"))]
     for path in files:
-        size = path.stat().st_size
-        digest.update(f"{path.name}:{size}".encode())
-        with path.open("rb") as file:
-            if size <= _WHOLE_FILE_BYTES:
-                digest.update(file.read())
-                continue
-            for block in range(_BLOCKS):
-                file.seek(block * (size - _BLOCK_BYTES) // (_BLOCKS - 1))
-                digest.update(file.read(_BLOCK_BYTES))
+        digest.update(f"{path.name}:{path.stat().st_size}".encode())
+        add_file(digest, path)
     return digest.hexdigest()[:16]
+
+
+def add_file(digest: hashlib._Hash, path: Path) -> None:
+    """Adds a file to a hash: whole up to 64 MiB, and in 256 spread blocks above."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        if size <= _WHOLE_FILE_BYTES:
+            digest.update(file.read())
+            return
+        for block in range(_BLOCKS):
+            file.seek(block * (size - _BLOCK_BYTES) // (_BLOCKS - 1))
+            digest.update(file.read(_BLOCK_BYTES))

@@ -23,6 +23,7 @@ from torch import Tensor
 from cascade.engines.base import Weights
 from cascade.engines.files import find_model, hash_folder, resolve_model
 from cascade.engines.generation import continue_greedily
+from cascade.engines.gguf import cache_folder, gguf_of, hash_gguf, unpacked
 from cascade.engines.prompts import Given, PromptForm
 from cascade.engines.settings import QUANTIZATIONS, DecoderConfig
 from cascade.engines.weights import count_parameters, packing, weight_bytes, weight_files
@@ -105,11 +106,18 @@ class HuggingFaceModel:
         self.source, self.device_map = resolve_model(self.name), settings.device_map
         self.origin: dict[str, Any] = {}
         with self._load_errors(" (a plan needs its config.json, and its tokenizer to count tokens; no weights)"):
-            self.origin = find_model(self.source, settings.revision)
+            self.gguf = gguf_of(self.name, settings.revision)
+            if self.gguf is None:
+                self.origin = find_model(self.source, settings.revision)
+            else:
+                self.source, self.origin = str(self.gguf.parent), {"gguf_file": self.gguf.name}
             self.config = AutoConfig.from_pretrained(
                 self.source, **self.origin, trust_remote_code=self.trust_remote_code
             )
-        self.revision: str = self.origin.get("revision") or hash_folder(Path(self.source))
+        if self.gguf is None:
+            self.revision: str = self.origin.get("revision") or hash_folder(Path(self.source))
+        else:
+            self.revision = hash_gguf(self.gguf)
 
     @cached_property
     def tokenizer(self) -> Any:
@@ -140,6 +148,8 @@ class HuggingFaceModel:
     def _load_errors(self, hint: str = "") -> Iterator[None]:
         try:
             yield
+        except CascadeError:
+            raise
         except ProbeError as error:  # the Hub's answer, which says it all
             raise CascadeError(f"{error}{hint}") from error
         except (OSError, ValueError, httpx.HTTPError) as error:
@@ -165,9 +175,12 @@ class HuggingFaceModel:
         if not sys.stderr.isatty():
             logging.disable_progress_bar()
         with self._load_errors():
+            source, origin = self.source, self.origin
+            if self.gguf is not None:
+                source, origin = str(unpacked(self.gguf, self.revision, self.dtype)), {}
             model = AutoModelForCausalLM.from_pretrained(
-                self.source,
-                **self.origin,
+                source,
+                **origin,
                 trust_remote_code=self.trust_remote_code,
                 dtype=DTYPES[self.dtype],
                 device_map=self.device_map,
@@ -225,7 +238,8 @@ class HuggingFaceModel:
 
     def weights(self) -> Weights:
         """Sizes of the weights, and whether they are on disk."""
-        found = weight_files(self.source, self.origin.get("revision"))
+        folder = self.source if self.gguf is None else str(cache_folder(self.gguf, self.revision, self.dtype))
+        found = weight_files(folder, self.origin.get("revision"))
         stored = str(getattr(self.config, "dtype", None) or "float32").removeprefix("torch.")
         disk = found if found is not None else self.parameters * (DTYPES[stored].itemsize if stored in DTYPES else 4)
         memory = weight_bytes(self.config, self.dtype, self.quantization, self.trust_remote_code)

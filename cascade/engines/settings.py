@@ -40,7 +40,7 @@ class DecoderConfig(EngineConfig):
     """A Hugging Face decoder on this machine (`cascade.engines.local`).
 
     Attributes:
-        model: A miniature's name, a folder or a Hub id.
+        model: A miniature's name, a folder or a Hub id; or a GGUF file, or one on the Hub (owner/name/FILE.gguf).
         revision: Branch, tag or commit on the Hub.
         dtype: float32, float16 or bfloat16; the weights are cast to it.
         device_map: As in transformers, such as auto for a model that is larger than one GPU.
