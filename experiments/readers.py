@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +20,6 @@ import numpy as np
 import pyarrow.parquet as pq
 import torch
 from jsonargparse import ArgumentParser
-from lightning import Trainer, seed_everything
 from rich.console import Console
 from rich.table import Table
 from scipy.linalg import solve
@@ -37,14 +35,14 @@ from cascade.scores.arrays import ChainScores, ModelScores, parts
 from cascade.scores.columns import ModelInfo, Signals, Usage
 from cascade.simulation.frontier import choose, frontier
 from cascade.simulation.simulator import all_costs, simulate
+from experiments.folds import FOLDS, HEADS, Fold, fit, fold_of
 from experiments.pages import write_blocks
 from experiments.real_logs import PARAMETERS, option_logits
-from probes import HiddenStateStore, ProbeConfig, Split
-from probes.data import HiddenStateDataModule, LabelledStates
+from probes import HiddenStateStore, ProbeConfig
 from probes.errors import ProbeError
 from probes.files import write_atomically
 from probes.metrics import probe_metrics
-from probes.states import LayerStates, open_states
+from probes.states import open_states
 from probes.training import ProbeModule
 
 READER = "sentence-transformers/all-MiniLM-L6-v2"
@@ -52,12 +50,7 @@ READER = "sentence-transformers/all-MiniLM-L6-v2"
 CHECKSUM = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 MODELS = ("Qwen-1_8B", "Qwen-7B", "Qwen-14B", "Qwen-72B", "Llama-2-7b", "Llama-2-70b")
 CHAINS = (("Qwen-14B", "Qwen-72B"), ("Qwen-7B", "Qwen-72B"), ("Llama-2-7b", "Llama-2-70b"), ("Qwen-7B", "Qwen-14B"))
-FOLDS, HALVINGS, ALLOWED_DROP = 5, 10, 0.01
-# Settings were looked at on two models at layer 4, where they move AUROC by less than 0.01.
-HEADS = {
-    "linear": {"depth": 0, "learning_rate": 3e-4, "weight_decay": 3.0, "dropout": 0.0},
-    "mlp": {"depth": 1, "width": 128, "learning_rate": 5e-4, "weight_decay": 1.0, "dropout": 0.5},
-}
+HALVINGS, ALLOWED_DROP = 10, 0.01
 
 
 @dataclass(frozen=True)
@@ -106,53 +99,6 @@ def load(folder: Path) -> Questions:
     )
 
 
-def fold_of(ids: list[str]) -> np.ndarray:
-    """A fold for each question by the hash of its id, ``[questions]``."""
-    return np.array([int(hashlib.sha256(i.encode()).hexdigest(), 16) % (FOLDS * 4) for i in ids])
-
-
-class Fold(HiddenStateDataModule):
-    """One fold: a fifth to test on, a twentieth of the questions to validate on, the rest to train on."""
-
-    def __init__(
-        self, states: LayerStates, origins: list[ProbeConfig], questions: Questions, model: str, fold: int
-    ) -> None:
-        super().__init__(batch_size=256)
-        self._states, self._origins, self._questions, self._model = states, origins, questions, model
-        self._fold = fold
-
-    def load(self) -> LabelledStates:
-        """See the class."""
-        asked = self._questions
-        labels, targets = (
-            torch.from_numpy(of_model[self._model].astype(np.float32)) for of_model in (asked.right, asked.p_right)
-        )
-        return LabelledStates(self._states, labels, asked.ids, asked.subjects, self._origins, targets)
-
-    def setup(self, stage: str | None = None) -> None:
-        """Loads, and splits by fold."""
-        super().setup(stage)
-        twentieth = fold_of(self._questions.ids)
-        test = twentieth // 4 == self._fold
-        validation = twentieth == 4 * ((self._fold + 1) % FOLDS)
-        train = ~test & ~validation
-        rows = [tuple(np.flatnonzero(part).tolist()) for part in (train, validation, test)]
-        self.split = Split(rows[0], rows[1], rows[2], tuple(self._questions.ids))
-
-
-def fit(data: Fold, head: str) -> ProbeModule:
-    """Heads of all layers on one fold."""
-    seed_everything(0, verbose=False)
-    module = ProbeModule(**HEADS[head], patience=5)  # type: ignore[arg-type]
-    trainer = Trainer(
-        max_epochs=60, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
-        enable_model_summary=False, num_sanity_val_steps=0,
-    )  # fmt: skip
-    trainer.fit(module, datamodule=data)
-    trainer.test(module, datamodule=data, verbose=False)
-    return module
-
-
 def kernel_machine(store: HiddenStateStore, questions: Questions) -> dict[str, list[float]]:
     """What the states of all layers hold, whatever the head: AUROC of kernel ridge regression by model, each fold's.
 
@@ -160,7 +106,7 @@ def kernel_machine(store: HiddenStateStore, questions: Questions) -> dict[str, l
     probability of the right option. Both were looked for on these very folds, where they are about the best there is.
     """
     states = torch.cat([open_states(store, (layer,)).gather(torch.arange(store.rows))[0] for layer in store.layers], 1)
-    fold = fold_of(questions.ids) // 4
+    fold = fold_of(questions.ids)
     found: dict[str, list[float]] = {model: [] for model in MODELS}
     targets = np.stack([questions.p_right[model] for model in MODELS], 1).astype(np.float32)
     for number in tqdm(range(FOLDS), desc="kernel machine", unit="fold", disable=None, leave=False):
@@ -225,7 +171,6 @@ def cascade(chain: ChainScores, signals: str) -> tuple[list[float], list[float]]
 
 def sweep(store: HiddenStateStore, questions: Questions) -> dict[str, dict[str, list[ProbeModule]]]:
     """For each model and kind of head the five folds' trained modules."""
-    logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.ERROR)
     states = open_states(store, store.layers)
     key = store.key
     found: dict[str, dict[str, list[ProbeModule]]] = {}
@@ -243,7 +188,9 @@ def sweep(store: HiddenStateStore, questions: Questions) -> dict[str, dict[str, 
                 found[model][head] = []
                 for fold in range(FOLDS):
                     bar.set_description(f"{model} {head}")
-                    found[model][head].append(fit(Fold(states, origins, questions, model, fold), head))
+                    asked = questions.ids, questions.subjects, questions.right[model]
+                    data = Fold(states, origins, *asked, fold, questions.p_right[model])
+                    found[model][head].append(fit(data, head))
                     bar.update()
     return found
 

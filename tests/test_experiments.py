@@ -24,17 +24,15 @@ from cascade.errors import CascadeError
 from cascade.scoring.scored import score
 from experiments import real_chains, transfer
 from experiments.benchmarks.runtime import main as runtime
+from experiments.folds import FOLDS, Fold, fold_of
 from experiments.paper.lab import Lab
 from experiments.paper.scales import MINIATURE
 from experiments.promises import main as promises
 from experiments.readers import (
     CHECKSUM,
-    FOLDS,
     MODELS,
-    Fold,
     Questions,
     cascade,
-    fold_of,
     gated,
     kernel_machine,
     load,
@@ -99,22 +97,17 @@ def test_thresholds_are_chosen_on_one_half_and_reported_on_the_other():
     assert np.mean(cascade(noise, "reader + P(T)")[0]) < np.mean(plain) + 0.01
 
 
-def test_every_question_is_tested_in_one_fold_and_never_trained_on_there():
-    asked = Questions(
-        ids=[f"q{i}" for i in range(1500)],
-        texts=[],
-        subjects=["s"] * 1500,
-        right={"model": np.arange(1500) % 2 == 0},
-        p_t={},
-        p_right={"model": np.linspace(0, 1, 1500)},
-    )
+@pytest.mark.parametrize("validation", [1, 2])
+def test_every_question_is_tested_in_one_fold_and_never_trained_on_there(validation):
+    ids, right = [f"q{i}" for i in range(1500)], np.arange(1500) % 2 == 0
     states, origins = LayerStates(torch.zeros(1, 1500, 2)), [ProbeConfig(2, 0, "reader")]
     tested: list[int] = []
     for fold in range(FOLDS):
-        data = Fold(states, origins, asked, "model", fold)
+        data = Fold(states, origins, ids, ["s"] * 1500, right, fold, np.linspace(0, 1, 1500), validation)
         data.setup()
         parts = (data.split.train, data.split.validation, data.split.test)
         assert sorted(row for part in parts for row in part) == list(range(1500))
+        assert len(data.split.validation) == pytest.approx(75 * validation, rel=0.3)
         tested += data.split.test
     assert sorted(tested) == list(range(1500))
 
@@ -129,7 +122,7 @@ def test_the_kernel_machine_is_scikit_learns_with_a_kernel_written_out(tmp_path)
     p_right = {model: np.clip(right[model] + rng.normal(0, 0.3, rows), 0, 1) for model in MODELS}
     asked = Questions([f"q{i}" for i in range(rows)], [], ["s"] * rows, right, {}, p_right)
     found = kernel_machine(writer.finish(), asked)
-    x, fold = np.concatenate([states[0], states[1]], 1).astype(np.float64), fold_of(asked.ids) // 4
+    x, fold = np.concatenate([states[0], states[1]], 1).astype(np.float64), fold_of(asked.ids)
     for number in range(FOLDS):
         train, test = np.flatnonzero(fold != number), np.flatnonzero(fold == number)
         z = StandardScaler().fit(x[train]).transform(x)

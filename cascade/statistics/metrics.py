@@ -14,6 +14,8 @@ from probes.metrics import Reliability, auroc, brier, ece, nll, reliability
 __all__ = [
     "Reliability",
     "auroc",
+    "auroc_difference",
+    "auroc_interval",
     "binary_f1",
     "brier",
     "ece",
@@ -68,3 +70,37 @@ def auroc_interval(area: float, positives: int, negatives: int, z: float = 1.96)
     spread = area * (1 - area) + (positives - 1) * (first - area**2) + (negatives - 1) * (second - area**2)
     error = math.sqrt(max(spread, 0.0) / (positives * negatives))
     return max(area - z * error, 0.0), min(area + z * error, 1.0)
+
+
+def auroc_difference(
+    first: np.ndarray, second: np.ndarray, labels: np.ndarray, z: float = 1.96
+) -> tuple[float, float, float]:
+    """The area of one confidence minus that of another on the same questions, and its interval.
+
+    DeLong, DeLong and Clarke-Pearson (1988): each question's part in an area is the share of those with the other
+    label that it is ranked rightly against, ties counting half; the difference's variance is that of these parts'
+    differences.
+
+    Args:
+        first: ``[questions]``.
+        second: ``[questions]``.
+        labels: ``[questions]``, bool; some of each.
+        z: 1.96 for 95 %.
+
+    Returns:
+        The difference, and the ends of its interval.
+    """
+    labels = np.asarray(labels, dtype=bool)
+    (positive, negative), (other_positive, other_negative) = (_parts(scores, labels) for scores in (first, second))
+    difference = float(positive.mean() - other_positive.mean())
+    apart = [positive - other_positive, negative - other_negative]
+    error = math.sqrt(sum(float(part.var(ddof=1)) / len(part) for part in apart))
+    return difference, difference - z * error, difference + z * error
+
+
+def _parts(scores: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Of each positive the share of negatives below it, and of each negative the share of positives above it."""
+    from scipy.stats import rankdata  # which takes a while to load
+
+    whole, positives, negatives = (rankdata(part) for part in (scores, scores[labels], scores[~labels]))
+    return (whole[labels] - positives) / len(negatives), 1 - (whole[~labels] - negatives) / len(positives)
