@@ -1,9 +1,9 @@
 """Asks a model a task: `python -m cascade.score`, with the flags (``--data.*``) and YAML files of `cascade.train`.
 
 A model that shows hidden states fills a store, which `cascade.train` and `cascade.simulate` find. They score what is
-missing by themselves, with one process; ``--devices`` is for many questions and more than one GPU or machine. Lightning
-starts the processes, one a GPU, or finds itself started by torchrun or SLURM. They share nothing but the folder: one
-that was killed is started again and goes on, alone or with the others.
+missing by themselves, with one process; ``--devices`` is for many questions and more than one GPU or machine. The
+processes, one a GPU, are started here, or by torchrun or srun. They share nothing but the folder: one that was killed
+is started again and goes on, alone or with the others.
 
 `--out FILE.parquet` writes the score table, of any engine (`--data.engine.endpoint gpt-4o`); `--confidences all`, or
 some of them, asks these beside P(T), and prints how well each tells right from wrong. Then there is no store; what was
@@ -44,8 +44,6 @@ def build_parser() -> ArgumentParser:
 def main(args: list[str] | None = None) -> None:
     """The entry point."""
     show_kept_help("score", args)
-    from lightning.fabric.utilities.rank_zero import rank_zero_only
-
     from cascade.planning.costs import plan_training
     from cascade.planning.table import print_plan
     from cascade.probing.apart import score_apart
@@ -65,8 +63,8 @@ def main(args: list[str] | None = None) -> None:
             raise CascadeError(f"Expected `out`, a file for the score table, where there is `{given[0]}`, but got none")
         scored = score_apart(values.data, values.devices, values.num_nodes)
         if scored is not None:
-            rank_zero_only(print_base)([of_table(scored.table())])
-            rank_zero_only(print)(f"{scored.store.rows:,} rows in {scored.store.folder}")
+            print_base([of_table(scored.table())])
+            print(f"{scored.store.rows:,} rows in {scored.store.folder}")
         return
     make_writable(values.out.parent)  # before anything is asked
     asking = Asking((), *(values[name] for name in ("samples", "temperature", "seed", "unreadable", "max_new_tokens")))

@@ -12,6 +12,8 @@ import psutil
 import pytest
 
 from cascade.engines.settings import DecoderConfig
+from cascade.errors import CascadeError
+from cascade.probing.apart import Rank, rank_of
 from cascade.score import build_parser, main
 from cascade.scoring.scored import score, score_share
 from cascade.tasks.load import load_task
@@ -33,7 +35,7 @@ def whole(made_once) -> dict[str, bytes]:
 
 
 def start(stores: Path, **environment: str) -> Forked:
-    outside = {k: v for k, v in os.environ.items() if k not in ("LOCAL_RANK", "NODE_RANK", "WORLD_SIZE")}
+    outside = {k: v for k, v in os.environ.items() if k not in ("RANK", "LOCAL_RANK", "NODE_RANK", "WORLD_SIZE")}
     return Forked(
         *COMMAND,
         f"--data.stores={stores}",
@@ -76,13 +78,14 @@ def test_a_rank_that_is_killed_is_started_again_alone_and_the_result_is_one_proc
     assert contents(folder) == whole
 
 
-def test_lightning_starts_the_ranks_and_ends_them_together_and_the_same_command_goes_on(whole, tmp_path):
+def test_the_ranks_are_started_and_end_together_and_the_same_command_goes_on(whole, tmp_path):
     first = start(tmp_path)
     wait_for(lambda: shards(tmp_path, 1), "rank 1 wrote nothing")
     (child,) = psutil.Process(first.pid).children()
     child.kill()
-    first.communicate(timeout=DEADLINE)
-    assert first.returncode != 0  # Lightning ends a run of which a rank has died
+    _, said = first.communicate(timeout=DEADLINE)
+    assert first.returncode == 2
+    assert "error: The process of LOCAL_RANK=1 ended with code -9; the same command goes on from what is there" in said
     assert not list(tmp_path.glob("*/manifest.json"))
     second = start(tmp_path)
     assert second.communicate(timeout=DEADLINE) is not None
@@ -90,6 +93,39 @@ def test_lightning_starts_the_ranks_and_ends_them_together_and_the_same_command_
     (folder,) = tmp_path.iterdir()
     assert contents(folder) == whole
     assert score(MODEL, TASK, tmp_path).reused
+
+
+@pytest.mark.parametrize(
+    ("environment", "given", "found"),
+    [
+        ({}, (1, 1), Rank(0, 1, 0)),
+        ({}, (4, 2), Rank(0, 8, 0, starts=True)),
+        ({"NODE_RANK": "1"}, (4, 2), Rank(4, 8, 0, starts=True)),
+        ({"NODE_RANK": "1", "LOCAL_RANK": "3"}, (4, 2), Rank(7, 8, 3)),
+        # As torchrun and srun have it on the second of two machines.
+        ({"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1"}, (1, 1), Rank(5, 8, 1)),
+        ({"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1"}, (4, 2), Rank(5, 8, 1)),
+        ({"SLURM_PROCID": "5", "SLURM_STEP_NUM_TASKS": "8", "SLURM_LOCALID": "1"}, (1, 1), Rank(5, 8, 1)),
+        # A batch script that srun has not started: one process, whatever the job asked for.
+        ({"SLURM_PROCID": "0", "SLURM_NTASKS": "8", "SLURM_LOCALID": "0"}, (2, 1), Rank(0, 2, 0, starts=True)),
+    ],
+)
+def test_which_process_it_is_is_said_by_who_started_it(environment, given, found):
+    assert rank_of(*given, environment) == found
+
+
+@pytest.mark.parametrize(
+    ("environment", "message"),
+    [
+        ({"RANK": "2", "WORLD_SIZE": "2"}, "Expected RANK to be a number below 2, but got '2'"),
+        ({"RANK": "0", "WORLD_SIZE": "3", "LOCAL_RANK": "0"}, "Expected WORLD_SIZE=3 processes, as were started"),
+        ({"LOCAL_RANK": "two"}, "Expected LOCAL_RANK to be a number below 2, but got 'two'"),
+        ({"NODE_RANK": "1"}, "Expected NODE_RANK to be a number below 1, but got '1'"),
+    ],
+)
+def test_a_place_that_cannot_be_is_refused(environment, message):
+    with pytest.raises(CascadeError, match=message):
+        rank_of(2, 1, environment)
 
 
 def test_each_of_three_ranks_writes_its_own_shards_in_any_order(tmp_path):
