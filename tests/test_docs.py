@@ -98,6 +98,8 @@ def entry(words: list[str]):
             return cascade_command.main, args
         case ["python", "-m", module, *args] if module.split(".")[0] in ("cascade", "experiments"):
             return importlib.import_module(module).main, args
+        case ["torchrun" | "srun", *launched] if "-m" in launched:
+            return entry(["python", *launched[launched.index("-m") :]])
     return None
 
 
