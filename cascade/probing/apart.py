@@ -6,11 +6,9 @@ itself.
 
 from __future__ import annotations
 
-import _thread
 import os
 import subprocess
 import sys
-import threading
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -20,7 +18,6 @@ from cascade.errors import CascadeError
 from cascade.probing.data import ScoredTaskDataModule
 from cascade.scoring.scored import Scored, score_share
 
-_POLL_SECONDS = 0.2
 _GRACE_SECONDS = 5.0  # in which Ctrl-C, which they all hear, ends the others by themselves
 # Who starts processes says which each is: torchrun, and srun for a step of its own.
 _STARTERS = (("RANK", "WORLD_SIZE", "LOCAL_RANK"), ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID"))
@@ -102,7 +99,7 @@ def score_apart(data: ScoredTaskDataModule, devices: int = 1, num_nodes: int = 1
     if devices > 1 and "OMP_NUM_THREADS" not in os.environ:
         os.environ["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // devices))
         torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
-    others = _Others(devices) if rank.starts else None
+    others = _Others(devices if rank.starts else 1)
     try:
         scored = score_share(
             data.model,
@@ -111,20 +108,20 @@ def score_apart(data: ScoredTaskDataModule, devices: int = 1, num_nodes: int = 1
             batch_size=data.scoring_batch_size,
             rank=rank.number,
             ranks=rank.total,
+            check=others.check,
         )
-    except BaseException as error:
-        if others is not None:
-            others.end(_GRACE_SECONDS if isinstance(error, KeyboardInterrupt) and not others.failed else 0.0)
-            if others.failed and isinstance(error, KeyboardInterrupt):
-                raise CascadeError(f"{others.failed}; the same command goes on from what is there") from None
+    except KeyboardInterrupt:
+        others.end(_GRACE_SECONDS)
         raise
-    if others is not None:
-        others.end()
+    except BaseException:
+        others.end(0.0)
+        raise
+    others.end()
     return scored if rank.number == 0 else None
 
 
 class _Others:
-    """The other processes of this machine. If one ends with an error, this one is interrupted.
+    """The other processes of this machine, which are started here.
 
     Args:
         devices: How many there are, this one among them.
@@ -135,24 +132,21 @@ class _Others:
 
         spec = __main__.__spec__
         command = [sys.executable, *((sys.argv[0],) if spec is None else ("-m", spec.name)), *sys.argv[1:]]
-        self.failed = ""
-        self._ended = threading.Event()
         self._processes = {
             rank: subprocess.Popen(command, env=os.environ | {"LOCAL_RANK": str(rank)}) for rank in range(1, devices)
         }
-        threading.Thread(target=self._watch, daemon=True).start()
 
-    def _watch(self) -> None:
-        while not self._ended.wait(_POLL_SECONDS):
-            for rank, process in self._processes.items():
-                if process.poll():
-                    self.failed = f"The process of LOCAL_RANK={rank} ended with code {process.returncode}"
-                    _thread.interrupt_main()
-                    return
+    def check(self) -> None:
+        """Raises `CascadeError` if one has ended with an error: what it was to score would be waited for forever."""
+        for rank, process in self._processes.items():
+            if code := process.poll():
+                raise CascadeError(
+                    f"The process of LOCAL_RANK={rank} ended with code {code}; the same command goes on from what is "
+                    f"there"
+                )
 
     def end(self, grace: float | None = None) -> None:
         """Waits for their end; what has not ended after ``grace`` seconds, where there are any, is ended."""
-        self._ended.set()
         for process in self._processes.values():
             try:
                 process.wait(grace)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -149,6 +149,7 @@ def score_share(
     shard_rows: int = 1024,
     rank: int = 0,
     ranks: int = 1,
+    check: Callable[[], None] | None = None,
 ) -> Scored | None:
     """One process's share of `score`: of ``ranks`` processes, each takes every ``ranks``-th shard.
 
@@ -164,6 +165,8 @@ def score_share(
         shard_rows: See `score`.
         rank: Which process this is, from 0 on.
         ranks: How many there are.
+        check: Called after each forward pass, and again and again while waiting; what it raises ends the work, and what
+            was asked by then is kept.
 
     Returns:
         The whole, from rank 0, which waits for the others; from them ``None``, unless all was there already.
@@ -212,7 +215,10 @@ def score_share(
                     continue
                 shard = UnfinishedShard(writer.folder, number, writer.shards[number], key.layers)
                 try:
-                    states, table = asker.ask(writer.shards[number], bar, shard)
+                    states, table = asker.ask(writer.shards[number], bar, shard, check)
+                except CascadeError:
+                    shard.keep()
+                    raise
                 except KeyboardInterrupt:
                     shard.keep()
                     raise Interrupted(
@@ -226,7 +232,7 @@ def score_share(
                 shard.remove()
     if rank != 0:
         return None
-    _wait_for_others(writer)
+    _wait_for_others(writer, check)
     # Measured seconds are other ones in every run: their checksums would make manifests differ.
     scores = [score_paths(writer.folder, shard)[0].name for shard in range(len(writer.shards))]
     return Scored(writer.finish(scores), task, False, model.prompts.template_hashes(task))
@@ -242,13 +248,15 @@ def _is_whole(layout: StoreLayout, number: int) -> bool:
     return all(path.exists() for path in (layout.path(number), *score_paths(layout.folder, number)))
 
 
-def _wait_for_others(writer: StoreWriter) -> None:
+def _wait_for_others(writer: StoreWriter, check: Callable[[], None] | None) -> None:
     left, said = missing_shards(writer), False
     while left:
         if not said:
             print(f"Waiting for {len(left):,} shards of the other ranks in {writer.folder}", file=sys.stderr)
             said = True
         time.sleep(_POLL_SECONDS)
+        if check is not None:
+            check()
         # A shard's states are written last: the rest is there by then.
         left = [number for number in left if not writer.path(number).exists()] or missing_shards(writer)
 
@@ -277,7 +285,9 @@ class _Asker:
             return ""
         return f"at most {tokens:,} tokens a pass, which a CPU is quickest with (`scoring_batch_size` says otherwise)"
 
-    def ask(self, rows: range, bar: tqdm, shard: UnfinishedShard) -> tuple[dict[int, Tensor], pa.Table]:
+    def ask(
+        self, rows: range, bar: tqdm, shard: UnfinishedShard, check: Callable[[], None] | None
+    ) -> tuple[dict[int, Tensor], pa.Table]:
         """States (rows in order, for each layer) and score rows of one shard, of which some may be known."""
         bar.update(len(shard.records))
         for batch in of_like_length(rows, self.lengths, self.batch_size, self.pass_tokens):
@@ -291,6 +301,8 @@ class _Asker:
             ]
             shard.add(left, states, records)
             bar.update(len(left))
+            if check is not None:
+                check()
         ordered = [shard.records[row] for row in rows]
         # Whether popularity is known is a matter of the question, all else of the kind of task.
         fields = [f for f in SCHEMA if f.name == "popularity" or any(row[f.name] is not None for row in ordered)]
