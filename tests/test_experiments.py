@@ -28,6 +28,7 @@ from experiments.folds import FOLDS, Fold, fold_of
 from experiments.paper.lab import Lab
 from experiments.paper.scales import MINIATURE
 from experiments.promises import main as promises
+from experiments.promises import summary
 from experiments.readers import (
     CHECKSUM,
     MODELS,
@@ -199,6 +200,14 @@ def test_real_chains_are_reported_on_the_other_half_ledger_by_ledger(shared_data
     for generous, honest in (lines[2:4], lines[4:6]):
         saved = [float(line.split(" | ")[5].split(" [")[0]) for line in (generous, honest)]
         assert saved[0] > saved[1]
+
+
+def test_the_readme_shows_what_a_thousand_questions_of_real_models_buy():
+    lines = ["| chain | questions | no promise | promised | best |", "|---|---:|---:|---:|---:|"]
+    for chain in ("a → b", "miniature"):
+        lines += [f"| {chain} | 400 | 1.0 / 2.0 / 3.0 | 4.0 / 5.0 / 6.0 | 9.0 |"]
+        lines += [f"| {chain} | 1,000 | 1.5 / 2.5 / 3.5 | 4.5 / 5.5 / 6.5 | 9.0 |"]
+    assert summary(lines).splitlines()[2:] == ["| a → b | 5.5 % | 4.5 % | 9.0 % |"]
 
 
 def test_a_cell_of_promises_that_was_drawn_is_not_drawn_again(tmp_path, capsys, monkeypatch):

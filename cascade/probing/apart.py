@@ -128,9 +128,7 @@ class _Others:
     """
 
     def __init__(self, devices: int) -> None:
-        import __main__
-
-        spec = __main__.__spec__
+        spec = sys.modules["__main__"].__spec__
         command = [sys.executable, *((sys.argv[0],) if spec is None else ("-m", spec.name)), *sys.argv[1:]]
         self._processes = {
             rank: subprocess.Popen(command, env=os.environ | {"LOCAL_RANK": str(rank)}) for rank in range(1, devices)
