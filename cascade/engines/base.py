@@ -57,6 +57,7 @@ class Prompt:
         seed: Of the sample. Draws follow it and `draws`, and nothing else.
         draws: Names the stream of random numbers; by default `question_id` does.
         extra: Further fields of a request to an endpoint, as the client wrote them. What runs here knows none of them.
+        shared: What the text begins with, and those of other questions too: an instruction and examples.
         read: From the continuation to the answer in it.
     """
 
@@ -73,6 +74,7 @@ class Prompt:
     seed: int = 0
     draws: str | None = None
     extra: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    shared: str = field(default="", compare=False, repr=False)
     read: Callable[[str], str] = field(default=str, compare=False, repr=False)
 
     @property
@@ -110,6 +112,7 @@ def prompt_of(question: Question, task: Task | None = None, max_new_tokens: int 
         task.letters(question),
         task.answer_prefix,
         task.max_new_tokens if max_new_tokens is None else max_new_tokens,
+        shared=task.shared(question),
         read=partial(task.read, question),
     )
 

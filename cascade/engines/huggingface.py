@@ -19,6 +19,7 @@ from typing import Any, Literal
 import torch
 from huggingface_hub.utils import httpx
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from cascade.engines.base import Weights
 from cascade.engines.files import find_model, hash_folder, resolve_model
@@ -26,6 +27,7 @@ from cascade.engines.generation import continue_greedily
 from cascade.engines.gguf import cache_folder, gguf_of, hash_gguf, unpacked
 from cascade.engines.prompts import Given, PromptForm
 from cascade.engines.settings import QUANTIZATIONS, DecoderConfig
+from cascade.engines.shared_prefix import is_shareable, shared_by, shared_length
 from cascade.engines.weights import count_parameters, packing, weight_bytes, weight_files
 from cascade.errors import CascadeError
 from cascade.miniature.families import MODEL_NAMES
@@ -91,6 +93,7 @@ class HuggingFaceModel:
         from transformers import AutoConfig
 
         self.settings = settings
+        self._last_head: tuple[list[int], Any] | None = None
         self.name, self.dtype, self.quantization = settings.model, settings.dtype, settings.quantization
         if self.dtype not in DTYPES:
             raise CascadeError(f"Expected `dtype` to be one of {', '.join(DTYPES)}, but got {self.dtype!r}")
@@ -193,6 +196,7 @@ class HuggingFaceModel:
 
     def release(self) -> None:
         """Gives the weights' memory back; they are loaded again when they are next needed."""
+        self._last_head = None
         if self.__dict__.pop("model", None) is not None and torch.cuda.is_available():
             torch.cuda.empty_cache()
 
@@ -254,6 +258,7 @@ class HuggingFaceModel:
         layers: Sequence[int] | str = "all",
         max_new_tokens: int = 0,
         padding_side: Literal["left", "right"] = "left",
+        shared: str = "",
     ) -> PromptOutput:
         """Runs a batch of prompts once.
 
@@ -262,12 +267,14 @@ class HuggingFaceModel:
             layers: Layers whose states are wanted.
             max_new_tokens: If positive, continues greedily from the same pass.
             padding_side: Makes no difference to the result; generation pads on the left.
+            shared: What all of them begin with, which is read once for them and for the next batch.
 
         Returns:
             See `PromptOutput`. Only the last prompt position's logits are computed.
         """
         with HiddenStateCapture(self.model, layers) as capture:
-            read = self.prefill(prompts, "left" if max_new_tokens else padding_side, bool(max_new_tokens), capture.arm)
+            side: Literal["left", "right"] = "left" if max_new_tokens else padding_side
+            read = self.prefill(prompts, side, bool(max_new_tokens), capture.arm, shared=shared)
         states = {layer: state.cpu() for layer, state in capture.states.items()}
         texts: tuple[str, ...] = ()
         counts = None
@@ -287,6 +294,7 @@ class HuggingFaceModel:
         arm: Callable[[Tensor], None] | None = None,
         exit_layer: int | None = None,
         keep: Callable[[Tensor], Tensor] | None = None,
+        shared: str = "",
     ) -> Prefill:
         """Reads a batch of prompts, some of which may leave half way.
 
@@ -297,24 +305,24 @@ class HuggingFaceModel:
             arm: Told each row's last position, ``[batch]``, before the pass.
             exit_layer: Rows leave after this layer, by `keep`; see `probes.early_exit.EarlyExit`.
             keep: From that layer's states ``[batch, hidden]`` to the rows that stay.
+            shared: What all of them begin with, which is read once; see `cascade.engines.shared_prefix`.
 
         Returns:
             See `Prefill`.
         """
-        from transformers import DynamicCache
-
-        batch = self.prompts.encode(prompts, padding=True, padding_side=padding_side, return_tensors="pt")
-        ids = batch.input_ids.to(self.model.device)
-        mask = batch.attention_mask.to(self.model.device)
-        positions = last_token_positions(mask)
+        head, ids, own = self._tokens(prompts, padding_side, shared, keep_cache)
+        mask = torch.cat([own.new_ones(len(own), len(head)), own], dim=1)
+        positions = last_token_positions(own)
+        cache = shared_by(self._read_head(head), len(own), keep_cache) if head else None
+        if cache is None and keep_cache:
+            cache = self._new_cache()
         if arm is not None:
             arm(positions)
-        cache = DynamicCache(config=self.config.get_text_config()) if keep_cache else None
-        inputs: dict[str, Any] = {"input_ids": ids, "attention_mask": mask, "use_cache": keep_cache}
+        inputs: dict[str, Any] = {"input_ids": ids, "attention_mask": mask, "use_cache": cache is not None}
         if cache is not None:
             inputs["past_key_values"] = cache
         if "position_ids" in self._accepts:
-            inputs["position_ids"] = (mask.cumsum(1) - 1).clamp(min=0)
+            inputs["position_ids"] = (mask.cumsum(1) - 1).clamp(min=0)[:, len(head) :]
         lengths = mask.sum(1).cpu()
         if exit_layer is None or keep is None:
             return Prefill(self._last_logits(inputs, positions), torch.arange(len(ids)), mask, lengths, cache)
@@ -326,6 +334,42 @@ class HuggingFaceModel:
         if cache is not None:
             early.trim(cache)
         return Prefill(logits, early.kept, mask[early.kept.to(mask.device)], lengths, cache)
+
+    def _tokens(
+        self, prompts: Sequence[Given], padding_side: Literal["left", "right"], shared: str, keep_cache: bool
+    ) -> tuple[list[int], Tensor, Tensor]:
+        """The tokens that are read once for all; and of the rest of each row its ids and mask, ``[batch, time]``."""
+        head: list[int] = []
+        if shared and is_shareable(self._new_cache(), keep_cache):
+            rows, whole = self.prompts.encode(prompts).input_ids, self.prompts.encode([shared]).input_ids[0]
+            head = whole[: shared_length(whole, rows)]
+        if head:
+            rest, side = [torch.tensor(row[len(head) :]) for row in rows], "left" if keep_cache else "right"
+            ids, own = (
+                pad_sequence(tensors, batch_first=True, padding_side=side)
+                for tensors in (rest, [torch.ones_like(ids) for ids in rest])
+            )
+        else:
+            batch = self.prompts.encode(prompts, padding=True, padding_side=padding_side, return_tensors="pt")
+            ids, own = batch.input_ids, batch.attention_mask
+        return head, ids.to(self.model.device), own.to(self.model.device)
+
+    def _read_head(self, head: list[int]) -> Any:
+        """Keys and values of some tokens, ``[1, …]``; those read last are kept."""
+        if self._last_head is None or self._last_head[0] != head:
+            self._last_head = None  # its memory first
+            cache = self._new_cache()
+            ids = torch.tensor([head], device=self.model.device)
+            self._last_logits(
+                {"input_ids": ids, "past_key_values": cache, "use_cache": True}, torch.tensor([len(head) - 1])
+            )
+            self._last_head = head, cache
+        return self._last_head[1]
+
+    def _new_cache(self) -> Any:
+        from transformers import DynamicCache
+
+        return DynamicCache(config=self.config.get_text_config())
 
     @cached_property
     def _accepts(self) -> frozenset[str]:

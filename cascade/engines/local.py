@@ -44,6 +44,8 @@ class LocalModel(StatesEngine):
         CascadeError: See `StatesEngine`.
     """
 
+    reads_shared_once = True
+
     def __init__(
         self,
         decoder: HuggingFaceModel,
@@ -121,7 +123,9 @@ class LocalModel(StatesEngine):
         chosen = [self.first_tokens(prompt) for prompt in prompts]
         start = time.perf_counter()
         limit = max(prompt.room for prompt in prompts)
-        output = self.decoder.run([prompt.text for prompt in prompts], layers, limit)
+        shared = {prompt.shared for prompt in prompts}
+        common = shared.pop() if len(shared) == 1 else ""
+        output = self.decoder.run([prompt.text for prompt in prompts], layers, limit, shared=common)
         seconds = (time.perf_counter() - start) / len(prompts)
         replies = []
         for i, prompt in enumerate(prompts):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 
 # Beyond 32 MiB glibc gives each activation back to the system and asks for it again, a page fault for every 4 KiB;
 # half of that leaves room for what lies beside the widest one.
@@ -22,7 +22,11 @@ def cpu_tokens(hidden_size: int) -> int:
 
 
 def of_like_length(
-    places: Iterable[int], lengths: Sequence[int], size: int, tokens: int | None = None
+    places: Iterable[int],
+    lengths: Sequence[int],
+    size: int,
+    tokens: int | None = None,
+    apart: Sequence[Hashable] | None = None,
 ) -> Iterator[list[int]]:
     """Places in batches of like length, the longest first so that memory runs out at once or never.
 
@@ -33,11 +37,15 @@ def of_like_length(
         lengths: Of every prompt, in tokens or what stands for them.
         size: The most prompts in a batch.
         tokens: The most in a batch, padding included; but one prompt is a batch however long it is.
+        apart: Of every prompt, what those of a batch have in common.
     """
-    ordered = sorted(places, key=lambda place: (-lengths[place], place))
-    start = 0
-    while start < len(ordered):
-        longest = max(1, lengths[ordered[start]])
-        count = size if tokens is None else max(1, min(size, tokens // longest))
-        yield ordered[start : start + count]
-        start += count
+    groups: dict[Hashable, list[int]] = {}
+    for place in sorted(places, key=lambda place: (-lengths[place], place)):
+        groups.setdefault(None if apart is None else apart[place], []).append(place)
+    for ordered in groups.values():
+        start = 0
+        while start < len(ordered):
+            longest = max(1, lengths[ordered[start]])
+            count = size if tokens is None else max(1, min(size, tokens // longest))
+            yield ordered[start : start + count]
+            start += count

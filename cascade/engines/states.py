@@ -138,6 +138,7 @@ class StatesEngine(Engine, Readable):
         dtype, quantization: What they compute in, and how they are packed.
         trust_remote_code: Whether the model's own Python is run.
         num_layers, hidden_size: Blocks, and the width of a state.
+        reads_shared_once: Whether what all prompts of a batch begin with (`Prompt.shared`) is read once.
         tokenizer_hash: Hash of everything the tokenizer does to text.
         versions: Of the packages that states depend on, ``major.minor``.
         prompts: How prompts are given.
@@ -145,6 +146,7 @@ class StatesEngine(Engine, Readable):
 
     num_layers: int
     hidden_size: int
+    reads_shared_once: bool = False
     dtype: str = "float32"
     quantization: str | None = None
     trust_remote_code: bool = False

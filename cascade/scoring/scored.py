@@ -274,6 +274,11 @@ class _Asker:
         self.pass_tokens = model.pass_tokens if batch_size is None else None
         self.prompts = [prompt_of(question, task) for question in task.questions]
         self.lengths = model.lengths(self.prompts)
+        self.shared = [prompt.shared if model.reads_shared_once else "" for prompt in self.prompts]
+        heads = sorted(set(self.shared) - {""})
+        tokens = dict(zip(heads, model.count_tokens(heads) or (), strict=True)) if heads else {}
+        # A pass holds the rest of each prompt.
+        self.lengths = [n - tokens.get(head, 0) for n, head in zip(self.lengths, self.shared, strict=True)]
         self.parameters = model.parameters
         self.tokens = model.p_t_tokens(self.prompts)
 
@@ -290,7 +295,7 @@ class _Asker:
     ) -> tuple[dict[int, Tensor], pa.Table]:
         """States (rows in order, for each layer) and score rows of one shard, of which some may be known."""
         bar.update(len(shard.records))
-        for batch in of_like_length(rows, self.lengths, self.batch_size, self.pass_tokens):
+        for batch in of_like_length(rows, self.lengths, self.batch_size, self.pass_tokens, self.shared):
             left = [row for row in batch if row not in shard.records]
             if not left:
                 continue

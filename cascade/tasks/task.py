@@ -126,8 +126,16 @@ class Task:
         return self._put(question, self.examples_for(question))
 
     def _put(self, question: Question, examples: Sequence[Question]) -> str:
+        return f"{self._before(question, examples)}{self.body(question)}"
+
+    def _before(self, question: Question, examples: Sequence[Question]) -> str:
         shown = "".join(f"{self.body(example)}{self.solution(example)}\n\n" for example in examples)
-        return f"{self.header(question)}\n{shown}{self.body(question)}"
+        return f"{self.header(question)}\n{shown}"
+
+    def shared(self, question: Question) -> str:
+        """What a question's prompt begins with as others with its examples do; nothing where it shows none."""
+        before = self._before(question, self.examples_for(question)) if self.shots else ""
+        return before if self.prompt(question).startswith(before) else ""
 
     def examples_for(self, question: Question) -> tuple[Question, ...]:
         """The examples in a question's prompt: the first of its subject, or of all, and never the question itself.
