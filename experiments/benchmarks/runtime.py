@@ -1,11 +1,12 @@
 """A live chain against its largest model alone, with and without early exit, beside what the ledgers predict.
 
     python -m experiments.benchmarks.runtime
+    python -m experiments.benchmarks.runtime --models "[FOLDER,FOLDER]"
 
-Two Llamas of random weights, large enough that arithmetic outweighs overhead; random prompts, and a random probe half
-way up the smaller one. Thresholds are quantiles, so that a wanted share of the questions fails at P(IK), and of the
-others at P(T). *without exit* runs the same policy on whole passes. Timed in turn in one process; the last line is
-JSON.
+Two Llamas of random weights, large enough that arithmetic outweighs overhead, or two models that are given; random
+prompts, and a random probe half way up the first one. Thresholds are quantiles, so that a wanted share of the questions
+fails at P(IK), and of the others at P(T). *without exit* runs the same policy on whole passes. Timed in turn in one
+process; the last line is JSON.
 """
 
 from __future__ import annotations
@@ -85,9 +86,14 @@ def chosen_thresholds(small: LocalModel, prompts: Sequence[Prompt], low_p_ik: fl
 
 def measure(values: Any, folder: Path) -> dict[str, Any]:
     """Medians of the three ways, and what the ledgers say of the same decisions."""
-    decoder = random_llama(folder / "small", values.layers, values.hidden, 0, values.batch)
-    big = random_llama(folder / "large", values.layers, 2 * values.hidden, 1, values.batch)
-    probe = random_probe(decoder, values.layers // 2)
+    if values.models is None:
+        decoder = random_llama(folder / "small", values.layers, values.hidden, 0, values.batch)
+        big = random_llama(folder / "large", values.layers, 2 * values.hidden, 1, values.batch)
+    else:
+        first, last = values.models
+        decoder = HuggingFaceModel(DecoderConfig(first, batch_size=values.batch))
+        big = HuggingFaceModel(DecoderConfig(last, batch_size=values.batch))
+    probe = random_probe(decoder, decoder.depth // 2)
     small, whole = (kind(decoder, probe) for kind in (LocalModel, WholePasses))
     large = LocalModel(big)
     prompts = random_prompts(decoder, values.questions, values.words)
@@ -132,6 +138,7 @@ def main(args: list[str] | None = None) -> dict[str, Any]:
     parser = ArgumentParser(prog="python -m experiments.benchmarks.runtime", description=__doc__)
     parser.add_argument("--layers", type=int, default=12, help="decoder blocks of both models")
     parser.add_argument("--hidden", type=int, default=576, help="width of the small one; the large one's is twice that")
+    parser.add_argument("--models", type=list[str], help="two folders or Hub ids in brackets, instead of the Llamas")
     parser.add_argument("--questions", type=int, default=64, help="prompts")
     parser.add_argument("--words", type=int, default=48, help="length of a prompt")
     parser.add_argument("--batch", type=int, default=32, help="prompts in a pass")
