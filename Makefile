@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --no-deps
 LOCKED := $(INSTALL) --require-hashes --requirement
 
-.PHONY: demo test lint docs lock clean
+.PHONY: demo test test-vllm lint docs lock clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python -m cascade.simulate
@@ -14,6 +14,10 @@ demo: $(VENV)/.installed
 # CASCADE_LONG=1 draws a thousand examples of every property and a thousand promises.
 test: $(VENV)/.installed-dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile
+
+# vLLM pins other versions than ours: it has an environment of its own, which is kept in the user's cache.
+test-vllm:
+	PYTHON=$(PYTHON) .ci/vllm
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

@@ -27,6 +27,7 @@ EXTRAS = {
     "bitsandbytes": "quantization",
     "gguf": "gguf",
     "inspect_ai": "inspect",
+    "vllm": "vllm",
 }
 P = ParamSpec("P")
 R = TypeVar("R")

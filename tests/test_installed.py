@@ -106,7 +106,7 @@ def test_every_package_that_is_imported_is_asked_for_and_every_extra_is_known():
 
 def test_a_plain_install_is_lean_and_probes_alone_leaner():
     plain, everything, alone = closure(asked(WHOLE)), closure(asked(WHOLE, "all")), closure(asked(PROBES))
-    with_extras = everything | closure(asked(WHOLE, *set(EXTRAS.values()) - {"inspect", "quantization"}))
+    with_extras = everything | closure(asked(WHOLE, *set(EXTRAS.values()) - {"inspect", "quantization", "vllm"}))
     assert alone < plain < with_extras
     assert len(alone) <= 25
     assert not plain & {"lightning", "datasets", "pandas", "wandb", "openai", "fastapi", "aiohttp", "uvicorn"}

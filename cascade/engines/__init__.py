@@ -3,6 +3,7 @@
 # Name to the settings class, as "module:class"; its `build` makes the engine. A module is imported when it is needed.
 ENGINES = {
     "decoder": "cascade.engines.settings:DecoderConfig",
+    "vllm": "cascade.engines.vllm:VllmConfig",
     "endpoint": "cascade.engines.settings:EndpointConfig",
     "encoder": "cascade.engines.settings:EncoderConfig",
 }

@@ -242,6 +242,7 @@ class Engine(ABC):
         num_layers, hidden_size: ``None`` where a provider does not say.
         context: Tokens of prompt and answer that there is room for; ``None`` where it is not known.
         probe_layer, probe_parameters: Of the P(IK) probe; ``None`` and 0 where there is none.
+        exits_early: Whether a pass stops at the probe's layer for a prompt that is turned away there.
         batch_size: Prompts in one call of `answer` that are worth waiting for.
         parallel: Calls of `answer` that may run at once, from different threads.
     """
@@ -251,6 +252,7 @@ class Engine(ABC):
     hidden_size: int | None = None
     probe_layer: int | None = None
     probe_parameters: int = 0
+    exits_early: bool = False
     batch_size: int = 32
     parallel: int = 1
 

@@ -44,7 +44,7 @@ class LocalModel(StatesEngine):
         CascadeError: See `StatesEngine`.
     """
 
-    reads_shared_once = True
+    reads_shared_once = exits_early = True
 
     def __init__(
         self,

@@ -1,8 +1,9 @@
 """What live answers cost, step by step, in the simulator's ledgers.
 
 The ledgers are `cascade.policies.ledgers`'. Here they count the tokens that were really read and written. A model that
-rejected a question early never wrote its answer: full-path charges the part of its pass that is known. Seconds were
-measured with early exits as they happened, so the ledgers do not apply to them.
+rejected a question early never wrote its answer: full-path charges the part of its pass that is known. An engine that
+does not stop half way is charged whole passes. Seconds were measured with early exits as they happened, so the ledgers
+do not apply to them.
 """
 
 from __future__ import annotations
@@ -106,7 +107,7 @@ def _info(model: Engine, p_t_needs_answer: bool = False) -> ModelInfo:
         model.parameters,
         model.num_layers,
         model.hidden_size,
-        exit_share_of(model.probe_layer, model.num_layers),
+        exit_share_of(model.probe_layer, model.num_layers) if model.exits_early else 1.0,
         model.probe_parameters,
         p_t_needs_answer=p_t_needs_answer,
     )

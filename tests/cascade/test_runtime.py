@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import MISSING, fields, replace
+from importlib.util import find_spec
 from itertools import combinations
 
 import numpy as np
@@ -180,7 +181,7 @@ class Sketch:
     """A model that replies what it is told to, and fails where it is told to."""
 
     num_layers = hidden_size = probe_layer = None
-    probe_parameters, batch_size, parallel = 0, 4, 1
+    probe_parameters, batch_size, parallel, exits_early = 0, 4, 1, True
 
     def __init__(self, name: str, p_t: float | None, parameters: int, fails: tuple[str, ...] = ()) -> None:
         self.name, self.p_t, self.parameters, self.fails, self.asked = name, p_t, parameters, fails, []
@@ -246,6 +247,17 @@ def test_what_a_probe_on_the_embeddings_turns_away_has_cost_no_block():
     cascade = Cascade([small, large], ThresholdPolicy.whole([Thresholds(0.5, 0.5)]))
     step = Step("m0", 0, Outcome.REJECTED_BY_P_IK, Reply("", 10, 0, 0.1, p_ik=0.1, rejected_by="p_ik"))
     assert step_costs(cascade, [step], [True])["flops"]["early-exit"].tolist() == [0.0]
+
+
+def test_an_engine_that_does_not_stop_half_way_is_charged_whole_passes():
+    small, large = Sketch("m0", 0.8, 1000), Sketch("m1", 0.8, 10**4)
+    small.num_layers, small.probe_layer = 4, 1
+    cascade = Cascade([small, large], ThresholdPolicy.whole([Thresholds(0.5, 0.5)]))
+    step = Step("m0", 0, Outcome.REJECTED_BY_P_IK, Reply("", 10, 0, 0.1, p_ik=0.1, rejected_by="p_ik"))
+    early = step_costs(cascade, [step], [True])["flops"]["early-exit"]
+    small.exits_early = False
+    whole = step_costs(cascade, [step], [True])["flops"]
+    assert whole["early-exit"].tolist() == whole["full-path"].tolist() == (4 * early).tolist() == [2000.0]
 
 
 def test_normalized_p_t_decides_only_where_there_are_options():
@@ -356,7 +368,9 @@ def test_every_setting_of_an_engine_may_stand_in_yaml_and_comes_back(name):
     values = {"dtype": "bfloat16", "kind": "completions", "quantization": "4bit", "prompt_style": "chat"}
     values |= {"letters": "bare", "cache": "x.sqlite", "options": {"seed": 5}, "price": {"input": 1.0, "output": 2.0}}
     values |= {"trust_remote_code": True, "spending_cap": 1.5, "timeout": 2.5, "backoff": 0.25}
-    whole = {"concurrency", "attempts", "parameters", "top_logprobs", "batch_size", "max_tokens"}
+    values |= {"gpu_memory_utilization": 0.5, "enable_prefix_caching": False}
+    whole = {"concurrency", "attempts", "parameters", "top_logprobs", "batch_size", "max_tokens", "max_model_len"}
+    whole |= {"tensor_parallel_size", "pipeline_parallel_size", "max_num_seqs", "max_num_batched_tokens"}
     given = {f.name: 7 if f.name in whole else values.get(f.name, "word") for f in fields(cls)}
     read = read_settings({"engine": name, **given})
     assert type(read) is cls and read.entry() == {"engine": name, **given}
@@ -367,10 +381,21 @@ def test_every_setting_of_an_engine_may_stand_in_yaml_and_comes_back(name):
         assert Member.read(entry.to_yaml()) == entry
 
 
+@pytest.mark.skipif(find_spec("vllm") is not None, reason="vLLM is installed here")
+def test_vllm_says_how_to_install_it_and_takes_no_second_process():
+    config = read_settings({"engine": "vllm", "model": "mini-llama-large", "tensor_parallel_size": 2})
+    with pytest.raises(
+        CascadeError, match=r"package vllm to be installed, .* pip install 'confidence-cascade\[vllm\]'"
+    ):
+        config.build()
+    with pytest.raises(CascadeError, match="Expected one process for engine vllm, .* but got 3"):
+        config.check_processes(3)
+
+
 def test_a_value_of_another_type_and_an_engine_that_there_is_not_are_named():
     with pytest.raises(CascadeError, match="settings of a decoder for 'b', but .*batch_size"):
         Member.read({"model": "b", "batch_size": "many"})
-    with pytest.raises(CascadeError, match="`engine` to be one of decoder, endpoint, encoder, but got 'magic'"):
+    with pytest.raises(CascadeError, match="`engine` to be one of decoder, vllm, endpoint, encoder, but got 'magic'"):
         Member.read({"engine": "magic", "model": "b"})
     with pytest.raises(CascadeError, match="models that answer, but got an encoder, 'b', which only reads"):
         Member.read({"engine": "encoder", "encoder": "b"})
