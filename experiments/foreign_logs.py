@@ -1,9 +1,11 @@
-"""Runs lm-evaluation-harness and Inspect on miniatures, and keeps their logs: `python -m experiments.foreign_logs`.
+"""Runs lm-evaluation-harness, Inspect and vLLM on miniatures, and keeps their logs.
 
-The logs are fixtures of the readers' tests (`tests/fixtures/logs`). The tools need an environment of their own:
+The logs are fixtures of the readers' tests (`tests/fixtures/logs`). The tools need environments of their own; that of
+vLLM is made by `make test-vllm`:
 
     python -m venv tools && tools/bin/pip install torch==2.13.0 && tools/bin/pip install "lm-eval[hf]" inspect-ai
     python -m experiments.foreign_logs --tools tools/bin
+    python -m experiments.foreign_logs --vllm FOLDER/bin
 
 What a tool writes is kept as it is, but for the report of the machine in `results_*.json`, which is left out.
 """
@@ -26,7 +28,8 @@ from cascade.tasks.task import Task
 
 FIXTURES = Path(__file__).parents[1] / "tests" / "fixtures" / "logs"
 MODELS = ("mini-llama-small", "mini-llama-large")
-QUESTIONS = 80
+VLLM_MODELS = ("mini-llama-large", "mini-qwen3-large")  # those that it runs on a CPU
+QUESTIONS, OF_VLLM = 80, 40
 # Lines of results that speak of the machine and not of the run.
 _MACHINE = ("pretty_env_info", "upper_git_hash", "git_hash")
 LETTERS = """task: mini_letters
@@ -88,6 +91,7 @@ def run(folder: Path, *command: str | Path) -> None:
         CascadeError: With the end of what it said, if it fails.
     """
     environment = os.environ | {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "INSPECT_DISPLAY": "none"}
+    environment |= {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind", "VLLM_NO_USAGE_STATS": "1"}
     done = subprocess.run(
         [str(word) for word in command], cwd=folder, env=environment, capture_output=True, text=True, check=False
     )
@@ -99,8 +103,17 @@ def run(folder: Path, *command: str | Path) -> None:
 def main(args: list[str] | None = None) -> None:
     """The entry point."""
     parser = ArgumentParser(description=__doc__)
-    parser.add_argument("--tools", type=Path, required=True, help="folder with lm_eval and inspect")
-    tools = parser.parse_args(args).tools.absolute()
+    parser.add_argument("--tools", type=Path, help="folder with lm_eval and inspect")
+    parser.add_argument("--vllm", type=Path, help="folder with a python that has vLLM")
+    values = parser.parse_args(args)
+    if values.tools is not None:
+        run_tools(values.tools.absolute())
+    if values.vllm is not None:
+        run_vllm(values.vllm.absolute())
+
+
+def run_tools(tools: Path) -> None:
+    """lm-evaluation-harness and Inspect."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "questions.jsonl").write_text(questions(load_task("mini-mmlu")))
@@ -119,6 +132,37 @@ def main(args: list[str] | None = None) -> None:
     for path in (FIXTURES / "lm_eval").rglob("results_*.json"):
         results = json.loads(path.read_text())
         path.write_text(json.dumps({k: v for k, v in results.items() if k not in _MACHINE}, indent=1) + "\n")
+
+
+def run_vllm(tools: Path) -> None:
+    """Batches of chat completions, one request a question, with a key beside them."""
+    task = load_task("mini-mmlu")
+    asked = task.questions[:OF_VLLM]
+    out = FIXTURES / "vllm_run_batch"
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        (folder / "raw.jinja").write_text("{{ bos_token }}{{ messages[0]['content'] }}")
+        (folder / "logs").mkdir()
+        keys = [{"id": q.id, "answer": q.answers[0], "choices": q.choices} for q in asked]
+        (folder / "logs" / "key.jsonl").write_text("".join(json.dumps(key) + "\n" for key in keys))
+        for model in VLLM_MODELS:
+            body = {"model": model, "max_tokens": 1, "temperature": 0, "logprobs": True, "top_logprobs": 5}
+            lines = [
+                {
+                    "custom_id": question.id,
+                    "method": "POST",
+                    "url": "/v1/chat/completions",
+                    "body": body | {"messages": [{"role": "user", "content": task.prompt(question)}]},
+                }
+                for question in asked
+            ]
+            (folder / "requests.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+            served = ("--model", ASSETS / model, "--served-model-name", model, "--chat-template", "raw.jinja")
+            files = ("-i", "requests.jsonl", "-o", f"logs/{model}.jsonl")
+            how = ("--dtype", "float32", "--enforce-eager")
+            run(folder, tools / "python", "-m", "vllm.entrypoints.openai.run_batch", *files, *served, *how)
+        shutil.rmtree(out, ignore_errors=True)
+        shutil.copytree(folder / "logs", out)
 
 
 def run_lm_eval(tools: Path, folder: Path, model: str, task: str, *more: str) -> None:

@@ -123,7 +123,7 @@ class LocalModel(StatesEngine):
         chosen = [self.first_tokens(prompt) for prompt in prompts]
         start = time.perf_counter()
         limit = max(prompt.room for prompt in prompts)
-        shared = {prompt.shared for prompt in prompts}
+        shared = {prompt.shared if self.reads_shared_once else "" for prompt in prompts}
         common = shared.pop() if len(shared) == 1 else ""
         output = self.decoder.run([prompt.text for prompt in prompts], layers, limit, shared=common)
         seconds = (time.perf_counter() - start) / len(prompts)

@@ -6,15 +6,19 @@ import json
 import math
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from cascade.engines.base import prompt_of
+from cascade.engines.settings import DecoderConfig
 from cascade.errors import CascadeError
 from cascade.miniature.families import ASSETS
 from cascade.scores import reading
 from cascade.scores.reading import read_scores, read_table, remarks
 from cascade.simulate import main
+from cascade.tasks.load import load_task
 
 LOGS = Path(__file__).parents[1] / "fixtures" / "logs"
 LETTERS = LOGS / "lm_eval" / "mini_letters"
@@ -145,6 +149,21 @@ def test_a_batch_without_a_key_says_what_is_missing(tmp_path):
     shutil.copy(LOGS / "openai_batch" / "gpt-4o-mini.jsonl", tmp_path)
     with pytest.raises(CascadeError, match=r"key"):
         read_scores([tmp_path / "gpt-4o-mini.jsonl"])
+
+
+@pytest.mark.parametrize("model", ["mini-llama-large", "mini-qwen3-large"])
+def test_a_batch_that_vllm_ran_says_what_the_model_says(model):
+    read = rows(LOGS / "vllm_run_batch")
+    mine = {name: row for (of, name), row in read.items() if of == model}
+    asked = [question for question in load_task("mini-mmlu").questions if question.id in mine]
+    free = {"letters": (), "answer_prefix": False, "max_new_tokens": 1}
+    prompts = [replace(prompt_of(question), **free) for question in asked]
+    assert len(mine) == len(asked) == 40
+    for question, reply in zip(asked, DecoderConfig(model).build().answer(prompts), strict=True):
+        row = mine[question.id]
+        assert row["prediction"] == reply.text.strip()[:1] and row["prompt_tokens"] == reply.prompt_tokens
+        assert row["p_t"] == pytest.approx(reply.p_t, abs=1e-5)
+        assert row["correct"] == (row["prediction"] == question.answers[0])
 
 
 def test_both_forms_of_vllms_batches_are_read():
