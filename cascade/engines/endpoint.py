@@ -112,7 +112,7 @@ class Endpoint(Engine):
         self.top_logprobs = shown if settings.top_logprobs is None else settings.top_logprobs
         limit = "max_completion_tokens" if self.kind == "chat" else "max_tokens"
         self.limit_field = settings.limit_field or limit
-        self.options = dict(settings.options)
+        self.options, self.continues = dict(settings.options), settings.continues
         self._cache_path, self._api_key_env = Path(settings.cache), settings.api_key_env
         self._check_arguments()
         self._cache: RequestCache | None = None
@@ -154,7 +154,8 @@ class Endpoint(Engine):
     @property
     def identity(self) -> dict[str, Any]:
         """Where it is asked, and how."""
-        return {"name": self.name, "base_url": self.base_url, "kind": self.kind, "options": dict(self.options)}
+        known = {"name": self.name, "base_url": self.base_url, "kind": self.kind, "options": dict(self.options)}
+        return known | ({"continues": True} if self.continues else {})
 
     def answer(
         self,
@@ -254,7 +255,7 @@ class Endpoint(Engine):
         self, prompt: Prompt, cache: RequestCache, halt: threading.Event, wanted: Callable[[], bool] | None
     ) -> Reply | Failure:
         asked = self.top_logprobs if self.needs_confidence else min(prompt.top_logprobs, self.top_logprobs)
-        request = build_request(self.kind, self.name, prompt, asked, self.limit_field, self.options)
+        request = build_request(self.kind, self.name, prompt, asked, self.limit_field, self.options, self.continues)
         try:
             key = request_key(self.base_url + PATHS[self.kind], request)
         except (TypeError, ValueError) as error:

@@ -15,6 +15,7 @@ from typing import Any, Literal, NoReturn, TypedDict
 
 from cascade.engines.base import Prompt, Reply, TokenLogprob
 from cascade.tasks.base import ANSWER_PREFIX
+from cascade.tasks.chat import turns_of
 
 Kind = Literal["chat", "completions"]
 PATHS = {"chat": "/chat/completions", "completions": "/completions"}
@@ -73,7 +74,13 @@ class Confidences(TypedDict, total=False):
 
 
 def build_request(
-    kind: Kind, model: str, prompt: Prompt, top_logprobs: int, limit_field: str, options: Mapping[str, Any]
+    kind: Kind,
+    model: str,
+    prompt: Prompt,
+    top_logprobs: int,
+    limit_field: str,
+    options: Mapping[str, Any],
+    continues: bool = False,
 ) -> dict[str, Any]:
     """What is sent for a prompt.
 
@@ -85,6 +92,8 @@ def build_request(
         top_logprobs: Alternatives to show for each token; 0 asks for no log-probabilities.
         limit_field: What the provider calls the most tokens to generate, one of `LIMITS`.
         options: Further fields; they win over ours, and ``None`` leaves a field out.
+        continues: Whether a chat server goes on with an assistant's turn that is begun: "Answer:" of multiple choice
+            begins it then, as in `cascade.tasks.chat`, and the letter is the next token.
     """
     request: dict[str, Any] = dict(prompt.extra)
     request |= {"model": model, "temperature": prompt.temperature or 0, limit_field: _limit(prompt)}
@@ -92,6 +101,9 @@ def build_request(
         request["top_p"] = prompt.top_p
     if kind == "chat":
         turns = prompt.messages or (("user", prompt.text),)
+        if continues and not prompt.messages and (begun := turns_of(prompt.text)).assistant:
+            turns = (("user", begun.user), ("assistant", begun.assistant))
+            request |= {"add_generation_prompt": False, "continue_final_message": True}
         request["messages"] = [{"role": role, "content": text} for role, text in turns]
         if top_logprobs:
             request |= {"logprobs": True, "top_logprobs": top_logprobs}

@@ -109,8 +109,11 @@ class EndpointConfig(EngineConfig):
         top_logprobs: The most alternatives that the provider shows; by default 20 for chat and 5 for completions.
         limit_field: What the provider calls the most tokens to generate; by default ``max_completion_tokens`` for chat
             and ``max_tokens`` for completions. One that does not know the name may generate without end.
+        continues: Whether a chat server goes on with an assistant's turn that is begun, as vLLM's does: "Answer:" of
+            multiple choice begins it then, as it does for a decoder here.
         options: Further fields of the request (``reasoning_effort``); ``null`` leaves out one of ours, such as
-            ``temperature``.
+            ``temperature``. vLLM's ``logprob_token_ids`` shows the probability of every option letter, whose tokens'
+            ids are given.
         backoff: Seconds that the first pause before another attempt lasts at most, at random. The most doubles with
             every attempt, up to a minute; a provider's ``Retry-After`` is added, up to another.
     """
@@ -129,6 +132,7 @@ class EndpointConfig(EngineConfig):
     parameters: int | None = None
     top_logprobs: int | None = None
     limit_field: str | None = None
+    continues: bool = False
     options: dict[str, Any] = field(default_factory=dict)
     backoff: float = 0.5
 

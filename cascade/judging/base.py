@@ -44,7 +44,7 @@ class Judge(Protocol):
 
 
 class ExactMatchJudge:
-    """Normalised exact match over the accepted answers (PopQA's own measure); costs nothing."""
+    """Normalised exact match over the accepted answers; costs nothing."""
 
     def judge(self, cases: Sequence[Case], on_verdict: Callable[[], None] | None = None) -> list[Verdict]:
         """See `Judge`."""

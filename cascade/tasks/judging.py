@@ -1,5 +1,5 @@
-"""How an open-ended answer is judged without a model: normalised exact match over accepted aliases (PopQA's own
-measure), and abstentions told from wrong answers.
+"""How an open-ended answer is judged without a model: normalised exact match over the accepted answers, and
+abstentions told from wrong answers.
 
 Judges that ask a language model are `cascade.judging`'s; they give the same `Verdict`.
 """

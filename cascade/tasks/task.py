@@ -280,7 +280,7 @@ class OpenEnded(Task):
         return open_ended_body(question)
 
     def judge(self, question: Question, answer: str) -> bool:
-        """Normalised exact match over the accepted answers (PopQA's own measure)."""
+        """Normalised exact match over the accepted answers."""
         return exact_match(answer, question.answers)
 
 

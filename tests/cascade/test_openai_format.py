@@ -5,15 +5,17 @@ from __future__ import annotations
 import copy
 import json
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cascade.engines.base import Failure, Gate, Prompt, Reply
-from cascade.engines.openai_format import MalformedResponseError, parse_response
+from cascade.engines.base import Failure, Gate, Prompt, Reply, prompt_of
+from cascade.engines.openai_format import MalformedResponseError, build_request, parse_response
 from cascade.errors import CascadeError
+from cascade.tasks.base import Question
 from tests.cascade.faulty_server import FaultyServer, good_body
 from tests.cascade.test_endpoint import endpoint, prompts
 
@@ -102,6 +104,25 @@ def test_open_ended_p_t_is_the_mass_of_what_can_begin_answer(tmp_path, kind):
     else:
         expected = {"prompt": "Question 0\n", "max_tokens": 12, "logprobs": 5}
     assert request == common | expected
+
+
+def test_a_server_that_goes_on_with_a_begun_turn_is_given_answer_as_its_beginning():
+    question = Question("a", "Two?", "sums", ("A",), ("2", "3"))
+    prompt = prompt_of(question)
+    options = {"logprob_token_ids": [5, 6]}
+    sent = build_request("chat", "m", prompt, 20, "max_tokens", options, continues=True)
+    assert sent["messages"] == [
+        {"role": "user", "content": prompt.text.removesuffix("\nAnswer:")},
+        {"role": "assistant", "content": "Answer:"},
+    ]
+    assert (sent["add_generation_prompt"], sent["continue_final_message"]) == (False, True)
+    assert sent["logprob_token_ids"] == [5, 6]
+    plain = build_request("chat", "m", prompt, 20, "max_tokens", options)
+    assert plain["messages"] == [{"role": "user", "content": prompt.text}] and "continue_final_message" not in plain
+    written = replace(prompt, text="Who?", letters=())  # nothing begins it
+    for other in (written, replace(prompt, messages=(("user", "Who?"),))):
+        same = [build_request("chat", "m", other, 0, "max_tokens", {}, continues=goes_on) for goes_on in (True, False)]
+        assert same[0] == same[1]
 
 
 def test_without_the_papers_format_p_t_is_the_first_tokens_probability(tmp_path):

@@ -368,7 +368,7 @@ def test_every_setting_of_an_engine_may_stand_in_yaml_and_comes_back(name):
     values = {"dtype": "bfloat16", "kind": "completions", "quantization": "4bit", "prompt_style": "chat"}
     values |= {"letters": "bare", "cache": "x.sqlite", "options": {"seed": 5}, "price": {"input": 1.0, "output": 2.0}}
     values |= {"trust_remote_code": True, "spending_cap": 1.5, "timeout": 2.5, "backoff": 0.25}
-    values |= {"gpu_memory_utilization": 0.5, "enable_prefix_caching": False}
+    values |= {"gpu_memory_utilization": 0.5, "enable_prefix_caching": False, "continues": True}
     whole = {"concurrency", "attempts", "parameters", "top_logprobs", "batch_size", "max_tokens", "max_model_len"}
     whole |= {"tensor_parallel_size", "pipeline_parallel_size", "max_num_seqs", "max_num_batched_tokens"}
     given = {f.name: 7 if f.name in whole else values.get(f.name, "word") for f in fields(cls)}

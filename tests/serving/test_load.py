@@ -175,7 +175,7 @@ def test_a_client_that_goes_away_does_not_break_its_batch():
         for thread in others:
             thread.start()
         leave()
-        assert entered.is_set()
+        assert entered.wait(20)
         gate.set()
         for thread in others:
             thread.join()
