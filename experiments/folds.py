@@ -46,6 +46,7 @@ class Fold(HiddenStateDataModule):
         fold: Its number.
         targets: ``[questions]``: what heads learn from, where it is not the labels.
         validation: Twentieths of the questions.
+        train: Questions to train on, drawn by lot; by default all that are left.
     """
 
     def __init__(
@@ -58,11 +59,12 @@ class Fold(HiddenStateDataModule):
         fold: int,
         targets: np.ndarray | None = None,
         validation: int = 1,
+        train: int | None = None,
     ) -> None:
         super().__init__(batch_size=256)
         self._states, self._origins, self._ids, self._subjects = states, origins, ids, subjects
         self._labels, self._targets = labels, targets
-        self._fold, self._validation = fold, validation
+        self._fold, self._validation, self._train = fold, validation, train
 
     def load(self) -> LabelledStates:
         """See the class."""
@@ -76,7 +78,8 @@ class Fold(HiddenStateDataModule):
         twentieth, first = twentieth_of(self._ids), 4 * ((self._fold + 1) % FOLDS)
         test = fold_of(self._ids) == self._fold
         validation = (twentieth >= first) & (twentieth < first + self._validation)
-        rows = [tuple(np.flatnonzero(part).tolist()) for part in (~test & ~validation, validation, test)]
+        train = np.random.default_rng(self._fold).permutation(np.flatnonzero(~test & ~validation))[: self._train]
+        rows = [tuple(np.sort(part).tolist()) for part in (train, np.flatnonzero(validation), np.flatnonzero(test))]
         self.split = Split(rows[0], rows[1], rows[2], tuple(self._ids))
 
 

@@ -21,14 +21,14 @@ from experiments.folds import fold_of
 from experiments.pages import ROOT
 from experiments.real_decoders.__main__ import RECORDS
 from experiments.real_decoders.evidence import Record, read_records
-from experiments.real_decoders.measure import measure, write_questions
+from experiments.real_decoders.measure import holds, measure, write_questions
 from experiments.real_decoders.page import answer, blocks
 
 SHARED = ROOT.parent / "shared" / "data"
 ROWS = 900
 
 
-def test_the_questions_are_thirty_of_each_subject_and_all_of_arc(tmp_path):
+def test_the_questions_are_thirty_of_each_subject_all_of_arc_and_some_of_popqa(tmp_path):
     if not SHARED.exists():
         pytest.skip(f"needs the benchmarks' questions in {SHARED}")
     paths = write_questions(SHARED, tmp_path)
@@ -45,8 +45,21 @@ def test_the_questions_are_thirty_of_each_subject_and_all_of_arc(tmp_path):
     for question in arc:
         row = theirs[question["id"]]
         assert question["choices"]["ABCDE".index(question["answer"])] == json.loads(row["choices"])[row["answer"]]
+    popqa = [json.loads(line) for line in paths["popqa"].read_text().splitlines()]
+    theirs = {f"popqa-{row['id']}": row for row in pq.read_table(SHARED / "popqa/popqa.parquet").to_pylist()}
+    assert len({question["id"] for question in popqa}) == len(popqa) == 1500
+    for question in popqa:
+        row = theirs[question["id"]]
+        assert question["question"] == row["question"] and question["answers"] == json.loads(row["possible_answers"])
     with pytest.raises(CascadeError, match=r"Expected `data` to hold .*questions.parquet, but it is not there"):
         write_questions(tmp_path / "nowhere", tmp_path)
+
+
+def test_an_open_answer_is_right_where_it_holds_an_accepted_text():
+    assert holds("He was a German politician.", ["politician", "statesman"])
+    assert holds("The United States of America", ["united states"])
+    assert not holds("He was a mayor.", ["may", "an or"])
+    assert not holds("", ["x", "the"]) and not holds("the", ["the"])  # an article is no text
 
 
 def record(seed: int, p_ik_knows: float, task: str = "mmlu") -> Record:
@@ -58,7 +71,13 @@ def record(seed: int, p_ik_knows: float, task: str = "mmlu") -> Record:
     p_ik = sigmoid(p_ik_knows * unseen + draw.normal(size=ROWS) * (1 - p_ik_knows))
     ids = [f"{task}-{i}" for i in range(ROWS)]
     columns = {"question_id": ids, "model": ["m"] * ROWS, "correct": right, "p_t": sigmoid(seen), "p_ik": p_ik}
-    columns |= {"fold": fold_of(ids), "linear/0": p_ik * 0 + 0.5, "linear/1": p_ik, "mlp/1": p_ik}
+    columns |= {
+        "subject": ["s"] * ROWS,
+        "fold": fold_of(ids),
+        "linear/0": p_ik * 0 + 0.5,
+        "linear/1": p_ik,
+        "mlp/1": p_ik,
+    }
     return Record("m", task, pa.table(columns | {"probe_layer": [1] * ROWS}))
 
 
@@ -81,13 +100,13 @@ def test_both_together_are_a_regression_that_has_not_seen_the_question():
     [
         (
             (1.0, 1.0),
-            r"\*\*P\(IK\) adds to P\(T\): .* over 2 pairs .*; 2 of the 95 % intervals lie above 0, none below",
+            r"\*\*Does P\(IK\) add to P\(T\)\? It adds on MMLU and ARC-Challenge.\*\* .* \(1 of 1\) on ARC-Ch",
         ),
         (
             (0.0, 0.0),
-            r"\*\*P\(IK\) is not shown to add anything to P\(T\): .*; none of the 95 % intervals lie above 0",
+            r"\*\*Does P\(IK\) add to P\(T\)\? It is not shown to add on MMLU and ARC-Challenge.\*\* .* \(0 of 1\)",
         ),
-        ((1.0, 0.0), r"\*\*P\(IK\) is shown to add to P\(T\) for m on MMLU, and not for m on ARC-Challenge"),
+        ((1.0, 0.0), r".* It adds on MMLU and it is not shown to add on ARC-Challenge.\*\*"),
     ],
 )
 def test_the_answer_is_what_the_intervals_say(knows, said):
@@ -95,6 +114,37 @@ def test_the_answer_is_what_the_intervals_say(knows, said):
         ("m", task): record(seed, k, task) for seed, (k, task) in enumerate(zip(knows, ("mmlu", "arc"), strict=True))
     }
     assert re.match(said, answer(made))
+
+
+def test_a_head_that_knows_the_subject_alone_adds_nothing_beside_it():
+    """Subjects differ in how often the model is right; P(IK) is the subject's share, or more than that."""
+    draw = np.random.default_rng(3)
+    subject, own = draw.integers(0, 6, ROWS), draw.normal(size=ROWS)
+    logit = np.linspace(-2, 2, 6)[subject]
+    sigmoid = lambda z: 1 / (1 + np.exp(-z))  # noqa: E731
+    right = draw.random(ROWS) < sigmoid(logit + own)
+    made = {}
+    for name, p_ik in (("subject", sigmoid(logit)), ("more", sigmoid(logit + own))):
+        ids = [f"q-{i}" for i in range(ROWS)]
+        columns = {"question_id": ids, "correct": right, "p_t": np.full(ROWS, 0.5) + 1e-3 * draw.normal(size=ROWS)}
+        columns |= {"p_ik": p_ik, "fold": fold_of(ids), "subject": [f"s{s}" for s in subject]}
+        made[name] = Record("m", "popqa", pa.table(columns))
+    assert made["subject"].gain.low > 0 and made["more"].gain.low > 0
+    assert abs(made["subject"].gain_beside_subject.value) < 0.01 and made["more"].gain_beside_subject.low > 0
+    of = made["more"]
+    pairs = [
+        (a > b) + (a == b) / 2
+        for a, s, r in zip(of.column("p_ik"), subject, right, strict=True)
+        for b, t, w in zip(of.column("p_ik"), subject, right, strict=True)
+        if s == t and r and not w
+    ]
+    assert of.within_subjects == pytest.approx(np.mean(pairs))
+    assert made["subject"].within_subjects == pytest.approx(0.5)
+    for fold, s in ((0, 0), (3, 5)):
+        here = (of.column("fold") == fold) & (subject == s)
+        known = right[(of.column("fold") != fold) & (subject == s)]
+        share = (known.sum() + 10 * right[of.column("fold") != fold].mean()) / (len(known) + 10)
+        assert of.subject_alone[here] == pytest.approx(share)
 
 
 def test_a_model_is_measured_with_heads_that_did_not_see_the_question(tmp_path):
@@ -110,12 +160,14 @@ def test_a_model_is_measured_with_heads_that_did_not_see_the_question(tmp_path):
     assert list(found) == [(MODEL_NAMES[0], "mmlu"), (MODEL_NAMES[0], "arc")]
     whole = found[MODEL_NAMES[0], "mmlu"]
     depth = int(whole.column("num_layers")[0])
-    assert {f"{head}/{layer}" for head in ("linear", "mlp") for layer in range(depth + 1)} <= set(
+    assert {f"{head}/{layer}" for head in ("linear", "mlp", "soft") for layer in range(depth + 1)} <= set(
         whole.table.column_names
     )
     assert whole.column("p_ik").round(3) == pytest.approx(whole.column(f"linear/{int(whole.column('probe_layer')[0])}"))
     for other in found.values():
         assert other.area(other.column("p_ik")).low > 0.5
+        assert other.area(other.column(f"soft/{depth}")).low > 0.5
+    assert whole.area(whole.column("linear_of/100")).value < whole.area(whole.column("p_ik")).value
     assert whole.area(whole.column("p_ik_from/arc")).low > 0.5
     assert read_scores([tmp_path / f"{MODEL_NAMES[0]}--mmlu.parquet"]).num_rows == 500
 

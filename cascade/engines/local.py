@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
+from typing import Any
 
 import numpy as np
 import torch
@@ -137,12 +138,8 @@ class LocalModel(StatesEngine):
                     prompt_tokens=int(output.prompt_tokens[i]),
                     completion_tokens=written,
                     seconds=seconds,
-                    p_t=first.p_t,
-                    p_t_normalized=first.p_t_normalized,
-                    option_mass=first.option_mass,
-                    unseen_mass=0.0,
-                    options=first.options,
                     finish_reason="length" if written == limit else "stop",
+                    **first.confidences,
                 )
             )
         return replies, output.states
@@ -411,6 +408,12 @@ class FirstToken:
     p_t_normalized: float | None = None
     option_mass: float | None = None
     options: tuple[float, ...] = ()
+
+    @property
+    def confidences(self) -> dict[str, Any]:
+        """What a `Reply` says of it."""
+        known = {"p_t": self.p_t, "p_t_normalized": self.p_t_normalized, "option_mass": self.option_mass}
+        return known | {"unseen_mass": 0.0, "options": self.options}
 
     @classmethod
     def of(cls, chances: Tensor, tokens: Sequence[int], multiple_choice: bool) -> FirstToken:

@@ -256,12 +256,8 @@ class Vllm(LocalModel):
                     prompt_tokens=len(output.prompt_token_ids),
                     completion_tokens=len(written.token_ids),
                     seconds=seconds,
-                    p_t=first.p_t,
-                    p_t_normalized=first.p_t_normalized,
-                    option_mass=first.option_mass,
-                    unseen_mass=0.0,
-                    options=first.options,
                     finish_reason="stop" if prompt.letters or written.finish_reason == "stop" else "length",
+                    **first.confidences,
                 )
             )
         return replies, states

@@ -25,7 +25,8 @@ def main(args: list[str] | None = None) -> None:
     """The entry point."""
     parser = ArgumentParser(prog="python -m experiments.real_decoders", description=__doc__, exit_on_error=False)
     parser.add_argument("--models", type=str, help="folders, Hub ids or GGUF files, separated by commas")
-    parser.add_argument("--data", type=Path, help="holds mmlu/questions.parquet and arc_challenge/questions.parquet")
+    parser.add_argument("--data", type=Path, help="folder of mmlu/, arc_challenge/ and popqa/, with their questions")
+    parser.add_argument("--tasks", type=str, help="some of mmlu,arc,popqa; by default all")
     parser.add_argument("--runs", type=Path, default=Path("runs/real_decoders"), help="folder of questions and stores")
     parser.add_argument("--records", type=Path, default=RECORDS, help="folder of records")
     values = parser.parse_args(args)
@@ -35,6 +36,10 @@ def main(args: list[str] | None = None) -> None:
         from experiments.real_decoders.measure import measure, write_questions
 
         questions = write_questions(values.data, values.runs)
+        if values.tasks is not None:
+            if unknown := sorted(set(asked := values.tasks.split(",")) - set(questions)):
+                raise CascadeError(f"Expected `tasks` to be some of {', '.join(questions)}, but got {unknown[0]!r}")
+            questions = {task: path for task, path in questions.items() if task in asked}
         values.records.mkdir(parents=True, exist_ok=True)
         for model in values.models.split(","):
             measure(model, questions, values.runs, values.records)

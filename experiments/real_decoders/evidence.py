@@ -23,8 +23,10 @@ from cascade.simulation.simulator import all_costs, simulate
 from cascade.statistics.metrics import auroc, auroc_difference, auroc_interval
 from experiments.real_decoders.measure import TASKS, columns_of
 
-P_T, P_IK, MLP, MEAN, FUSED = "P(T)", "P(IK) linear", "P(IK) MLP", "P(IK) mean of layers", "P(IK) and P(T)"
+P_T, P_IK, MLP, SOFT, MEAN = "P(T)", "P(IK) linear", "P(IK) MLP", "P(IK) soft", "P(IK) mean of layers"
+FUSED = "P(IK) and P(T)"
 FLOOR, HALVINGS = 0.01, 25
+_STEADY = 10
 
 
 class Area(NamedTuple):
@@ -78,11 +80,10 @@ class Record:
             found[test] = fitted.predict(self.scores.signals.take(test))
         return found
 
-    @cached_property
-    def fused(self) -> np.ndarray:
-        """Logistic in the log-odds of P(T) and P(IK), each fold's fitted on the others, ``[questions]``."""
+    def _logistic(self, *confidences: np.ndarray) -> np.ndarray:
+        """Logistic in the log-odds of some confidences, each fold's fitted on the others, ``[questions]``."""
         found, fold = np.zeros(len(self.right)), self.column("fold")
-        features = np.column_stack([logits(self.column(name)) for name in ("p_t", "p_ik")])
+        features = np.column_stack([logits(values) for values in confidences])
         for number in np.unique(fold):
             test = fold == number
             weights = fit_logistic(features[~test], self.right[~test].astype(float))
@@ -90,17 +91,58 @@ class Record:
         return found
 
     @cached_property
+    def fused(self) -> np.ndarray:
+        """P(T) and P(IK) together, ``[questions]``."""
+        return self._logistic(self.column("p_t"), self.column("p_ik"))
+
+    @cached_property
+    def subjects(self) -> np.ndarray:
+        """Of each question (of PopQA the relation that is asked for), ``[questions]``."""
+        return np.array(self.table["subject"].to_pylist())
+
+    @cached_property
+    def subject_alone(self) -> np.ndarray:
+        """The share of the subject's questions in the other folds that the model has right, ``[questions]``.
+
+        Ten more at the mean of all steady the share of a subject that has few.
+        """
+        found, fold = np.zeros(len(self.right)), self.column("fold")
+        for number in np.unique(fold):
+            test = fold == number
+            for subject in np.unique(self.subjects):
+                known = self.right[(self.subjects == subject) & ~test]
+                share = (known.sum() + _STEADY * self.right[~test].mean()) / (len(known) + _STEADY)
+                found[(self.subjects == subject) & test] = share
+        return found
+
+    @cached_property
+    def within_subjects(self) -> float:
+        """AUROC of P(IK) over pairs of a right and a wrong answer to questions of one subject."""
+        areas, pairs = [], []
+        for subject in np.unique(self.subjects):
+            here = self.subjects == subject
+            right = self.right[here]
+            if 0 < right.sum() < len(right):
+                areas.append(auroc(self.column("p_ik")[here], right))
+                pairs.append(int(right.sum()) * int((~right).sum()))
+        return float(np.average(areas, weights=pairs))
+
+    @cached_property
+    def gain_beside_subject(self) -> Area:
+        """AUROC of P(T), the subject's share and P(IK) together minus that without P(IK) (DeLong)."""
+        known = self.column("p_t"), self.subject_alone
+        return Area(*auroc_difference(self._logistic(*known, self.column("p_ik")), self._logistic(*known), self.right))
+
+    @cached_property
     def confidences(self) -> dict[str, np.ndarray]:
-        """By name, ``[questions]`` each; none has seen the label of its question."""
+        """By name, ``[questions]`` each; none has seen the label of its question. `SOFT` is multiple choice's."""
         layers = [logits(values) for layer, values in columns_of(self.table, "linear").items() if layer]
         depth = int(self.column("probe_layer")[0])
-        return {
-            P_T: self.column("p_t"),
-            P_IK: self.column("p_ik"),
-            MLP: columns_of(self.table, "mlp")[depth],
-            MEAN: np.mean(layers, axis=0),
-            FUSED: self.fused,
-        }
+        found = {P_T: self.column("p_t"), P_IK: self.column("p_ik")}
+        for name, kind in ((MLP, "mlp"), (SOFT, "soft")):
+            if by_layer := columns_of(self.table, kind):
+                found[name] = by_layer[depth]
+        return found | {MEAN: np.mean(layers, axis=0), FUSED: self.fused}
 
     def area(self, values: np.ndarray) -> Area:
         """The AUROC of a confidence (Hanley and McNeil)."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -18,12 +17,24 @@ from cascade.simulation.study import study
 from cascade.simulation.tuning import Goal
 from cascade.statistics.metrics import ece
 from experiments.pages import ROOT, write_blocks
-from experiments.real_decoders.evidence import FUSED, MEAN, MLP, P_IK, P_T, Area, Record, chain_of, models_of, tuned
-from experiments.real_decoders.measure import TASKS, columns_of
+from experiments.real_decoders.evidence import (
+    FUSED,
+    MEAN,
+    MLP,
+    P_IK,
+    P_T,
+    SOFT,
+    Area,
+    Record,
+    chain_of,
+    models_of,
+    tuned,
+)
+from experiments.real_decoders.measure import KINDS, TASKS, columns_of
 from probes.files import write_atomically
 
 FIGURE = Path("experiments/figures/real_layers.png")
-TITLES = {"mmlu": "MMLU", "arc": "ARC-Challenge"}
+TITLES = {"mmlu": "MMLU", "arc": "ARC-Challenge", "popqa": "PopQA"}
 PAPER_P_T, PAPER_P_IK = 0.9, 0.5
 Records = Mapping[tuple[str, str], Record]
 
@@ -41,7 +52,9 @@ def blocks(records: Records) -> dict[str, str]:
         "real_answer": answer(records),
         "real_models": models_table(records),
         "real_confidences": confidences_table(records),
+        "real_subjects": subjects_table(records),
         "real_layers": f"![P(IK) by layer](../{FIGURE})\n\n{layers_table(records)}",
+        "real_curve": curve_table(records),
         "real_transfer": transfer_table(records),
         "real_fixed": fixed_table(chains),
         "real_tuned": tuned_table(chains),
@@ -50,40 +63,54 @@ def blocks(records: Records) -> dict[str, str]:
 
 
 def chains_of(records: Records) -> dict[str, ChainScores]:
-    """Every pair of models on every task, in words."""
+    """Every model before the largest one, on every task, in words."""
     found = {}
     for task in TASKS:
         here = [records[model, task] for model in models_of(records) if (model, task) in records]
-        for small, large in combinations(here, 2):
-            found[f"{small.model} → {large.model}, {TITLES[task]}"] = chain_of([small, large])
+        for small in here[:-1]:
+            found[f"{small.model} → {here[-1].model}, {TITLES[task]}"] = chain_of([small, here[-1]])
     return found
 
 
 def answer(records: Records) -> str:
-    """Whether P(IK) adds to P(T), in one sentence, which the intervals say."""
-    gains = {f"{r.model} on {TITLES[r.task]}": r.gain for r in records.values()}
-    more = [name for name, gain in gains.items() if gain.low > 0]
-    less = [name for name, gain in gains.items() if gain.high < 0]
-    span = f"{min(g.value for g in gains.values()):+.3f} to {max(g.value for g in gains.values()):+.3f}"
-    if not more:
-        said = "P(IK) is not shown to add anything to P(T)"
-    elif len(more) == len(gains):
-        said = "P(IK) adds to P(T)"
-    else:
-        said = f"P(IK) is shown to add to P(T) for {_and(more)}, and not for {_and(sorted(set(gains) - set(more)))}"
-    return (
-        f"**{said}: with both, the area under the ROC curve differs from that of P(T) alone by {span} over "
-        f"{len(gains)} pairs of a model and a data set; {_count(len(more))} of the 95 % intervals lie above 0, "
-        f"{_count(len(less))} below.**"
+    """Whether P(IK) adds to P(T), task by task, as the intervals say; and whether it does beside the subject."""
+    by_task: dict[str, list[Record]] = {}
+    for record in records.values():
+        by_task.setdefault(record.task, []).append(record)
+    shown: dict[str, list[str]] = {"adds": [], "some": [], "not": []}
+    figures = []
+    for task, here in by_task.items():
+        above = sum(record.gain.low > 0 for record in here)
+        shown["adds" if above == len(here) else "some" if above else "not"].append(TITLES[task])
+        figures.append(f"{_span([record.gain for record in here])} on {TITLES[task]}")
+    said = [
+        f"{words} on {_and(shown[kind])}"
+        for kind, words in (("adds", "it adds"), ("some", "it adds for some models"), ("not", "it is not shown to add"))
+        if shown[kind]
+    ]
+    short = _and(said)
+    text = (
+        f"**Does P(IK) add to P(T)? {short[0].upper()}{short[1:]}.** With both, the area under the ROC curve differs "
+        f"from that of P(T) alone by {_and(figures)}. In brackets: for how many models the 95 % interval lies above 0."
     )
+    beside = {task: [r for r in here if len(np.unique(r.subjects)) > 1] for task, here in by_task.items()}
+    left = [
+        f"{_span([r.gain_beside_subject for r in here])} on {TITLES[task]}" for task, here in beside.items() if here
+    ]
+    if left:
+        text += f" Where the subject of a question is known too, P(IK) changes it by {_and(left)}."
+    return text
+
+
+def _span(gains: Sequence[Area]) -> str:
+    values = [gain.value for gain in gains]
+    above = sum(gain.low > 0 for gain in gains)
+    span = " to ".join(f"{value:+.3f}" for value in dict.fromkeys((min(values), max(values))))
+    return f"{span} ({above} of {len(gains)})"
 
 
 def _and(names: Sequence[str]) -> str:
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
-
-
-def _count(number: int) -> str:
-    return "none" if number == 0 else f"{number:,}"
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]], words: int) -> str:
@@ -109,7 +136,7 @@ def models_table(records: Records) -> str:
                 TITLES[record.task],
                 f"{len(right):,}",
                 f"{right.mean():.1%}",
-                f"{record.column('option_mass').mean():.2f}",
+                f"{record.column('option_mass').mean():.2f}" if "option_mass" in record.table.column_names else "–",
                 *(f"{ece(values, right):.3f}" for values in (p_t, record.calibrated, record.confidences[P_IK])),
             ]
         )
@@ -119,12 +146,31 @@ def models_table(records: Records) -> str:
 
 def confidences_table(records: Records) -> str:
     """AUROC of each confidence, and what P(IK) adds to P(T)."""
-    names = (P_T, P_IK, MLP, MEAN, FUSED)
-    rows = [
-        [r.model, TITLES[r.task], *(_area(r.area(r.confidences[name])) for name in names), _area(r.gain, True)]
-        for r in records.values()
-    ]
+    names = (P_T, P_IK, MLP, SOFT, MEAN, FUSED)
+    rows = []
+    for r in records.values():
+        areas = [_area(r.area(r.confidences[name])) if name in r.confidences else "–" for name in names]
+        rows.append([r.model, TITLES[r.task], *areas, _area(r.gain, True)])
     return _table(["model", "questions of", *names, "both minus P(T)"], rows, 2)
+
+
+def subjects_table(records: Records) -> str:
+    """What of P(IK) is the question's subject."""
+    rows = [
+        [
+            r.model,
+            TITLES[r.task],
+            f"{len(np.unique(r.subjects))}",
+            _area(r.area(r.subject_alone)),
+            _area(r.area(r.column("p_ik"))),
+            f"{r.within_subjects:.3f}",
+            _area(r.gain_beside_subject, True),
+        ]
+        for r in records.values()
+        if len(np.unique(r.subjects)) > 1
+    ]
+    head = ["model", "questions of", "subjects", "subject alone", "P(IK)", "P(IK) within subjects"]
+    return _table([*head, "P(IK) added to P(T) and subject"], rows, 2)
 
 
 def layers_table(records: Records) -> str:
@@ -132,8 +178,9 @@ def layers_table(records: Records) -> str:
     shares = (0.0, 0.25, 0.5, 0.75, 1.0)
     rows = []
     for record in records.values():
-        for head in ("linear", "mlp"):
-            layers = columns_of(record.table, head)
+        for head in KINDS:
+            if not (layers := columns_of(record.table, head)):
+                continue
             places = [round(share * max(layers)) for share in shares]
             best = max(layers, key=lambda layer: record.area(layers[layer]).value)
             cells = [_area(record.area(layers[place])) for place in places]
@@ -144,7 +191,7 @@ def layers_table(records: Records) -> str:
 @styled
 def write_figure(records: Records, root: Path = ROOT) -> None:
     """AUROC of the linear heads by depth, and P(T)'s as a line."""
-    figure = new_figure(9, 3.6)
+    figure = new_figure(4.5 * len(TASKS), 3.6)
     for place, task in enumerate(TASKS):
         axis = figure.add_subplot(1, len(TASKS), place + 1)
         for color, model in zip(COLORS, models_of(records), strict=False):
@@ -161,6 +208,17 @@ def write_figure(records: Records, root: Path = ROOT) -> None:
         axis.axhline(0.5, color=MUTED, lw=0.8)
         axis.set(title=TITLES[task], xlabel="depth, ℓ/L", ylabel="AUROC (dashed: P(T))")
     write_atomically(root / FIGURE, Plot("layers", "P(IK) of real decoders by layer", "", figure).png())
+
+
+def curve_table(records: Records) -> str:
+    """AUROC of P(IK) by the number of questions that a linear head learnt from."""
+    sizes = sorted({size for record in records.values() for size in columns_of(record.table, "linear_of")})
+    rows = []
+    for record in records.values():
+        few = columns_of(record.table, "linear_of")
+        cells = [_area(record.area(few[size])) if size in few else "–" for size in sizes]
+        rows.append([record.model, TITLES[record.task], *cells, _area(record.area(record.column("p_ik")))])
+    return _table(["model", "questions of", *(f"{size:,}" for size in sizes), "all"], rows, 2)
 
 
 def transfer_table(records: Records) -> str:
