@@ -146,7 +146,7 @@ class Vllm(LocalModel):
 
     @property
     def pass_tokens(self) -> int | None:
-        """VLLM makes its own passes."""
+        """Not known: vLLM makes its own passes."""
         return None
 
     @property
@@ -168,10 +168,10 @@ class Vllm(LocalModel):
 
     @cached_property
     def llm(self) -> Any:
-        """VLLM with the model's weights.
+        """What runs the model, its weights loaded.
 
         Raises:
-            CascadeError: If it knows no such architecture, cannot run it on this machine, or has not the memory.
+            CascadeError: If vLLM knows no such architecture, cannot run it on this machine, or has not the memory.
         """
         on_cpu = not torch.cuda.is_available()
         for name, value in (_EVERYWHERE | (_CPU if on_cpu else {})).items():

@@ -134,7 +134,9 @@ class Task:
 
     def shared(self, question: Question) -> str:
         """What a question's prompt begins with as others with its examples do; nothing where it shows none."""
-        before = self._before(question, self.examples_for(question)) if self.shots else ""
+        if not self.shots:
+            return ""
+        before = self._before(question, self.examples_for(question))
         return before if self.prompt(question).startswith(before) else ""
 
     def examples_for(self, question: Question) -> tuple[Question, ...]:

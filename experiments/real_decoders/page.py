@@ -50,6 +50,7 @@ def blocks(records: Records) -> dict[str, str]:
     chains = chains_of(records)
     return {
         "real_answer": answer(records),
+        "real_short": short_table(records),
         "real_models": models_table(records),
         "real_confidences": confidences_table(records),
         "real_subjects": subjects_table(records),
@@ -74,9 +75,7 @@ def chains_of(records: Records) -> dict[str, ChainScores]:
 
 def answer(records: Records) -> str:
     """Whether P(IK) adds to P(T), task by task, as the intervals say; and whether it does beside the subject."""
-    by_task: dict[str, list[Record]] = {}
-    for record in records.values():
-        by_task.setdefault(record.task, []).append(record)
+    by_task = _by_task(records)
     shown: dict[str, list[str]] = {"adds": [], "some": [], "not": []}
     figures = []
     for task, here in by_task.items():
@@ -100,6 +99,25 @@ def answer(records: Records) -> str:
     if left:
         text += f" Where the subject of a question is known too, P(IK) changes it by {_and(left)}."
     return text
+
+
+def short_table(records: Records) -> str:
+    """The answer in a row a task, for the README."""
+    rows = []
+    for task, here in _by_task(records).items():
+        areas = [[r.area(r.column(name)).value for r in here] for name in ("p_t", "p_ik")]
+        gains = [record.gain.value for record in here]
+        cells = [f"{min(values):.2f} to {max(values):.2f}" for values in areas]
+        above = sum(record.gain.low > 0 for record in here)
+        rows.append([TITLES[task], *cells, f"{min(gains):+.3f} to {max(gains):+.3f}", f"{above} of {len(here)}"])
+    return _table(["questions of", "P(T)", "P(IK)", "both minus P(T)", "shown to be more"], rows, 1)
+
+
+def _by_task(records: Records) -> dict[str, list[Record]]:
+    found: dict[str, list[Record]] = {}
+    for record in records.values():
+        found.setdefault(record.task, []).append(record)
+    return found
 
 
 def _span(gains: Sequence[Area]) -> str:
